@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asymmetric mixed attention (DRL paper, section III-B2), shared by all Mix-Fusion backbones.
+
+The query view z attends to itself only; the search map x attends to the concatenation of z and x. So nothing of
+z depends on x: all that x needs of z are its keys and values, which one encoding of the view yields for any
+number of maps, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class QueryFeatures:
+    """What the search map needs to know of a query view.
+
+    pyramid: feature maps (B, C_i, h_i, w_i), finest first.
+    keys_values: for every block in order, keys and values (B, heads, tokens, head_dim).
+    """
+
+    pyramid: tuple[Tensor, ...]
+    keys_values: tuple[KeysValues, ...]
+
+    def expand(self, batch: int) -> QueryFeatures:
+        """The same view for `batch` maps (a view of the memory, no copy); only a batch of one is repeated."""
+
+        def repeat(tensor: Tensor) -> Tensor:
+            return tensor.expand(batch, *tensor.shape[1:])
+
+        return QueryFeatures(
+            tuple(repeat(level) for level in self.pyramid),
+            tuple((repeat(keys), repeat(values)) for keys, values in self.keys_values),
+        )
+
+
+class MixBackbone(Protocol):
+    """A one-stream backbone; images are RGB in 0..1, pyramids finest first."""
+
+    channels: tuple[int, ...]
+
+    def encode_query(self, z: Tensor) -> QueryFeatures: ...
+
+    def forward_map(self, query: QueryFeatures, x: Tensor) -> tuple[Tensor, ...]: ...
+
+
+def mixed_attention(queries: Tensor, own: KeysValues, context: KeysValues | None, scale: float) -> Tensor:
+    """Attend to the context's and one's own tokens.
+
+    queries: (B, heads, n, d); own: keys and values (B, heads, m, d) of the same image; context: those of the query
+    view, or None while the query view itself is encoded. Returns (B, heads, n, d).
+    """
+    keys, values = own
+    if context is not None:
+        keys = torch.cat((context[0], keys), dim=2)
+        values = torch.cat((context[1], values), dim=2)
+    return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(B, n, C) -> (B, heads, n, C / heads)."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(tokens: Tensor) -> Tensor:
+    """(B, heads, n, d) -> (B, n, heads * d)."""
+    return tokens.transpose(1, 2).flatten(2)
+
+
+def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h * w, C) -> (B, C, h, w)."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def to_tokens(grid: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h * w, C)."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: leave a residual branch out for a random share of the samples, in training only."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.probability == 0.0:
+            return branch
+        keep = 1.0 - self.probability
+        mask = branch.new_empty((branch.shape[0],) + (1,) * (branch.ndim - 1)).bernoulli_(keep)
+        return branch * mask / keep
