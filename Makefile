@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo | make test take a fresh clone to done; everything else is a part of them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+ENV := source tools/env.sh &&
+OUT ?= out
+
+.PHONY: help build demo test lint unit bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build:  ## set up .venv (or use the sourced ROS 2) and build the package
+	@tools/setup.sh
+
+demo: build  ## fly over a generated world (or FLIGHT=folder) through the live graph; table and $(OUT)/demo/report.html
+	@$(ENV) geoloc demo $(if $(FLIGHT),--flight "$(FLIGHT)") --out $(OUT)/demo
+
+test: build  ## ruff, mypy, all tests, coverage
+	@tools/test.sh
+
+lint: build  ## ruff and mypy only
+	@tools/test.sh --lint-only
+
+bench: build  ## milliseconds by stage
+	@$(ENV) geoloc bench
+
+clean:  ## remove everything that was made here
+	rm -rf .venv build install log $(OUT)

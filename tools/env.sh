@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+# Source this (bash) after `make build`: the environment in which geoloc, its nodes and its tests run.
+_geoloc_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$_geoloc_root/.venv/bin/activate"
+. "$_geoloc_root/install/setup.bash"
+# The sources win over the built copy; the built package adds the generated interfaces.
+export PYTHONPATH="$_geoloc_root:$PYTHONPATH"
+export PATH="$_geoloc_root/install/geoloc_ros/lib/geoloc_ros:$PATH"
+# Raw frames do not fit into Fast DDS's default shared-memory segment.
+export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_geoloc_root/config/fastdds.xml}"
+# The wheels' start-up file must run anew in this environment.
+unset _ROS_WHEELS_BOOTSTRAP_COMPLETE _geoloc_root
