@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of aerial pictures of one ground at two dates, and camera views simulated over them.
+
+The layouts read here are those of `<root>/pairs/levir`, `<root>/pairs/srif`, `<root>/pairs/dsifn` and
+`<root>/tiles/*`; what is held out is decided by the scene's name alone, so that training and evaluation agree.
+"""
+
+import csv
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+
+CAMERA_FOV_RAD = np.deg2rad(60.0)
+"""Field of view of simulated views across their side; only tilt depends on it."""
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """Two pictures of the same ground.
+
+    second_from_first: (2, 3) similarity that takes pixel-edge coordinates of `first` to those of `second`;
+    gsd_m: ground sample distance of `first`; weight: how often the pair is drawn in training.
+    """
+
+    name: str
+    source: str
+    first: Path
+    second: Path
+    gsd_m: float
+    second_from_first: np.ndarray
+    weight: float = 1.0
+
+
+def scene_of(name: str) -> str:
+    """The scene that a picture was cut from: neighbours of one scene must not be split over train and test."""
+    match = re.search(r"istrain_(?:True|False)_\d+", name)
+    return match.group(0) if match else name
+
+
+def is_held_out(name: str) -> bool:
+    """Whether the scene of this picture is kept from training (about a fifth of all scenes)."""
+    return zlib.crc32(scene_of(name).encode()) % 5 == 0
+
+
+def list_pairs(root: Path, source: str, held_out: bool | None = None) -> list[ImagePair]:
+    """Pairs of `source` ("levir", "srif", "dsifn", "tiles") under `root`; held_out None gives all."""
+    if source not in _LISTERS:
+        raise GeolocError(f"unknown pair source {source!r}: choose one of {', '.join(_LISTERS)}")
+    pairs = [p for p in _LISTERS[source](root) if held_out is None or is_held_out(p.name) == held_out]
+    if not pairs:
+        raise GeolocError(f"no {source} pairs under {root}: expected the layout {_LAYOUTS[source]}")
+    return pairs
+
+
+_IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def _two_folders(folder: Path, source: str, gsd_m: float, weight: float) -> Iterator[ImagePair]:
+    for first in sorted((folder / "A").glob("*.*")):
+        second = folder / "B" / first.name
+        if second.is_file():
+            yield ImagePair(first.stem, source, first, second, gsd_m, _IDENTITY, weight)
+
+
+def _levir(root: Path) -> Iterator[ImagePair]:
+    return _two_folders(root / "pairs" / "levir", "levir", 0.5, 1.0)
+
+
+def _dsifn(root: Path) -> Iterator[ImagePair]:
+    return _two_folders(root / "pairs" / "dsifn", "dsifn", 2.0, 0.3)
+
+
+def _srif(root: Path) -> Iterator[ImagePair]:
+    folder = root / "pairs" / "srif"
+    table = folder / "similarity_1_to_2.csv"
+    if not table.is_file():
+        return
+    with table.open(newline="") as handle:
+        for row in csv.DictReader(handle):
+            matrix = np.array([[float(row[k]) for k in ("a11", "a12", "tx")], [float(row[k]) for k in ("a21", "a22", "ty")]])
+            names = (folder / f"{row['pair']}_{i}.jpg" for i in (1, 2))
+            yield ImagePair(f"srif_{row['pair']}", "srif", next(names), next(names), 0.2, matrix)
+
+
+def _tiles(root: Path) -> Iterator[ImagePair]:
+    for path in sorted((root / "tiles").glob("*/*.*")):
+        # One picture of one date serves as both: photometric and geometric change comes from augmentation.
+        yield ImagePair(path.stem, "tiles", path, path, 0.2, _IDENTITY, 0.5)
+
+
+_LISTERS = {"levir": _levir, "srif": _srif, "dsifn": _dsifn, "tiles": _tiles}
+_LAYOUTS = {
+    "levir": "pairs/levir/{A,B}/<name>.jpg",
+    "srif": "pairs/srif/<id>_{1,2}.jpg with similarity_1_to_2.csv",
+    "dsifn": "pairs/dsifn/{A,B}/<name>.jpg",
+    "tiles": "tiles/<set>/<name>.jpg",
+}
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Picture as (H, W, 3) uint8 RGB."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise GeolocError(f"cannot read picture {path}: it is missing or damaged; restore it or leave it out")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def ground_from_view(
+    side_px: float, out_px: int, roll_rad: float = 0.0, pitch_rad: float = 0.0, yaw_rad: float = 0.0, scale: float = 1.0
+) -> np.ndarray:
+    """Homography (3, 3) from pixel-edge coordinates of a simulated square view to ground pixels about its centre.
+
+    The camera looks down on a plane from the height at which its picture nominally spans `side_px`; `scale` multiplies
+    that height, roll and pitch tilt it, yaw turns it. The principal ray always hits the ground at (0, 0).
+    """
+    focal = out_px / 2 / np.tan(CAMERA_FOV_RAD / 2)
+    height = scale * side_px / 2 / np.tan(CAMERA_FOV_RAD / 2)
+    cr, sr, cp, sp, cy, sy = (f(a) for a in (roll_rad, pitch_rad, yaw_rad) for f in (np.cos, np.sin))
+    rotation = (
+        np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+        @ np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+        @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    )
+    rays = rotation @ np.array([[1 / focal, 0, -out_px / 2 / focal], [0, 1 / focal, -out_px / 2 / focal], [0, 0, 1]])
+    axis = rotation @ np.array([0.0, 0.0, 1.0])
+    # Ground = height * ray_xy / ray_z - height * axis_xy / axis_z, written as one homography.
+    offset = height * axis[:2] / axis[2]
+    return np.vstack([height * rays[:2] - np.outer(offset, rays[2]), rays[2:]])
+
+
+_EDGE_TO_CENTRE = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
+_CENTRE_TO_EDGE = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
+
+
+def warp(image: np.ndarray, source_from_output: np.ndarray, out_px: int) -> np.ndarray:
+    """Resample to (out_px, out_px) by a (3, 3) homography between pixel-edge coordinates; antialiased.
+
+    Outside the picture the mean colour of the valid part stands (RSC's filling, spec 3.2).
+    """
+    centre = source_from_output @ np.array([out_px / 2, out_px / 2, 1.0])
+    shrink = np.sqrt(abs(np.linalg.det(source_from_output) / centre[2] ** 3))
+    level, to_level = image, np.eye(3)
+    if shrink > 1.5:
+        # Average over the pixels that fall into one output pixel before sampling.
+        height, width = image.shape[:2]
+        size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        level = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        to_level = np.diag([size[0] / width, size[1] / height, 1.0])
+    matrix = _EDGE_TO_CENTRE @ to_level @ source_from_output @ _CENTRE_TO_EDGE
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    out = cv2.warpPerspective(level, matrix, (out_px, out_px), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    inside = cv2.warpPerspective(
+        np.full(level.shape[:2], 255, np.uint8), matrix, (out_px, out_px), flags=flags, borderMode=cv2.BORDER_CONSTANT
+    )
+    missing = inside < 255
+    if missing.any() and not missing.all():
+        out[missing] = np.round(out[~missing].mean(0)).astype(np.uint8)
+    return out
+
+
+def render_view(
+    image: np.ndarray,
+    centre_xy_px: tuple[float, float],
+    side_px: float,
+    out_px: int,
+    roll_rad: float = 0.0,
+    pitch_rad: float = 0.0,
+    yaw_rad: float = 0.0,
+    scale: float = 1.0,
+) -> np.ndarray:
+    """What a down-looking camera sees whose principal ray hits `image` at centre_xy_px (pixel-edge coordinates)."""
+    homography = ground_from_view(side_px, out_px, roll_rad, pitch_rad, yaw_rad, scale)
+    shift = np.array([[1, 0, centre_xy_px[0]], [0, 1, centre_xy_px[1]], [0, 0, 1.0]])
+    return warp(image, shift @ homography, out_px)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a logit map to a position: calibrated posterior, Hann smoothing, sub-pixel peak, confidence (spec 4.2)."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import cv2
+import numpy as np
+
+PEAK_WINDOW_NODES = 3
+"""Half-width of the window around the peak over which position, mass and covariance are taken."""
+SECOND_MODE_NODES = 5
+"""A second mode is a maximum at least this many nodes from the peak."""
+SMOOTHING_NODES = 3
+"""Width R of the Hann window that the peak is searched under."""
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Posterior of the query's centre over the search map.
+
+    probability: (H, W) float32, sums to 1; node (r, c) lies at search-map pixel-edge coordinate (r, c) * stride_px,
+    where (0, 0) is the top-left corner of the top-left pixel.
+    peak_xy_px: (x, y), sub-pixel, in the same coordinates. covariance_px: (2, 2) of (x, y) around the peak, px^2.
+    peak: probability mass around the peak, 0..1. peak_ratio: that mass over the second mode's (inf if there is none).
+    entropy: 0 (one node) to 1 (uniform).
+    """
+
+    probability: np.ndarray
+    stride_px: float
+    peak_xy_px: tuple[float, float]
+    covariance_px: np.ndarray
+    peak: float
+    peak_ratio: float
+
+    @cached_property
+    def entropy(self) -> float:
+        p = self.probability[self.probability > 0]
+        return float(-(p * np.log(p)).sum() / np.log(self.probability.size))
+
+    def resized(self, height: int, width: int) -> np.ndarray:
+        """(height, width) float32 map at full resolution, scaled so that its maximum is 1, for display."""
+        rows = ((np.arange(height, dtype=np.float32) + 0.5) / self.stride_px)[:, None].repeat(width, 1)
+        cols = ((np.arange(width, dtype=np.float32) + 0.5) / self.stride_px)[None].repeat(height, 0)
+        full = cv2.remap(self.probability, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(full / max(float(full.max()), 1e-12), np.float32)
+
+
+@lru_cache(maxsize=32)
+def hann_kernel(size: int) -> np.ndarray:
+    """(size, size) float32 Hann kernel that sums to 1: an (R+2)-point window without its outer zeros (spec 4.2)."""
+    window = np.hanning(size + 2)[1:-1]
+    kernel = np.outer(window, window)
+    return np.asarray(kernel / kernel.sum(), np.float32)
+
+
+def heatmap_from_logits(logits: np.ndarray, stride_px: float, temperature: float = 1.0) -> Heatmap:
+    """logits: (H, W), -inf where the map has no data; temperature: calibration of the posterior (1: as trained)."""
+    scaled = logits.astype(np.float32) / temperature
+    scaled -= scaled.max()
+    probability = np.exp(scaled)
+    probability /= probability.sum()
+    smooth = cv2.filter2D(probability, -1, hann_kernel(SMOOTHING_NODES), borderType=cv2.BORDER_REFLECT_101)
+    row, col = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    window, top, left = _window(probability, int(row), int(col), PEAK_WINDOW_NODES)
+    mass = float(window.sum())
+    rows, cols = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]]
+    y = float((window * rows).sum() / mass)
+    x = float((window * cols).sum() / mass)
+    dx, dy = cols - x, rows - y
+    # A twelfth of a node squared: the posterior is only known at the nodes.
+    moments = np.array(
+        [[(window * dx * dx).sum(), (window * dx * dy).sum()], [(window * dx * dy).sum(), (window * dy * dy).sum()]]
+    )
+    covariance = (moments / mass + np.eye(2) / 12) * stride_px**2
+    others = smooth.copy()
+    others[
+        max(0, row - SECOND_MODE_NODES) : row + SECOND_MODE_NODES + 1,
+        max(0, col - SECOND_MODE_NODES) : col + SECOND_MODE_NODES + 1,
+    ] = 0
+    second_row, second_col = np.unravel_index(int(others.argmax()), others.shape)
+    second = others[second_row, second_col]
+    ratio = float(smooth[row, col] / second) if second > 0 else float("inf")
+    return Heatmap(probability, stride_px, (x * stride_px, y * stride_px), covariance, min(mass, 1.0), ratio)
+
+
+def _window(array: np.ndarray, row: int, col: int, reach: int) -> tuple[np.ndarray, int, int]:
+    top, left = max(0, row - reach), max(0, col - reach)
+    return array[top : row + reach + 1, left : col + reach + 1], top, left

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Necks: from a backbone's pyramid to the one map that a head reads (DRL paper, fig. 3b; spec 2.3)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down feature pyramid that returns its finest level only.
+
+    Lateral 1x1 convolutions, nearest upsampling, addition, and one 3x3 convolution on the level that is returned
+    (the published code also smooths the levels it throws away). All convolutions have a bias; no norm, no activation.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        """in_channels: channels of the backbone's levels, finest first."""
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """levels: [(B, C_i, H_i, W_i)], finest first -> (B, out_channels, H_0, W_0)."""
+        merged: Tensor | None = None
+        for lateral, level in zip(reversed(list(self.lateral)), reversed(list(levels)), strict=True):
+            here = lateral(level)
+            if merged is not None:
+                here = here + F.interpolate(merged, size=here.shape[-2:], mode="nearest")
+            merged = here
+        assert merged is not None
+        smoothed: Tensor = self.smooth(merged)
+        return smoothed
+
+
+def share_over_queries(level: Tensor, queries: int) -> Tensor:
+    """Repeat a map's features for each of its queries: (B, C, H, W) -> (B * queries, C, H, W)."""
+    return level if queries == 1 else torch.repeat_interleave(level, queries, dim=0)
