@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heads: from query and map features to one logit map (DRL paper, section III-C; spec 2.4)."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 
 def correlate(x: Tensor, z: Tensor) -> Tensor:
-    """Correlate each map with its query as one kernel, all channels summed, padded by half the kernel.
+    """Correlate maps with queries as kernels, all channels summed, padded by half the kernel.
 
-    x: (B, C, H, W); z: (B, C, h, w). Returns (B, 1, H + 1, W + 1) for even kernels, whose nodes lie on cell EDGES:
-    node (r, c) is the score of the query's centre at the corner of cells (r-1, c-1) and (r, c). Outside x counts as 0.
-    Done by FFT in float32: on a CPU that is an order of magnitude faster than a grouped convolution from 8x8 up.
+    x: (B, C, H, W); z: (B * K, C, h, w), K consecutive queries a map. Returns (B * K, 1, H + 1, W + 1) for even
+    kernels, whose nodes lie on cell EDGES: node (r, c) is the score of the query's centre at the corner that cells
+    (r-1, c-1) and (r, c) share. Outside x counts as 0. Done by FFT in float32: on a CPU that is an order of magnitude
+    faster than a grouped convolution from 8x8 up, and the map is transformed once for all its queries.
     """
     height, width = x.shape[-2:]
     kernel_h, kernel_w = z.shape[-2:]
     pad_h, pad_w = kernel_h // 2, kernel_w // 2
     size = (_fast_length(height + kernel_h), _fast_length(width + kernel_w))
-    spectrum = torch.fft.rfft2(x.float(), s=size) * torch.fft.rfft2(z.float(), s=size).conj()
-    scores = torch.fft.irfft2(spectrum.sum(1, keepdim=True), s=size)
+    map_spectrum = torch.fft.rfft2(x.float(), s=size)
+    query_spectrum = torch.fft.rfft2(z.float(), s=size).unflatten(0, (x.shape[0], -1))
+    spectrum = torch.einsum("bcij,bkcij->bkij", map_spectrum, query_spectrum.conj())
+    scores = torch.fft.irfft2(spectrum, s=size).flatten(0, 1)[:, None]
     rows = height + 2 * pad_h - kernel_h + 1
     cols = width + 2 * pad_w - kernel_w + 1
     # Shift k of the circular correlation sits at index k mod size: roll the negative ones (padding) to the front.
@@ -56,6 +62,40 @@ class GroupCorrelation(nn.Module):
         self.mean = mean
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """z: (B, C, h, w), x: (B, C, H, W) -> logits (B, 1, H + 1, W + 1) for even h, w."""
+        """z: (B * K, C, h, w), x: (B, C, H, W) -> logits (B * K, 1, H + 1, W + 1) for even h, w."""
         logits = correlate(self.project_x(x), self.project_z(z)) * self.scale
         return logits / (z.shape[-2] * z.shape[-1]) if self.mean else logits
+
+
+class AveragePool(nn.Module):
+    """Mean over the channels; no parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> logits (B, 1, H, W)."""
+        return x.mean(1, keepdim=True)
+
+
+class SoftmaxPool(nn.Module):
+    """Learned weighted mean over the channels: what the published code calls GeM. Starts as the plain mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.full((channels,), 3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> logits (B, 1, H, W)."""
+        return torch.einsum("bchw,c->bhw", x, self.p.softmax(0)).unsqueeze(1)
+
+
+class LinearChain(nn.Module):
+    """Linear head: per-pixel linear layers without activations between, as published (its checkpoints need the chain)."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        """widths: channels from input to output, for example 128, 64, 16, 1."""
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> logits (B, 1, H, W)."""
+        logits: Tensor = self.layers(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return logits

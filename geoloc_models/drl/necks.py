@@ -34,6 +34,43 @@ class FeaturePyramid(nn.Module):
         return smoothed
 
 
+class ChannelConvert(nn.Module):
+    """CCN: one 1x1 convolution on the coarsest level."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convert = nn.Conv2d(in_channels, out_channels, 1)
+        nn.init.xavier_uniform_(self.convert.weight)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """levels: [(B, C_i, H_i, W_i)], finest first -> (B, out_channels, H_last, W_last)."""
+        converted: Tensor = self.convert(levels[-1])
+        return converted
+
+
+class SimplePyramid(nn.Module):
+    """The finest level of a plain ViT's simple feature pyramid (Li et al., ViTDet, ECCV 2022).
+
+    Two doublings by transposed convolution take stride 14 over 7 to 3.5; then a 1x1 and a 3x3 convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2),
+            nn.GroupNorm(1, in_channels // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(in_channels // 2, in_channels // 4, 2, stride=2),
+            nn.Conv2d(in_channels // 4, out_channels, 1),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """levels: [(B, C, h, w)] -> (B, out_channels, 4 h, 4 w)."""
+        finest: Tensor = self.layers(levels[-1])
+        return finest
+
+
 def share_over_queries(level: Tensor, queries: int) -> Tensor:
     """Repeat a map's features for each of its queries: (B, C, H, W) -> (B * queries, C, H, W)."""
     return level if queries == 1 else torch.repeat_interleave(level, queries, dim=0)

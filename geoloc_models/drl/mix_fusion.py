@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DRL Mix-Fusion (section III-B2): one backbone fuses view and map, a neck and a head turn the map's pyramid into logits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geoloc_models.backbones.mixed_attention import QueryFeatures
+from geoloc_models.drl.necks import share_over_queries
+from geoloc_models.errors import GeolocError
+
+
+@dataclass(frozen=True)
+class EncodedQuery:
+    """All that any map needs to know of a query view; template is what a correlating head slides over the map."""
+
+    features: QueryFeatures
+    template: Tensor | None
+
+
+class MixFusion(nn.Module):
+    """Query views (B, 3, h, w) and maps (B, 3, H, W), RGB 0..255 -> logits (B, 1, H_out, W_out).
+
+    Node (r, c) of the logits lies at the fractions r / (H_out - 1), c / (W_out - 1) of the map's sides: the convention
+    of the published labels. K B views on B maps give K B results, and one view on B maps gives B.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        query_neck: nn.Module | None = None,
+        upsample: Literal["nearest", "bilinear"] | None = None,
+    ) -> None:
+        """backbone: a `MixBackbone`. query_neck: for a head that compares with the view itself, head(template, x); without
+        it the head reads the map alone, head(x). upsample: how to enlarge the logits to the map's size, or not at all."""
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.query_neck = query_neck
+        self.head = head
+        self.upsample = upsample
+
+    def encode_query(self, z: Tensor) -> EncodedQuery:
+        """Encode views once for any number of maps: exact, for no feature of the view depends on the map."""
+        features: QueryFeatures = self.backbone.encode_query(z.float() / 255.0)
+        template = None if self.query_neck is None else self.query_neck(features.pyramid)
+        return EncodedQuery(features, template)
+
+    def forward_map(self, query: EncodedQuery, x: Tensor) -> Tensor:
+        """Logits of maps given encoded views."""
+        features, template = query.features, query.template
+        views, maps = features.pyramid[0].shape[0], x.shape[0]
+        if views == 1 and maps > 1:
+            features = features.expand(maps)
+            template = None if template is None else template.expand(maps, -1, -1, -1)
+        elif views % maps:
+            raise GeolocError(f"{views} query views do not divide among {maps} maps: give as many for each map.")
+        else:
+            x = share_over_queries(x, views // maps)
+        pyramid = self.neck(self.backbone.forward_map(features, x.float() / 255.0))
+        logits: Tensor = self.head(pyramid) if template is None else self.head(template, pyramid)
+        if self.upsample is None:
+            return logits
+        return functional.interpolate(logits, size=x.shape[-2:], mode=self.upsample)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.forward_map(self.encode_query(z), x)
