@@ -156,22 +156,20 @@ def _read_rows(path: Path) -> list[_Row]:
 
 
 def _parse_row(path: Path, line: int, values: dict[str, str]) -> _Row:
-    numbers = {}
-    for name in COLUMNS[1:]:
+    def number(name: str) -> float:
         try:
-            numbers[name] = float(values[name])
+            return float(values[name])
         except (TypeError, ValueError):
             raise GeolocError(f"{path} line {line}: {name} is '{values[name]}', not a number") from None
+
+    stamp_s, lat_deg, lon_deg, height_m, qx, qy, qz, qw = (number(name) for name in COLUMNS[1:])
     # A frame without attitude or height can be skipped; one without time or place has no use at all.
-    for name in ("stamp_s", "latitude_deg", "longitude_deg"):
-        if not math.isfinite(numbers[name]):
-            raise GeolocError(f"{path} line {line}: {name} is {numbers[name]}; remove the line or correct it")
-    return _Row(
-        file=values["file"].strip(),
-        stamp_s=numbers["stamp_s"],
-        truth=Truth(numbers["latitude_deg"], numbers["longitude_deg"], numbers["height_above_ground_m"]),
-        quaternion=(numbers["qx"], numbers["qy"], numbers["qz"], numbers["qw"]),
-    )
+    if not (math.isfinite(stamp_s) and math.isfinite(lat_deg) and math.isfinite(lon_deg)):
+        raise GeolocError(
+            f"{path} line {line}: stamp, latitude and longitude are {stamp_s}, {lat_deg}, {lon_deg}, "
+            "and must be finite; correct or remove the line"
+        )
+    return _Row(values["file"].strip(), stamp_s, Truth(lat_deg, lon_deg, height_m), (qx, qy, qz, qw))
 
 
 def write_flight(

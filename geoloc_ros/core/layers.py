@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rasters as pyramids of RGB blocks: whatever GDAL opens, and folders of XYZ tiles.
+
+A layer has a CRS and levels, the finest first; a level is cut into blocks, and `read` decodes one of them.
+`maps.RasterMap` caches the blocks and cuts crops out of them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyproj
+import rasterio
+from affine import Affine
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from geoloc_models.errors import GeolocError
+
+READ_ERRORS = (RasterioError, OSError, GeolocError)
+"""All that a read of a damaged, vanished or unreachable source raises."""
+
+_WEB_MERCATOR_HALF_M = math.pi * 6378137.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Decoded pixels; `rgb` is None where the source has nothing at all."""
+
+    rgb: np.ndarray | None  # (h, w, 3) uint8
+    valid: np.ndarray | None = None  # (h, w) uint8, 255 where there is a picture; None: everywhere
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the pixels hold."""
+        return sum(part.nbytes for part in (self.rgb, self.valid) if part is not None)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a layer; column and row count from the corner of the top-left pixel."""
+
+    width: int
+    height: int
+    crs_from_pixel: Affine
+    block_width: int
+    block_height: int
+    overview: int | None = None  # GDAL's overview number; None is the full resolution
+    halved_from: int | None = None  # index of the finer level that this one is averaged from
+    zoom: int = 0  # of a tile folder
+    first_tile: tuple[int, int] = (0, 0)  # x, y of a tile folder's top-left tile
+
+    def halved(self, index: int) -> Level:
+        """The level of half the resolution, computed from this one, which has number `index`."""
+        return Level(
+            width=(self.width + 1) // 2,
+            height=(self.height + 1) // 2,
+            crs_from_pixel=self.crs_from_pixel * Affine.scale(2.0),
+            block_width=self.block_width,
+            block_height=self.block_height,
+            halved_from=index,
+        )
+
+
+class Layer(ABC):
+    """A pyramid in one CRS. Thread-safe: blocks may be read from several threads at a time."""
+
+    name: str
+    crs: pyproj.CRS
+    levels: list[Level]
+    sparse: bool = False  # levels differ in what they cover
+
+    @abstractmethod
+    def read_stored(self, level: Level, row: int, col: int) -> Block:
+        """Decode a block that the source stores; raises one of READ_ERRORS."""
+
+    def close(self) -> None:
+        """Let go of open files."""
+
+    def read(self, index: int, row: int, col: int) -> Block:
+        """Decode block (row, col) of level `index`; raises one of READ_ERRORS."""
+        level = self.levels[index]
+        if level.halved_from is None:
+            return self.read_stored(level, row, col)
+        finer = self.levels[level.halved_from]
+        rows, cols = -(-finer.height // finer.block_height), -(-finer.width // finer.block_width)
+        quarters = {
+            (i, j): self.read(level.halved_from, 2 * row + i, 2 * col + j)
+            for i in range(min(2, rows - 2 * row))
+            for j in range(min(2, cols - 2 * col))
+        }
+        return _average(quarters, finer)
+
+    def _complete_levels(self) -> None:
+        """Add averaged levels until one block holds the whole layer."""
+        while (last := self.levels[-1]).width > last.block_width or last.height > last.block_height:
+            self.levels.append(last.halved(len(self.levels) - 1))
+
+
+def _average(quarters: dict[tuple[int, int], Block], finer: Level) -> Block:
+    """One block from up to four finer ones, by the mean of 2 x 2 pixels; valid where all four are."""
+    height, width = 2 * finer.block_height, 2 * finer.block_width
+    rgb = np.zeros((height, width, 3), np.uint8)
+    valid = np.zeros((height, width), np.uint8)
+    right = bottom = 0
+    for (i, j), quarter in quarters.items():
+        if quarter.rgb is None:
+            continue
+        h, w = quarter.rgb.shape[:2]
+        top, left = i * finer.block_height, j * finer.block_width
+        rgb[top : top + h, left : left + w] = quarter.rgb
+        valid[top : top + h, left : left + w] = 255 if quarter.valid is None else quarter.valid
+        bottom, right = max(bottom, top + h), max(right, left + w)
+    if not bottom:
+        return Block(None)
+    # An odd last row or column stands alone: repeat it, so that it is not averaged with nothing.
+    rgb, valid = (
+        rgb[: bottom + bottom % 2, : right + right % 2],
+        valid[: bottom + bottom % 2, : right + right % 2],
+    )
+    if bottom % 2:
+        rgb[-1], valid[-1] = rgb[-2], valid[-2]
+    if right % 2:
+        rgb[:, -1], valid[:, -1] = rgb[:, -2], valid[:, -2]
+    size = (rgb.shape[1] // 2, rgb.shape[0] // 2)
+    rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    valid = np.where(cv2.resize(valid, size, interpolation=cv2.INTER_AREA) == 255, 255, 0).astype(np.uint8)
+    return Block(rgb, None if valid.all() else valid)
+
+
+@dataclass
+class _Bands:
+    """How a raster's bands become RGB and a mask."""
+
+    indexes: list[int]  # one band (grey or palette) or three, and the alpha band last if there is one
+    alpha: bool = False
+    mask: bool = False  # GDAL keeps a mask beside the bands
+    palette: np.ndarray | None = None  # (256, 4) uint8 RGBA
+    low: np.ndarray | None = None  # (bands,) values shown as 0 ...
+    high: np.ndarray | None = None  # ... and as 255; None for 8-bit bands
+    nodata: list[float | None] = field(default_factory=list)
+    nodata_rgb: tuple[int, int, int] | None = None
+    tolerance: int = 0  # lossy compression blurs the no-data colour by this much
+
+
+class GdalLayer(Layer):
+    """Any raster that GDAL opens: GeoTIFF, COG, VRT, MBTiles, a WMS, WMTS or XYZ description, ..."""
+
+    def __init__(
+        self, path: str | Path, nodata_rgb: tuple[int, int, int] | None = None, timeout_s: float = 10.0
+    ) -> None:
+        """Open and examine; GeolocError for a file that is missing, unreadable or lacks CRS or georeference."""
+        self.name = str(path)
+        self._options = {"GDAL_HTTP_TIMEOUT": timeout_s, "GDAL_HTTP_CONNECTTIMEOUT": timeout_s}
+        self._handles = threading.local()  # GDAL's handles must not be shared between threads
+        self._opened: list[Any] = []
+        self._opening = threading.Lock()
+        if "://" not in self.name and not self.name.startswith("/vsi") and not Path(path).exists():
+            raise GeolocError(f"map {path} does not exist; check the path")
+        try:
+            with rasterio.Env(**self._options):
+                source = self._handle(None)
+                self._check(source)
+                self.crs = pyproj.CRS.from_wkt(source.crs.to_wkt())
+                self.levels = self._stored_levels(source)
+                self._bands = _examine_bands(source, nodata_rgb)
+        except (RasterioError, OSError) as error:
+            raise GeolocError(f"map {path} cannot be read: {_one_line(error)}") from None
+        except pyproj.exceptions.CRSError as error:
+            raise GeolocError(
+                f"map {path} has a CRS that PROJ does not understand: {_one_line(error)}"
+            ) from None
+        self._complete_levels()
+
+    def _check(self, source: Any) -> None:
+        if source.count == 0:
+            raise GeolocError(f"map {self.name} has no bands; if it holds subdatasets, name one of them")
+        if np.dtype(source.dtypes[0]).kind not in "uif":
+            raise GeolocError(f"map {self.name} has {source.dtypes[0]} values; it needs integers or floats")
+        if source.crs is None:
+            raise GeolocError(
+                f"map {self.name} has no CRS; write one into it with gdal_edit.py -a_srs EPSG:code"
+            )
+        if source.transform.is_identity or source.transform.is_degenerate:
+            raise GeolocError(
+                f"map {self.name} has no georeference; write one with gdal_edit.py -a_ullr or gdalwarp"
+            )
+
+    def _handle(self, overview: int | None) -> Any:
+        """This thread's own open data set."""
+        handles = self._handles.__dict__
+        key = str(overview)
+        if key not in handles:
+            options = {} if overview is None else {"overview_level": overview}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                handles[key] = rasterio.open(self.name, **options)
+            with self._opening:
+                self._opened.append(handles[key])
+        return handles[key]
+
+    def _stored_levels(self, source: Any) -> list[Level]:
+        levels = []
+        for overview in (None, *range(len(source.overviews(1)))):
+            handle = self._handle(overview)
+            block_height, block_width = handle.block_shapes[0]
+            if not (64 <= block_width <= 1024 and 64 <= block_height <= 1024):
+                # Strips: take squares of our own, and leave strips that overlap two of them to GDAL's cache.
+                block_height = block_width = 512
+            scale = Affine.scale(source.width / handle.width, source.height / handle.height)
+            levels.append(
+                Level(
+                    handle.width, handle.height, source.transform * scale, block_width, block_height, overview
+                )
+            )
+        return levels
+
+    def read_stored(self, level: Level, row: int, col: int) -> Block:
+        left, top = col * level.block_width, row * level.block_height
+        window = Window(
+            left, top, min(level.block_width, level.width - left), min(level.block_height, level.height - top)
+        )
+        with rasterio.Env(**self._options):
+            source = self._handle(level.overview)
+            data = source.read(self._bands.indexes, window=window)
+            mask = source.read_masks(1, window=window) if self._bands.mask else None
+        return _to_block(data, mask, self._bands)
+
+    def close(self) -> None:
+        with self._opening:
+            for handle in self._opened:
+                handle.close()
+            self._opened.clear()
+
+
+def _examine_bands(source: Any, nodata_rgb: tuple[int, int, int] | None) -> _Bands:
+    """Which bands are red, green, blue and alpha, what means no data, and how wider values become 8 bits."""
+    meaning = list(source.colorinterp)
+    colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+    if all(colour in meaning for colour in colours):
+        indexes = [meaning.index(colour) + 1 for colour in colours]
+    else:
+        plain = [i + 1 for i, band in enumerate(meaning) if band is not ColorInterp.alpha]
+        indexes = plain[:3] if len(plain) >= 3 else plain[:1] or [1]
+    bands = _Bands(indexes, nodata=[source.nodatavals[i - 1] for i in indexes], nodata_rgb=nodata_rgb)
+    if len(indexes) == 1 and meaning[indexes[0] - 1] is ColorInterp.palette:
+        bands.palette = np.zeros((256, 4), np.uint8)
+        for value, colour in source.colormap(indexes[0]).items():
+            bands.palette[value] = colour
+    elif source.dtypes[indexes[0] - 1] != "uint8":
+        bands.low, bands.high = _value_range(source, indexes)
+    if ColorInterp.alpha in meaning:
+        bands.alpha = True
+        bands.indexes = [*indexes, meaning.index(ColorInterp.alpha) + 1]
+    else:
+        bands.mask = MaskFlags.per_dataset in source.mask_flag_enums[0]
+    lossy = str(source.compression).upper() if source.compression else source.driver.upper()
+    if any(name in lossy for name in ("JPEG", "WEBP", "LERC", "JP2")):
+        bands.tolerance = 8
+    return bands
+
+
+def _value_range(source: Any, indexes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """2nd and 98th percentile of each band, from a thumbnail."""
+    scale = max(1.0, max(source.width, source.height) / 512)
+    shape = (len(indexes), max(1, int(source.height / scale)), max(1, int(source.width / scale)))
+    thumbnail = source.read(indexes, out_shape=shape, masked=True).astype(np.float64)
+    values = np.ma.filled(thumbnail, np.nan).reshape(len(indexes), -1)
+    values = np.where(np.isfinite(values), values, np.nan)
+    if np.isnan(values).all(axis=1).any():
+        raise GeolocError(
+            f"map {source.name} holds no valid values in its bands {indexes}; check its no-data value"
+        )
+    low, high = np.nanpercentile(values, (2.0, 98.0), axis=1)
+    return low, np.maximum(high, low + 1e-9)
+
+
+def _to_block(data: np.ndarray, mask: np.ndarray | None, bands: _Bands) -> Block:
+    """Raw bands (bands, h, w), alpha last if there is one, to RGB and validity."""
+    valid = (
+        np.full(data.shape[1:], 255, np.uint8)
+        if mask is None
+        else np.where(mask >= 128, 255, 0).astype(np.uint8)
+    )
+    if bands.alpha:
+        data, alpha = data[:-1], data[-1]
+        whole = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1.0
+        valid[alpha < whole / 2] = 0
+    empty = _is_nodata(data, bands.nodata, bands.tolerance)
+    if bands.palette is not None:
+        rgba = bands.palette[data[0].astype(np.uint8)]
+        rgb = np.ascontiguousarray(rgba[..., :3])
+        valid[rgba[..., 3] < 128] = 0
+    else:
+        if bands.low is not None and bands.high is not None:
+            scale = 255.0 / (bands.high - bands.low)
+            # NaN, where a float raster knows nothing, is masked already.
+            scaled = (np.nan_to_num(data.astype(np.float32)) - bands.low[:, None, None]) * scale[
+                :, None, None
+            ]
+            data = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        rgb = cv2.merge([data[0]] * 3 if len(data) == 1 else list(data))
+    if bands.nodata_rgb is not None:
+        same = _is_nodata(np.moveaxis(rgb, -1, 0), list(bands.nodata_rgb), bands.tolerance)
+        empty = same if empty is None else empty if same is None else empty | same
+    if empty is not None:
+        # A lone dark pixel is a shadow, not a gap: a gap is at least 5 x 5.
+        gap = cv2.morphologyEx(empty.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+        valid[gap > 0] = 0
+    if valid.all():
+        return Block(rgb)
+    return Block(rgb, valid) if valid.any() else Block(None)
+
+
+def _is_nodata(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray | None:
+    """(h, w) bool where every band of (bands, h, w) has its no-data value or NaN; None if none can."""
+    floats = data.dtype.kind == "f"
+    if not floats and any(value is None for value in nodata):
+        return None
+    empty = np.ones(data.shape[1:], bool)
+    for band, value in zip(data, nodata, strict=True):
+        same = np.isnan(band) if floats else np.zeros(band.shape, bool)
+        if value is not None and not math.isnan(value):
+            same |= np.abs(band.astype(np.float64) - value) <= tolerance if tolerance else band == value
+        empty &= same
+    return empty if empty.any() else None
+
+
+class TileFolder(Layer):
+    """A folder {z}/{x}/{y}.png (or jpg, jpeg, webp) of web Mercator tiles, y counted from the north."""
+
+    SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+    def __init__(self, path: str | Path, nodata_rgb: tuple[int, int, int] | None = None) -> None:
+        """List the tiles; GeolocError if there are none."""
+        self.name = str(path)
+        self.crs = pyproj.CRS.from_epsg(3857)
+        self.sparse = True
+        self._bands = _Bands([1, 2, 3], nodata_rgb=nodata_rgb, nodata=[None] * 3)
+        self._tiles: dict[tuple[int, int, int], Path] = {}
+        for file in Path(path).glob("*/*/*"):
+            numbers = (file.parts[-3], file.parts[-2], file.stem)
+            if file.suffix.lower() in self.SUFFIXES and all(part.isdigit() for part in numbers):
+                self._tiles[int(numbers[0]), int(numbers[1]), int(numbers[2])] = file
+        if not self._tiles:
+            raise GeolocError(
+                f"folder {path} holds no tiles; it needs files such as 17/70000/45000.png (z/x/y)"
+            )
+        side_px = self._tile_side_px()
+        self.levels = [
+            self._level(zoom, side_px) for zoom in sorted({key[0] for key in self._tiles}, reverse=True)
+        ]
+        self._complete_levels()
+
+    def _tile_side_px(self) -> int:
+        """256 or 512, from the first tile that decodes."""
+        for file in self._tiles.values():
+            image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+            if image is not None:
+                return int(image.shape[0])
+        raise GeolocError(f"no tile in {self.name} can be decoded; check the files")
+
+    def _level(self, zoom: int, side_px: int) -> Level:
+        tiles = np.array([key[1:] for key in self._tiles if key[0] == zoom])
+        (left, top), (right, bottom) = tiles.min(axis=0), tiles.max(axis=0)
+        tile_m = 2 * _WEB_MERCATOR_HALF_M / 2**zoom
+        origin = Affine.translation(left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m)
+        return Level(
+            width=int(right - left + 1) * side_px,
+            height=int(bottom - top + 1) * side_px,
+            crs_from_pixel=origin * Affine.scale(tile_m / side_px, -tile_m / side_px),
+            block_width=side_px,
+            block_height=side_px,
+            zoom=zoom,
+            first_tile=(int(left), int(top)),
+        )
+
+    def read_stored(self, level: Level, row: int, col: int) -> Block:
+        file = self._tiles.get((level.zoom, level.first_tile[0] + col, level.first_tile[1] + row))
+        if file is None:
+            return Block(None)
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None or image.shape[:2] != (level.block_height, level.block_width):
+            raise GeolocError(f"tile {file} is damaged or not {level.block_width} px square; fetch it again")
+        if image.dtype != np.uint8:
+            image = (image >> 8).astype(np.uint8)
+        mask = image[..., 3] if image.ndim == 3 and image.shape[2] == 4 else None
+        grey = image.ndim == 2 or image.shape[2] == 1
+        data = [image.reshape(image.shape[:2])] if grey else [image[..., 2], image[..., 1], image[..., 0]]
+        return _to_block(np.stack(data), mask, self._bands)
+
+
+def open_layer(path: str | Path, nodata_rgb: tuple[int, int, int] | None, timeout_s: float) -> Layer:
+    """A folder as XYZ tiles, anything else through GDAL."""
+    if Path(path).is_dir():
+        return TileFolder(path, nodata_rgb)
+    return GdalLayer(path, nodata_rgb, timeout_s)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
