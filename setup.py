@@ -18,7 +18,7 @@ setup(
     packages=find_packages(include=["geoloc_models*", "geoloc_ros*"]),
     package_data={"geoloc_models": ["weights/*"], "geoloc_ros": ["core/templates/*", "cli/templates/*"]},
     install_requires=[
-        "torch>=2.1",
+        "torch>=2.1,<=2.13.0",  # the newest that is tested; a newer one may draw gigabytes
         "numpy>=1.24",
         "opencv-python-headless>=4.7",
         "safetensors>=0.4",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS 2 nodes and the ROS-free core they call; `geoloc_ros.msg` and `geoloc_ros.srv` are made by the build."""
+"""ROS 2 nodes and the ROS-free core they call; the build makes `geoloc_ros.msg` and `geoloc_ros.srv`."""
 
 from pkgutil import extend_path
 

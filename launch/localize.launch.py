@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start map_server and localizer: `ros2 launch geoloc_ros localize.launch.py map:=map.tif`."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+CONFIG = PathJoinSubstitution([FindPackageShare("geoloc_ros"), "config"])
+
+TOPICS = {
+    "image": "camera frames: sensor_msgs/Image, or CompressedImage with image_transport: compressed",
+    "camera_info": "intrinsics and distortion of these frames: sensor_msgs/CameraInfo",
+    "imu": "attitude, ENU from FLU: sensor_msgs/Imu",
+    "altitude": "height above ground, m: std_msgs/Float64, or sensor_msgs/Range with altitude_type: range",
+    "odom": "heading where there is no imu: nav_msgs/Odometry",
+    "gnss": "seeds the search while it is valid: sensor_msgs/NavSatFix",
+    "truth": "true position if known, drawn into the overlay only: sensor_msgs/NavSatFix",
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Two nodes; every topic they subscribe to can be remapped by an argument of its name."""
+    arguments = [
+        DeclareLaunchArgument(
+            "map", description="map to search: GeoTIFF, COG, VRT, MBTiles or a folder of XYZ tiles"
+        ),
+        DeclareLaunchArgument("namespace", default_value="", description="namespace of both nodes"),
+        DeclareLaunchArgument(
+            "use_sim_time", default_value="false", description="true: time comes from /clock (simulation, replay)"
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
+            description="true: localizer configures and activates itself; false: by lifecycle calls",
+        ),
+        DeclareLaunchArgument(
+            "localizer_params",
+            default_value=PathJoinSubstitution([CONFIG, "localizer.yaml"]),
+            description="parameter file of localizer",
+        ),
+        DeclareLaunchArgument(
+            "map_server_params",
+            default_value=PathJoinSubstitution([CONFIG, "map_server.yaml"]),
+            description="parameter file of map_server",
+        ),
+        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
+        DeclareLaunchArgument(
+            "dds_profile",
+            default_value=EnvironmentVariable(
+                "FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PathJoinSubstitution([CONFIG, "fastdds.xml"])
+            ),
+            description="Fast DDS profile; the one shipped has shared memory for raw frames",
+        ),
+        *(DeclareLaunchArgument(topic, default_value=topic, description=text) for topic, text in TOPICS.items()),
+    ]
+    dds_profile = LaunchConfiguration("dds_profile")
+    namespace = LaunchConfiguration("namespace")
+    log_level = ["--log-level", LaunchConfiguration("log_level")]
+    use_sim_time = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
+    map_server = Node(
+        package="geoloc_ros",
+        executable="map_server",
+        name="map_server",
+        namespace=namespace,
+        output="screen",
+        parameters=[
+            LaunchConfiguration("map_server_params"),
+            {"map": ParameterValue(LaunchConfiguration("map"), value_type=str)},
+            use_sim_time,
+        ],
+        arguments=["--ros-args", *log_level],
+    )
+    localizer = LifecycleNode(
+        package="geoloc_ros",
+        executable="localizer",
+        name="localizer",
+        namespace=namespace,
+        output="screen",
+        parameters=[
+            LaunchConfiguration("localizer_params"),
+            {"autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool)},
+            use_sim_time,
+        ],
+        remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS],
+        arguments=["--ros-args", *log_level],
+    )
+    return LaunchDescription(
+        [
+            *arguments,
+            # Fast DDS 2 (Humble, Jazzy) reads the first name, Fast DDS 3 (Kilted and later) the second.
+            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", dds_profile),
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", dds_profile),
+            map_server,
+            localizer,
+        ]
+    )
