@@ -58,7 +58,7 @@ class CameraModel:
         lengths = DISTORTION_LENGTHS.get(self.model)
         if lengths is None:
             raise GeolocError(
-                f"distortion model '{self.model}' is not supported; use one of {', '.join(DISTORTION_LENGTHS)}"
+                f"distortion model '{self.model}' is not supported; use {', '.join(DISTORTION_LENGTHS)}"
             )
         if not all(math.isfinite(value) for value in distortion):
             raise GeolocError(
@@ -143,7 +143,7 @@ class CameraModel:
         return k[0, 0] * x + k[0, 1] * y + k[0, 2], k[1, 1] * y + k[1, 2]
 
     def _distort(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lens distortion on the image plane: Brown's polynomial, rational or not, or Kannala and Brandt's."""
+        """Lens distortion on the image plane: Brown (plain or rational) or Kannala and Brandt."""
         if not self.bends:
             return x, y
         r2 = x * x + y * y
@@ -189,7 +189,7 @@ class CameraModel:
 
     @cached_property
     def border(self) -> np.ndarray:
-        """(n, 2) ideal image-plane coordinates of the picture's outline, closed, clockwise from the top left."""
+        """(n, 2) ideal image-plane coordinates of the picture's outline, closed, from the top left."""
         right, bottom = self.width - 0.5, self.height - 0.5
         corners = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
         # A straight edge needs its two ends only; a bent one is followed in 32 steps.
@@ -261,7 +261,7 @@ def rotation_enu_from_optical(
 
 
 def nadir_rotation(heading_deg: float = 0.0) -> np.ndarray:
-    """(3, 3) rotation of the optical frame to ENU: straight down, picture's top at `heading_deg` from north."""
+    """(3, 3) optical frame to ENU: straight down, the picture's top `heading_deg` clockwise of north."""
     if not math.isfinite(heading_deg):
         raise GeolocError(f"heading is {heading_deg}; give degrees clockwise from north")
     angle = math.radians(heading_deg)
@@ -287,7 +287,7 @@ def rectify(
     image: (camera.height, camera.width, 3) uint8 RGB. rotation_enu_from_optical: (3, 3). height_m: of the
     camera above ground. gsd_m: ground metres per pixel of the result. One warp goes from ground to distorted
     pixel, so nothing is resampled twice; a finer picture is first averaged down so that it does not alias.
-    GeolocError: picture of another size, attitude that is no rotation, height or gsd <= 0, tilt over the limit.
+    GeolocError: picture of another size, attitude no rotation, height or gsd <= 0, tilt over the limit.
     """
     if image.shape != (camera.height, camera.width, 3) or image.dtype != np.uint8:
         raise GeolocError(
@@ -356,7 +356,7 @@ def _source_pixels(
     gsd_m: float,
     size_px: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Camera pixel (u, v) of every pixel of the view, and whether the camera saw it; each (size_px, size_px)."""
+    """Camera pixel (u, v) of every pixel of the view, and whether it was seen; each (size_px, size_px)."""
     offset_m = ((np.arange(size_px) + 0.5 - size_px / 2) * gsd_m).astype(np.float32)
     east_m = np.float32(centre_m[0]) + offset_m[None, :]
     north_m = np.float32(centre_m[1]) - offset_m[:, None]
@@ -378,7 +378,7 @@ def _source_pixels(
 
 
 def _halvings(camera: CameraModel, rotation: np.ndarray, height_m: float, gsd_m: float) -> int:
-    """How often to halve the picture so that its pixels come nearest to the view's, at the picture's centre."""
+    """How often to halve the picture so that its pixels come nearest to the view's, at its centre."""
     span = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) / [camera.matrix[0, 0], camera.matrix[1, 1]]
     a, b, c = _ground_points(camera.centre + span, rotation, height_m)
     area_m2 = abs((b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0])
@@ -386,7 +386,7 @@ def _halvings(camera: CameraModel, rotation: np.ndarray, height_m: float, gsd_m:
 
 
 def _sample(image: np.ndarray, u: np.ndarray, v: np.ndarray, seen: np.ndarray, halvings: int) -> np.ndarray:
-    """The picture at (u, v), averaged over blocks of 2**halvings px; only the part that is needed is touched."""
+    """The picture at (u, v), averaged over blocks of 2**halvings px; touches only what it needs."""
     if halvings:
         whole = bool(seen.all())
         left, right = _span(u if whole else u[seen], image.shape[1], 2**halvings)

@@ -83,6 +83,7 @@ class Layer(ABC):
     def read_stored(self, level: Level, row: int, col: int) -> Block:
         """Decode a block that the source stores; raises one of READ_ERRORS."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of open files."""
 
@@ -132,9 +133,9 @@ def _average(quarters: dict[tuple[int, int], Block], finer: Level) -> Block:
     if right % 2:
         rgb[:, -1], valid[:, -1] = rgb[:, -2], valid[:, -2]
     size = (rgb.shape[1] // 2, rgb.shape[0] // 2)
-    rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    valid = np.where(cv2.resize(valid, size, interpolation=cv2.INTER_AREA) == 255, 255, 0).astype(np.uint8)
-    return Block(rgb, None if valid.all() else valid)
+    all_four = cv2.resize(valid, size, interpolation=cv2.INTER_AREA) == 255
+    mean = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return Block(mean, None if all_four.all() else np.where(all_four, 255, 0).astype(np.uint8))
 
 
 @dataclass
@@ -158,7 +159,7 @@ class GdalLayer(Layer):
     def __init__(
         self, path: str | Path, nodata_rgb: tuple[int, int, int] | None = None, timeout_s: float = 10.0
     ) -> None:
-        """Open and examine; GeolocError for a file that is missing, unreadable or lacks CRS or georeference."""
+        """Open and examine; GeolocError if the file is missing, unreadable, or lacks CRS or georeference."""
         self.name = str(path)
         self._options = {"GDAL_HTTP_TIMEOUT": timeout_s, "GDAL_HTTP_CONNECTTIMEOUT": timeout_s}
         self._handles = threading.local()  # GDAL's handles must not be shared between threads
@@ -295,7 +296,7 @@ def _to_block(data: np.ndarray, mask: np.ndarray | None, bands: _Bands) -> Block
         data, alpha = data[:-1], data[-1]
         whole = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1.0
         valid[alpha < whole / 2] = 0
-    empty = _is_nodata(data, bands.nodata, bands.tolerance)
+    gap = _gap(data, bands.nodata, bands.tolerance)
     if bands.palette is not None:
         rgba = bands.palette[data[0].astype(np.uint8)]
         rgb = np.ascontiguousarray(rgba[..., :3])
@@ -310,29 +311,36 @@ def _to_block(data: np.ndarray, mask: np.ndarray | None, bands: _Bands) -> Block
             data = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
         rgb = cv2.merge([data[0]] * 3 if len(data) == 1 else list(data))
     if bands.nodata_rgb is not None:
-        same = _is_nodata(np.moveaxis(rgb, -1, 0), list(bands.nodata_rgb), bands.tolerance)
-        empty = same if empty is None else empty if same is None else empty | same
-    if empty is not None:
-        # A lone dark pixel is a shadow, not a gap: a gap is at least 5 x 5.
-        gap = cv2.morphologyEx(empty.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-        valid[gap > 0] = 0
+        gap |= _gap(np.moveaxis(rgb, -1, 0), list(bands.nodata_rgb), bands.tolerance)
+    valid[gap] = 0
     if valid.all():
         return Block(rgb)
     return Block(rgb, valid) if valid.any() else Block(None)
 
 
-def _is_nodata(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray | None:
-    """(h, w) bool where every band of (bands, h, w) has its no-data value or NaN; None if none can."""
+def _gap(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
+    """(h, w) bool: where (bands, h, w) is no-data over 5 x 5 px or more; a lone dark pixel is a shadow."""
+    empty = _near(data, nodata, tolerance)
+    if not empty.any():
+        return empty
+    gap = cv2.morphologyEx(empty.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    if tolerance and gap.any():
+        # Lossy compression smears the edge of a gap over its own blocks of 8 or 16 pixels.
+        fringe = cv2.dilate(gap, np.ones((33, 33), np.uint8)) > 0
+        return (gap > 0) | (fringe & _near(data, nodata, 4 * tolerance))
+    return gap > 0
+
+
+def _near(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
+    """(h, w) bool: where every band of (bands, h, w) is NaN or within the tolerance of its no-data value."""
     floats = data.dtype.kind == "f"
-    if not floats and any(value is None for value in nodata):
-        return None
-    empty = np.ones(data.shape[1:], bool)
+    near = np.ones(data.shape[1:], bool)
     for band, value in zip(data, nodata, strict=True):
         same = np.isnan(band) if floats else np.zeros(band.shape, bool)
         if value is not None and not math.isnan(value):
-            same |= np.abs(band.astype(np.float64) - value) <= tolerance if tolerance else band == value
-        empty &= same
-    return empty if empty.any() else None
+            same |= np.abs(band.astype(np.float32) - value) <= tolerance if tolerance else band == value
+        near &= same
+    return near
 
 
 class TileFolder(Layer):
@@ -392,11 +400,14 @@ class TileFolder(Layer):
         if image is None or image.shape[:2] != (level.block_height, level.block_width):
             raise GeolocError(f"tile {file} is damaged or not {level.block_width} px square; fetch it again")
         if image.dtype != np.uint8:
-            image = (image >> 8).astype(np.uint8)
+            image = (image / 257).astype(np.uint8)
         mask = image[..., 3] if image.ndim == 3 and image.shape[2] == 4 else None
         grey = image.ndim == 2 or image.shape[2] == 1
         data = [image.reshape(image.shape[:2])] if grey else [image[..., 2], image[..., 1], image[..., 0]]
         return _to_block(np.stack(data), mask, self._bands)
+
+    def close(self) -> None:
+        """No file stays open between two reads."""
 
 
 def open_layer(path: str | Path, nodata_rgb: tuple[int, int, int] | None, timeout_s: float) -> Layer:

@@ -195,7 +195,7 @@ class RasterMap:
         self.bounds_deg = self._bounds_deg()
 
     def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
-        """Cut the square of size_m metres about the centre as size_px pixels; status and text say how it went.
+        """Cut the square of size_m metres about the centre as size_px pixels; the status says how it went.
 
         Only a size that is not positive raises GeolocError.
         """
@@ -299,8 +299,8 @@ class RasterMap:
         return float(south), float(west), float(north), float(east)
 
 
-# From a crop's pixel to the raster's: the projections involved are smooth, so over one crop a cubic in x and y,
-# fitted to 7 x 7 exactly projected points, is exact to far less than a pixel; a test compares with GDAL's warper.
+# From a crop's pixel to the raster's: the projections involved are smooth, so that over one crop a cubic in
+# x and y, fitted to 7 x 7 exactly projected points, is right to far less than a pixel.
 _NODES = np.linspace(-1.0, 1.0, 7)
 _DEGREE = 3
 _FIT = np.linalg.pinv(np.vander(_NODES, _DEGREE + 1, increasing=True))
@@ -447,7 +447,7 @@ def _level_for(levels: list[Level], fit_x: np.ndarray, fit_y: np.ndarray, size_p
 
 
 def _shrunk(pixels: np.ndarray, shrink: list[int]) -> np.ndarray:
-    """Mean over shrink[0] columns and shrink[1] rows; an incomplete last column or row is repeated to full."""
+    """Mean over shrink[0] columns and shrink[1] rows; an incomplete last one is repeated to full."""
     height, width = pixels.shape[:2]
     pad_x, pad_y = -width % shrink[0], -height % shrink[1]
     if pad_x or pad_y:
@@ -457,7 +457,7 @@ def _shrunk(pixels: np.ndarray, shrink: list[int]) -> np.ndarray:
 
 
 def _fill_uncovered(image: np.ndarray, covered: np.ndarray, coverage: float) -> None:
-    """Give uncovered pixels the mean colour of the covered ones, as in training; mid-grey if there are none."""
+    """Give uncovered pixels the mean colour of the covered ones, as in training; grey if there are none."""
     if coverage == 1.0:
         return
     mean = cv2.mean(image, mask=covered)[:3] if coverage > 0.0 else (127.0,) * 3
@@ -470,7 +470,7 @@ def _transformer(layer: Layer) -> pyproj.Transformer:
         return pyproj.Transformer.from_crs(4326, layer.crs, always_xy=True)
     except pyproj.exceptions.ProjError as error:
         raise GeolocError(
-            f"map {layer.name} has a CRS without relation to latitude and longitude: {' '.join(str(error).split())}"
+            f"map {layer.name} has a CRS that PROJ cannot tie to the Earth: {' '.join(str(error).split())}"
         ) from None
 
 
@@ -479,10 +479,7 @@ def _longitude_period(crs: pyproj.CRS) -> float:
     if crs.is_geographic:
         return 360.0
     operation = crs.coordinate_operation
-    if (
-        operation is not None
-        and "mercator" in operation.method_name.lower()
-        and "transverse" not in operation.method_name.lower()
-    ):
+    method = operation.method_name.lower() if operation is not None else ""
+    if "mercator" in method and "transverse" not in method and crs.ellipsoid is not None:
         return 2 * math.pi * crs.ellipsoid.semi_major_metre
     return 0.0
