@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pip-installable without ROS: `geoloc_models`, the ROS-free core of `geoloc_ros`, and the `geoloc` command."""
+"""pip-installable without ROS: `geoloc_models`, the core of `geoloc_ros`, and the `geoloc` command."""
 
 from pathlib import Path
 

@@ -29,7 +29,9 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of both nodes"),
         DeclareLaunchArgument(
-            "use_sim_time", default_value="false", description="true: time comes from /clock (simulation, replay)"
+            "use_sim_time",
+            default_value="false",
+            description="true: time comes from /clock (simulation, replay)",
         ),
         DeclareLaunchArgument(
             "autostart",
@@ -46,7 +48,9 @@ def generate_launch_description() -> LaunchDescription:
             default_value=PathJoinSubstitution([CONFIG, "map_server.yaml"]),
             description="parameter file of map_server",
         ),
-        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
+        DeclareLaunchArgument(
+            "log_level", default_value="info", description="debug, info, warn, error or fatal"
+        ),
         DeclareLaunchArgument(
             "dds_profile",
             default_value=EnvironmentVariable(
@@ -54,7 +58,10 @@ def generate_launch_description() -> LaunchDescription:
             ),
             description="Fast DDS profile; the one shipped has shared memory for raw frames",
         ),
-        *(DeclareLaunchArgument(topic, default_value=topic, description=text) for topic, text in TOPICS.items()),
+        *(
+            DeclareLaunchArgument(topic, default_value=topic, description=text)
+            for topic, text in TOPICS.items()
+        ),
     ]
     dds_profile = LaunchConfiguration("dds_profile")
     namespace = LaunchConfiguration("namespace")

@@ -26,7 +26,11 @@ def start_source(context: LaunchContext) -> list:
         raise RuntimeError("replay.launch.py plays one source; give flight:=FOLDER or bag:=BAG")
     if bag:
         rate = LaunchConfiguration("rate").perform(context)
-        return [ExecuteProcess(cmd=["ros2", "bag", "play", bag, "--clock", "100", "--rate", rate], output="screen")]
+        return [
+            ExecuteProcess(
+                cmd=["ros2", "bag", "play", bag, "--clock", "100", "--rate", rate], output="screen"
+            )
+        ]
     return [
         Node(
             package="geoloc_ros",
@@ -41,7 +45,9 @@ def start_source(context: LaunchContext) -> list:
                     "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
                 },
             ],
-            remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS if topic not in ("odom", "gnss")],
+            remappings=[
+                (topic, LaunchConfiguration(topic)) for topic in TOPICS if topic not in ("odom", "gnss")
+            ],
         )
     ]
 
@@ -67,7 +73,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "map", default_value="", description="map to search; empty: map.tif of the flight folder"
         ),
-        DeclareLaunchArgument("rate", default_value="1.0", description="speed of the replay, 1.0 is real time"),
+        DeclareLaunchArgument(
+            "rate", default_value="1.0", description="speed of the replay, 1.0 is real time"
+        ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument(
             "localizer_params",
@@ -80,7 +88,7 @@ def generate_launch_description() -> LaunchDescription:
             description="parameter file of flight_player",
         ),
         *(
-            DeclareLaunchArgument(topic, default_value=topic, description=f"name of the topic {topic}, in bag and graph")
+            DeclareLaunchArgument(topic, default_value=topic, description=f"name of {topic} in bag and graph")
             for topic in TOPICS
         ),
     ]
