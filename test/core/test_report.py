@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report: well-formed, self-contained, and with the figures that the runs add up to."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.maps import CropStatus, MapCrop
+from geoloc_ros.core.report import _round_length, _spans, blend_heatmap, write_report
+from geoloc_ros.core.scores import Closeup, Run, score_fix
+
+
+class FlatMap:
+    """A map of one colour everywhere."""
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+        image = np.full((size_px, size_px, 3), (90, 120, 60), np.uint8)
+        return MapCrop(image, lat_deg, lon_deg, size_m, size_m / size_px, 1.0, CropStatus.OK, "")
+
+
+def walk(name: str, error_m: float, gap: range = range(0)) -> Run:
+    """Forty frames northwards with a constant error to the east and no fix in `gap`."""
+    enu = LocalEnu(10.0, 20.0)
+    frames = [
+        score_fix(
+            index=index,
+            stamp_s=100.0 + 0.5 * index,
+            truth_lat_lon_deg=enu.to_geodetic(0.0, 5.0 * index),
+            lat_lon_deg=None if index in gap else enu.to_geodetic(error_m, 5.0 * index),
+            covariance_enu_m2=4.0 * np.eye(2),
+            search_size_m=150.0,
+            latency_ms=20.0,
+        )
+        for index in range(40)
+    ]
+    picture = np.full((64, 64, 3), 128, np.uint8)
+    heatmap = np.zeros((64, 64), np.float32)
+    heatmap[10, 50] = 1.0
+    closeup = Closeup(3, "Frame 3 <1.5 m off>", picture, picture, heatmap, (50.5, 10.5), (49.0, 12.0))
+    return Run(name, "tracking", "tiny & new", "cpu", frames, [closeup], {"seed": 4})
+
+
+class Audit(HTMLParser):
+    """Collects all links, and checks that elements nest."""
+
+    VOID = frozenset({"meta", "img", "source", "br", "link"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "deep" / "folder"
+    runs = [walk("geoloc", 2.0, gap=range(5, 9)), walk("ncc", 30.0)]
+    write_report(folder, runs, FlatMap(), "A walk", "made up <b>data</b>")
+    return folder
+
+
+def test_json_holds_the_first_runs_figures_and_all_runs(report: Path) -> None:
+    figures = json.loads((report / "report.json").read_text())
+    assert figures["availability"] == 0.9
+    assert figures["ma"]["3"] == 0.9
+    assert [run["name"] for run in figures["runs"]] == ["geoloc", "ncc"]
+    assert figures["runs"][1]["false_fix_rate"] == 1.0
+    assert figures["seed"] == 4
+
+
+def test_page_is_one_self_contained_file(report: Path) -> None:
+    page = (report / "report.html").read_text(encoding="utf-8")
+    audit = Audit()
+    audit.feed(page)
+    assert audit.open == []
+    assert len(audit.links) >= 8
+    for link in audit.links:
+        assert link.startswith("data:image/"), link[:80]
+        kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", link, re.DOTALL).groups()  # type: ignore[union-attr]
+        decoded = base64.b64decode(data, validate=True)
+        if kind == "jpeg":
+            assert cv2.imdecode(np.frombuffer(decoded, np.uint8), cv2.IMREAD_COLOR) is not None
+        else:
+            assert b"<svg" in decoded
+    assert "<script" not in page
+    assert "made up &lt;b&gt;data&lt;/b&gt;" in page
+    assert "Frame 3 &lt;1.5 m off&gt;" in page
+    assert "90.0 %" in page
+
+
+def test_track_is_drawn_to_scale(report: Path) -> None:
+    page = (report / "report.html").read_text(encoding="utf-8")
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="6"><title>geoloc', page)
+    assert len(circles) == 36
+    # 39 steps of 5 m northwards; the picture is 1200 px for 1.15 times that.
+    (x0, y0), (x1, y1) = ((float(a), float(b)) for a, b in (circles[0], circles[-1]))
+    assert y0 - y1 == pytest.approx(1200 / 1.15, abs=1.0)
+    assert x0 == pytest.approx(x1, abs=0.5)
+    assert x0 - 600 == pytest.approx(2.0 * 1200 / (1.15 * 195), abs=0.5)
+
+
+def test_same_runs_give_the_same_page(report: Path, tmp_path: Path) -> None:
+    runs = [walk("geoloc", 2.0, gap=range(5, 9)), walk("ncc", 30.0)]
+    write_report(tmp_path, runs, FlatMap(), "A walk", "made up <b>data</b>")
+    assert (tmp_path / "report.html").read_bytes() == (report / "report.html").read_bytes()
+
+
+def test_runs_without_any_fix_or_frame_still_report(tmp_path: Path) -> None:
+    write_report(tmp_path, [walk("lost", 1.0, gap=range(40))], None, "Lost")
+    write_report(tmp_path, [Run("empty", "tracking", "none", "cpu", [])], None, "Nothing")
+    assert json.loads((tmp_path / "report.json").read_text())["median_error_m"] is None
+
+
+def test_spans_join_neighbours() -> None:
+    inside = np.array([True, True, False, True])
+    assert _spans(np.array([0.0, 1.0, 2.0, 4.0]), inside) == [(0.0, 2.0), (4.0, 1.0)]
+    assert _spans(np.array([]), np.array([], dtype=bool)) == []
+
+
+def test_scale_bar_lengths() -> None:
+    assert [_round_length(value) for value in (1.0, 4.9, 60.0, 199.0, 2000.0)] == [1, 2, 50, 100, 2000]
+
+
+def test_heatmap_shows_at_its_peak_only() -> None:
+    picture = np.full((32, 32, 3), 100, np.uint8)
+    heatmap = np.zeros((32, 32), np.float32)
+    heatmap[8, 24] = 1e-3  # small values, as a probability has
+    blended = blend_heatmap(picture, heatmap)
+    assert np.abs(blended[8, 24].astype(int) - 100).max() > 80
+    np.testing.assert_array_equal(blended[20], picture[20])
