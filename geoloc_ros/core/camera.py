@@ -31,9 +31,12 @@ DISTORTION_LENGTHS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equi
 FLU_FROM_OPTICAL_DOWN = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CameraModel:
-    """Intrinsics as in sensor_msgs/CameraInfo: size in pixels, K, distortion coefficients and their model."""
+    """Intrinsics as in sensor_msgs/CameraInfo: size in pixels, K, distortion coefficients and their model.
+
+    Keep one instance per camera: what follows from the lens alone is computed once for each.
+    """
 
     width: int
     height: int
@@ -77,26 +80,23 @@ class CameraModel:
         """Read `camera.yaml` of a flight folder: width, height, fx, fy, cx, cy, distortion_model, d."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            width, height = int(values["width"]), int(values["height"])
             fx, fy, cx, cy = (float(values[key]) for key in ("fx", "fy", "cx", "cy"))
-            return cls(
-                width=int(values["width"]),
-                height=int(values["height"]),
-                matrix=np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]),
-                distortion=tuple(float(value) for value in values.get("d") or ()),
-                model=str(values.get("distortion_model", "plumb_bob")),
-            )
+            distortion = tuple(float(value) for value in values.get("d") or ())
         except OSError as error:
             raise GeolocError(f"camera file {path} cannot be read: {error.strerror}") from None
         except (yaml.YAMLError, UnicodeDecodeError):
             raise GeolocError(
-                f"camera file {path} is not YAML; write width, height, fx, fy, cx, cy, d"
+                f"camera file {path} is not YAML; it needs width, height, fx, fy, cx, cy"
             ) from None
         except KeyError as error:
             raise GeolocError(
                 f"camera file {path} lacks {error}; it needs width, height, fx, fy, cx, cy"
             ) from None
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise GeolocError(f"camera file {path} has a value of the wrong type: {error}") from None
+        matrix = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+        return cls(width, height, matrix, distortion, str(values.get("distortion_model", "plumb_bob")))
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the file that `from_yaml` reads."""
