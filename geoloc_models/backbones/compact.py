@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compact one-stream backbone of our own for CPUs: convolutions down to stride 8, mixed attention at stride 16.
+"""A compact one-stream backbone of our own for CPUs: convolutions down to stride 16, mixed attention on top.
 
 It keeps what makes Mix-Fusion (DRL paper, section III-B): the same weights process query and map, the query attends to
 itself only, the map attends to both. The convolutional levels do not see the other image, so one map serves many
@@ -79,39 +79,41 @@ class MixBlock(nn.Module):
 
 
 class Compact(nn.Module):
-    """Pyramid at strides 4, 8 and 16; see the module's text."""
-
-    strides = (4, 8, 16)
+    """Convolutional pyramid at strides 4, 8 and 16, and mixing blocks at stride 16; see the module's text."""
 
     def __init__(
         self,
         channels: Sequence[int] = (64, 128, 192),
-        conv_blocks: Sequence[int] = (2, 2),
-        mix_blocks: int = 4,
+        conv_blocks: Sequence[int] = (2, 2, 2),
+        mix_blocks: int = 2,
         heads: int = 3,
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        self.stem = nn.Sequential(_downsample(3, 32), _downsample(32, channels[0]))
-        self.level4 = nn.Sequential(*(ResidualConv(channels[0]) for _ in range(conv_blocks[0])))
-        self.down8 = _downsample(channels[0], channels[1])
-        self.level8 = nn.Sequential(*(ResidualConv(channels[1]) for _ in range(conv_blocks[1])))
-        self.down16 = _downsample(channels[1], channels[2])
-        self.mix = nn.ModuleList(MixBlock(channels[2], heads) for _ in range(mix_blocks))
+        self.stem = _downsample(3, 32)
+        inputs = (32, *channels[:-1])
+        self.levels = nn.ModuleList(
+            nn.Sequential(_downsample(i, o), *(ResidualConv(o) for _ in range(n)))
+            for i, o, n in zip(inputs, channels, conv_blocks, strict=True)
+        )
+        self.mix = nn.ModuleList(MixBlock(channels[-1], heads) for _ in range(mix_blocks))
 
-    def local_levels(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:
         """image: (B, 3, H, W), standardised -> levels at strides 4, 8 and 16 that do not depend on the other image."""
-        level4 = self.level4(self.stem(image))
-        level8 = self.level8(self.down8(level4))
-        return [level4, level8, self.down16(level8)]
+        x = self.stem(image)
+        levels = []
+        for level in self.levels:
+            x = level(x)
+            levels.append(x)
+        return levels
 
-    def mix_query(self, z16: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Query tokens through all mixing blocks; also each block's keys and values."""
+    def mix_query(self, z16: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Query tokens through all mixing blocks; each block's keys and values, which is all that the map needs."""
         keys = []
         for block in self.mix:
             z16, kv = block.query(z16)
             keys.append(kv)
-        return z16, keys
+        return keys
 
     def mix_search(self, x16: Tensor, keys: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Map tokens through all mixing blocks, given the query's keys and values."""

@@ -19,7 +19,7 @@ class SampleSettings:
 
     map_px: int = 288
     query_px: int = 96
-    queries: int = 4
+    queries: int = 6
     """Views per search map: the map's convolutional features are shared between them."""
     map_scale: tuple[float, float] = (0.55, 1.7)
     """Source pixels of `first` per map pixel; the side of the crop is this times map_px (RSC, spec 3.2)."""

@@ -1,75 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mix-Fusion on the compact backbone: feature pyramid to stride 4 and a GC head (spec 2.1, 2.3, 2.4).
+"""Mix-Fusion on the compact backbone: a GC head at stride 4 and a Linear head on the mixed stride-16 tokens.
 
-What this repository ships and what runs in flight. Query and map come at the same ground sample distance.
+What this repository ships and what runs in flight. The two heads of the DRL paper (section III-C; spec 2.4) add up:
+correlation of fine features places the query, mixed attention judges each place of the map in its context. Query and
+map come at the same ground sample distance.
 """
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geoloc_models.backbones.compact import Compact
 from geoloc_models.drl.heads import GroupCorrelation
 from geoloc_models.drl.necks import FeaturePyramid, share_over_queries
 
 
+@dataclass(frozen=True)
 class QueryFeatures:
-    """All that a map needs to know of a query, computed once per frame."""
+    """All that a map needs to know of a query, computed once per frame: (B, C, h, w) kernel, keys and values."""
 
-    def __init__(self, keys: list[tuple[Tensor, Tensor]], kernel: Tensor) -> None:
-        self.keys = keys
-        self.kernel = kernel
+    kernel: Tensor
+    keys: list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class MapFeatures:
+    """All of a map that does not depend on a query, computed once per crop: (B, C, H/4, W/4) and (B, C', H/16, W/16)."""
+
+    fine: Tensor
+    coarse: Tensor
 
 
 class CompactMixFusion(nn.Module):
-    """Query (B*K, 3, h, w) and map (B, 3, H, W) -> logits (B*K, 1, H/4 + 1, W/4 + 1).
+    """Query (B*K, 3, h, w) and map (B, 3, H, W), 0..255 -> logits (B*K, 1, H/4 + 1, W/4 + 1).
 
-    K queries of one map share the map's convolutional levels. Sides are multiples of 16 px. Logit node (r, c) is the
-    score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
+    K consecutive queries share a map. Sides are multiples of 16 px. Logit node (r, c) is the score of the query's
+    centre at map pixel-edge coordinate (4 r, 4 c).
     """
 
     stride_px = 4
     multiple_px = 16
 
-    def __init__(self, backbone: Compact | None = None, width: int = 64, head_channels: int = 32) -> None:
+    def __init__(self, width: int = 64, head_channels: int = 32) -> None:
         super().__init__()
-        self.backbone = backbone or Compact()
+        self.backbone = Compact()
         self.neck = FeaturePyramid(self.backbone.channels, width)
-        self.head = GroupCorrelation(width, head_channels, scale=8.0, mean=True)
+        self.correlation = GroupCorrelation(width, head_channels, scale=8.0, mean=True)
+        self.context = nn.Conv2d(self.backbone.channels[-1], 1, 1)
+        # Start from the correlation alone: attention takes far longer to leave its plateau.
+        nn.init.zeros_(self.context.weight)
 
     @staticmethod
     def standardise(image: Tensor) -> Tensor:
         """Remove exposure and white balance: per-image, per-channel zero mean and unit spread."""
         image = image.float()
-        mean = image.mean((-2, -1), keepdim=True)
-        spread = image.std((-2, -1), keepdim=True)
-        return (image - mean) / (spread + 4.0)
+        return (image - image.mean((-2, -1), keepdim=True)) / (image.std((-2, -1), keepdim=True) + 4.0)
 
     def encode_query(self, query: Tensor) -> QueryFeatures:
         """query: (B, 3, h, w), 0..255."""
-        z4, z8, z16 = self.backbone.local_levels(self.standardise(query))
-        z16, keys = self.backbone.mix_query(z16)
-        return QueryFeatures(keys, self.neck((z4, z8, z16)))
+        levels = self.backbone(self.standardise(query))
+        return QueryFeatures(self.neck(levels), self.backbone.mix_query(levels[-1]))
 
-    def encode_map(self, search_map: Tensor) -> list[Tensor]:
-        """search_map: (B, 3, H, W), 0..255 -> levels that no query has touched: reusable over frames."""
-        return self.backbone.local_levels(self.standardise(search_map))
+    def encode_map(self, search_map: Tensor) -> MapFeatures:
+        """search_map: (B, 3, H, W), 0..255."""
+        levels = self.backbone(self.standardise(search_map))
+        return MapFeatures(self.neck(levels), levels[-1])
 
-    def match(self, query: QueryFeatures, levels: list[Tensor]) -> Tensor:
+    def match(self, query: QueryFeatures, search_map: MapFeatures) -> Tensor:
         """Logits of K queries per map; K = queries / maps."""
-        count = query.kernel.shape[0] // levels[0].shape[0]
-        x4, x8, x16 = (share_over_queries(level, count) for level in levels)
-        x16 = self.backbone.mix_search(x16, query.keys)
-        logits: Tensor = self.head(query.kernel, self.neck((x4, x8, x16)))
-        return logits
+        fine: Tensor = self.correlation(query.kernel, search_map.fine)
+        count = query.kernel.shape[0] // search_map.fine.shape[0]
+        coarse = share_over_queries(search_map.coarse, count)
+        context = self.context(self.backbone.mix_search(coarse, query.keys)).float()
+        return fine + _cells_to_nodes(context, fine.shape[-2:])
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
         return self.match(self.encode_query(query), self.encode_map(search_map))
 
 
+def _cells_to_nodes(cells: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear values of a map given at cell centres on a finer lattice that spans the same area from edge to edge."""
+    padded = F.pad(cells, (1, 1, 1, 1), mode="replicate")
+    # Cell centres lie half a cell inside; with one cell of padding, averaging neighbours gives values on cell edges.
+    return F.interpolate(F.avg_pool2d(padded, 2, 1), size=tuple(size), mode="bilinear", align_corners=True)
+
+
 def parameter_count(model: nn.Module) -> int:
     """Trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-if __name__ == "__main__":
-    print(parameter_count(CompactMixFusion()), torch.get_num_threads())

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 def correlate(x: Tensor, z: Tensor) -> Tensor:
     """Correlate maps with queries as kernels, all channels summed, padded by half the kernel.
 
-    x: (B, C, H, W); z: (B * K, C, h, w), K consecutive queries a map. Returns (B * K, 1, H + 1, W + 1) for even
-    kernels, whose nodes lie on cell EDGES: node (r, c) is the score of the query's centre at the corner that cells
-    (r-1, c-1) and (r, c) share. Outside x counts as 0. Done by FFT in float32: on a CPU that is an order of magnitude
-    faster than a grouped convolution from 8x8 up, and the map is transformed once for all its queries.
+    x: (B, C, H, W); z: (B * K, C, h, w), K consecutive queries a map. Returns (B * K, 1, H + 1, W + 1) for
+    even kernels, whose nodes lie on cell EDGES: node (r, c) is the score of the query's centre at the corner
+    that cells (r-1, c-1) and (r, c) share. Outside x counts as 0. Done by FFT in float32: on a CPU that is an
+    order of magnitude faster than a grouped convolution from 8x8 up, and the map is transformed once for all
+    its queries.
     """
     height, width = x.shape[-2:]
     kernel_h, kernel_w = z.shape[-2:]
@@ -49,7 +50,9 @@ class GroupCorrelation(nn.Module):
     mean=True divides by the number of kernel cells, so that one learned scale serves queries of every size.
     """
 
-    def __init__(self, channels: int, projected: int | None = None, scale: float = 3e-5, mean: bool = False) -> None:
+    def __init__(
+        self, channels: int, projected: int | None = None, scale: float = 3e-5, mean: bool = False
+    ) -> None:
         super().__init__()
         projected = projected or channels
         self.project_z = nn.Conv2d(channels, projected, 1)
@@ -76,7 +79,9 @@ class AveragePool(nn.Module):
 
 
 class SoftmaxPool(nn.Module):
-    """Learned weighted mean over the channels: what the published code calls GeM. Starts as the plain mean."""
+    """Learned weighted mean over the channels: what the published code calls GeM. Starts as the plain
+    mean.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,7 +93,9 @@ class SoftmaxPool(nn.Module):
 
 
 class LinearChain(nn.Module):
-    """Linear head: per-pixel linear layers without activations between, as published (its checkpoints need the chain)."""
+    """Linear head: per-pixel linear layers without activations between, as published (its checkpoints need
+    the chain).
+    """
 
     def __init__(self, widths: Sequence[int]) -> None:
         """widths: channels from input to output, for example 128, 64, 16, 1."""

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 class FeaturePyramid(nn.Module):
     """Top-down feature pyramid that returns its finest level only.
 
-    Lateral 1x1 convolutions, nearest upsampling, addition, and one 3x3 convolution on the level that is returned
-    (the published code also smooths the levels it throws away). All convolutions have a bias; no norm, no activation.
+    Lateral 1x1 convolutions, nearest upsampling, addition, and one 3x3 convolution on the level that is
+    returned (the published code also smooths the levels it throws away). All convolutions have a bias; no
+    norm, no activation.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
