@@ -8,6 +8,7 @@ map come at the same ground sample distance.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
