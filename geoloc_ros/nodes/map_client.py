@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map as the localizer sees it: crops by the service get_map."""
+
+from __future__ import annotations
+
+import threading
+
+from rclpy.node import Node
+
+from geoloc_ros.core.maps import CropStatus, MapCrop
+from geoloc_ros.messages import crop_from_response, empty_crop
+from geoloc_ros.srv import GetMap
+
+
+class MapClient:
+    """A MapSource that asks the map server. `crop` blocks, so call it from the worker thread only."""
+
+    def __init__(self, node: Node, timeout_s: float) -> None:
+        self._node = node
+        self._client = node.create_client(GetMap, "get_map")
+        self._timeout_s = timeout_s
+        self._answered = threading.Event()
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+        """The crop, or one of status TIMED_OUT when no answer comes in time."""
+        request = GetMap.Request(
+            latitude_deg=float(lat_deg),
+            longitude_deg=float(lon_deg),
+            size_m=float(size_m),
+            size_px=int(size_px),
+        )
+        if not self._client.service_is_ready():
+            return empty_crop(
+                request,
+                CropStatus.TIMED_OUT,
+                f"no map server answers on {self._client.srv_name}; start map_server or remap get_map",
+            )
+        self._answered = answered = threading.Event()
+        future = self._client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(self._timeout_s) or not future.done() or future.result() is None:
+            self._client.remove_pending_request(future)
+            return empty_crop(
+                request,
+                CropStatus.TIMED_OUT,
+                f"the map server did not answer within {self._timeout_s:g} s; "
+                "raise map_timeout_s or look at the map server's load",
+            )
+        return crop_from_response(request, future.result())
+
+    def release(self) -> None:
+        """Let a waiting `crop` return at once, for shutting down."""
+        self._answered.set()
+
+    def close(self) -> None:
+        """Give the client back to the node."""
+        self._node.destroy_client(self._client)

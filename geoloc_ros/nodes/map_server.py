@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node map_server: answers get_map with north-up crops of any raster that GDAL reads."""
+
+from __future__ import annotations
+
+import sys
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.maps import CropStatus, MapCrop, MapLayer, RasterMap
+from geoloc_ros.messages import empty_crop, response_from_crop
+from geoloc_ros.nodes.parameters import declare, value
+from geoloc_ros.srv import GetMap
+
+MAX_CROP_PX = 8192
+"""Side of the largest crop that is served: 200 MB of RGB."""
+
+
+class MapServerNode(Node):
+    """A RasterMap behind a service; of a map that does not open, each answer gives the reason."""
+
+    def __init__(self) -> None:
+        super().__init__("map_server")
+        text = (
+            "raster, or list of rasters with the uppermost first: GeoTIFF, COG, VRT, MBTiles, XYZ folder or "
+            "a GDAL description of WMS, WMTS or XYZ"
+        )
+        declare(self, "map", "", text, either_type=True)
+        declare(self, "cache_mib", 256.0, "limit of the decoded-block cache, MiB", 0.0, 65536.0)
+        declare(self, "timeout_s", 10.0, "how long a crop waits for a source, s", 0.1, 600.0)
+        text = "colour 'R,G,B', 0 to 255, that means no data; empty: only what the files declare"
+        declare(self, "nodata_rgb", "", text)
+        self._map: RasterMap | None = None
+        self._fault = ""
+        self._last_centre_deg: tuple[float, float] | None = None
+        try:
+            self._map = self._open()
+        except GeolocError as error:
+            self._fault = str(error)
+            self.get_logger().error(self._fault)
+        else:
+            south, west, north, east = self._map.bounds_deg
+            self.get_logger().info(f"serving {south:.6f}, {west:.6f} to {north:.6f}, {east:.6f}")
+        self.create_service(GetMap, "get_map", self._on_get_map)
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._map is not None:
+            self._map.close()
+
+    def _open(self) -> RasterMap:
+        paths = value(self, "map")
+        paths = [path for path in ([paths] if isinstance(paths, str) else paths) if path]
+        if not paths:
+            raise GeolocError("no map is set; start with -p map:=FILE")
+        nodata_rgb = _colour(value(self, "nodata_rgb"))
+        layers = [MapLayer(path, -place, nodata_rgb) for place, path in enumerate(paths)]
+        return RasterMap(layers, value(self, "cache_mib"), value(self, "timeout_s"))
+
+    def _on_get_map(self, request: GetMap.Request, response: GetMap.Response) -> GetMap.Response:
+        return response_from_crop(self._crop(request), response)
+
+    def _crop(self, request: GetMap.Request) -> MapCrop:
+        if self._map is None:
+            return empty_crop(request, CropStatus.UNREADABLE, self._fault)
+        try:
+            if not 1 <= request.size_px <= MAX_CROP_PX:
+                raise GeolocError(f"crop of {request.size_px} px; ask for 1 to {MAX_CROP_PX}")
+            crop = self._map.crop(
+                request.latitude_deg, request.longitude_deg, request.size_m, request.size_px
+            )
+        except GeolocError as error:
+            return empty_crop(request, CropStatus.UNREADABLE, str(error))
+        self._prefetch(request)
+        return crop
+
+    def _prefetch(self, request: GetMap.Request) -> None:
+        """Decode the blocks of the next crop, should the track go on as it went."""
+        centre_deg = (request.latitude_deg, request.longitude_deg)
+        if self._last_centre_deg is not None and self._map is not None:
+            lat_deg, lon_deg = (
+                2 * now - old for now, old in zip(centre_deg, self._last_centre_deg, strict=True)
+            )
+            self._map.prefetch(lat_deg, lon_deg, request.size_m, request.size_px)
+        self._last_centre_deg = centre_deg
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    """'R,G,B' as numbers, None for an empty text."""
+    if not text:
+        return None
+    try:
+        red, green, blue = (int(part) for part in text.split(","))
+    except ValueError:
+        raise GeolocError(f"nodata_rgb is '{text}'; give three numbers 0 to 255, such as 0,0,0") from None
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise GeolocError(f"nodata_rgb is '{text}'; each number must be 0 to 255")
+    return red, green, blue
+
+
+def main() -> int:
+    """Run the node until it is interrupted."""
+    rclpy.init()
+    node = MapServerNode()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
