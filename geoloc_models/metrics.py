@@ -50,8 +50,8 @@ def relative_distance_scores(
 ) -> Floats:
     """RDS of each sample, (N,) in 0..1, from (N, 2) map pixels (x, y) and the map's (width, height).
 
-    exp(-10 sqrt(((dx/w)^2 + (dy/h)^2) / 2)). The published evaluation cuts labels to whole pixels, which is the
-    default here; `truncate_label=False` scores the exact label. A NaN prediction scores 0.
+    exp(-10 sqrt(((dx/w)^2 + (dy/h)^2) / 2)). The published evaluation cuts labels to whole pixels, which is
+    the default here; `truncate_label=False` scores the exact label. A NaN prediction scores 0.
     """
     predicted = np.asarray(predicted_px, dtype=np.float64).reshape(-1, 2)
     label = np.asarray(label_px, dtype=np.float64).reshape(-1, 2)
@@ -83,8 +83,8 @@ def sdm(lat_a_deg: ArrayLike, lon_a_deg: ArrayLike, lat_b_deg: ArrayLike, lon_b_
 def nees(errors_m: ArrayLike, covariances_m2: ArrayLike) -> Floats:
     """Normalised estimation error squared e' P^-1 e, (N,), of (N, 2) errors and (N, 2, 2) covariances.
 
-    An honest 2-D covariance has a mean NEES of 2. A covariance that cannot be inverted gives infinity: it claims
-    certainty in some direction. NaN errors stay NaN.
+    An honest 2-D covariance has a mean NEES of 2. A covariance that cannot be inverted gives infinity: it
+    claims certainty in some direction. NaN errors stay NaN.
     """
     errors = np.asarray(errors_m, dtype=np.float64).reshape(-1, 2)
     covariances = np.asarray(covariances_m2, dtype=np.float64).reshape(-1, 2, 2)
@@ -100,7 +100,7 @@ def nees(errors_m: ArrayLike, covariances_m2: ArrayLike) -> Floats:
 
 
 def sigma_coverage(nees_values: ArrayLike, sigma: float = 2.0) -> float:
-    """Share of truths inside the `sigma` ellipse (NEES <= sigma^2); a Gaussian in 2-D has 0.865 at 2 sigma."""
+    """Share of truths inside the `sigma` ellipse (NEES <= sigma^2); in 2-D a Gaussian has 0.865 at 2."""
     values = np.asarray(nees_values, dtype=np.float64).ravel()
     return float(np.mean(values <= sigma**2)) if values.size else float("nan")
 

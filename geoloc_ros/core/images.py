@@ -18,7 +18,7 @@ from geoloc_models.errors import GeolocError
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one encoding lies in memory: channels per pixel, bytes per channel, OpenCV's way to RGB (None: as is)."""
+    """One encoding in memory: channels a pixel, bytes a channel, OpenCV's way to RGB (None: as is)."""
 
     channels: int
     depth: int
