@@ -62,6 +62,7 @@ class Frame:
     camera: CameraModel
     truth: Truth | None = None
     problem: str = ""
+    velocity_enu_m_s: tuple[float, float] | None = None  # east, north, from odometry (VIO)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,14 @@ class Flight:
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[index] for index in range(len(self)))
+
+    def stamp_s(self, index: int) -> float:
+        """A frame's time without reading its picture."""
+        return self._rows[index].stamp_s
+
+    def truth(self, index: int) -> Truth:
+        """A frame's true place without reading its picture."""
+        return self._rows[index].truth
 
     def encoded(self, index: int) -> bytes:
         """The picture file's own bytes, for a player that sends it on compressed."""

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference by PyTorch: pictures in, heatmap out."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from geoloc_models.drl.compact import CompactMixFusion
+from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
+from geoloc_models.errors import GeolocError
+from geoloc_models.weights import load_weights
+
+
+class TorchEngine:
+    """One network on one device.
+
+    query_px: side of the query it expects; map_multiple_px: search maps of such sides need no padding;
+    gsd_range_m: ground sample distances it was trained for.
+    """
+
+    def __init__(self, weights: str | Path = "default", device: str = "auto", threads: int | None = None) -> None:
+        """device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"...; threads: of the CPU, None as it is.
+
+        GeolocError: weights unknown, damaged or unfit; device not there.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise GeolocError(f"device {device!r} is not there: PyTorch sees no GPU; use 'cpu' or 'auto'")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            self._device = torch.device(device)
+        except RuntimeError as error:
+            raise GeolocError(f"unknown device {device!r}: use 'auto', 'cpu' or 'cuda'") from error
+        loaded = load_weights(weights)
+        assert isinstance(loaded.model, CompactMixFusion)
+        self._model = loaded.model.to(self._device, memory_format=torch.channels_last)
+        self._temperature = loaded.info.temperature
+        # bfloat16 only pays where the processor has matrix units for it; elsewhere it is emulated.
+        self._half = self._device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        self.weights_id = loaded.id
+        self.device = str(self._device)
+        self.query_px = loaded.info.query_px
+        self.map_multiple_px = CompactMixFusion.multiple_px
+        self.gsd_range_m = (loaded.info.gsd_min_m, loaded.info.gsd_max_m)
+
+    @torch.inference_mode()
+    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
+        """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
+
+        GeolocError: other shapes or types, or a map smaller than the query.
+        """
+        for name, image in (("query", query), ("search map", search_map)):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise GeolocError(f"{name} is {image.shape} {image.dtype}: expected (height, width, 3) uint8 RGB")
+        if search_map.shape[0] < query.shape[0] or search_map.shape[1] < query.shape[1]:
+            raise GeolocError(f"search map {search_map.shape[:2]} px is smaller than the query {query.shape[:2]} px: ask for a larger crop")
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
+            logits = self._model(self._tensor(query), self._tensor(search_map))[0, 0].float().cpu().numpy()
+        stride = CompactMixFusion.stride_px
+        # Nodes over the padding are no places.
+        inside = logits[: search_map.shape[0] // stride + 1, : search_map.shape[1] // stride + 1]
+        return heatmap_from_logits(inside, float(stride), self._temperature)
+
+    def _tensor(self, image: np.ndarray) -> torch.Tensor:
+        """(1, 3, H, W) float32 on the device, padded with the mean colour to sides the network takes."""
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float()
+        down, right = (-side % self.map_multiple_px for side in image.shape[:2])
+        if down or right:
+            mean = tensor.mean((-2, -1), keepdim=True)
+            tensor = F.pad(tensor - mean, (0, right, 0, down)) + mean
+        return tensor

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that ship: found by name, checked by SHA-256, never loaded half.
+
+A weights file is safetensors (fp16) whose metadata says which network it is and how to use it. The names and digests
+of those that ship stand in `geoloc_models/weights/index.json`, each with a model card beside it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from geoloc_models.drl.compact import CompactMixFusion
+from geoloc_models.errors import GeolocError
+
+FOLDER = Path(__file__).parent / "weights"
+NETWORKS: dict[str, type[nn.Module]] = {"mix_compact": CompactMixFusion}
+"""Networks that an engine can run, by the name that weights files carry."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """How to use a network: stored as metadata of its file.
+
+    network: a key of NETWORKS; query_px: side of the query; gsd_min_m, gsd_max_m: ground sample distances it was
+    trained for; temperature: divides the logits so that the posterior is calibrated.
+    """
+
+    network: str
+    query_px: int
+    gsd_min_m: float
+    gsd_max_m: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A network in evaluation mode, how to use it, and `id`: its name and the start of its digest."""
+
+    model: nn.Module
+    info: WeightsInfo
+    id: str
+
+
+def shipped() -> dict[str, dict[str, str]]:
+    """Name -> {"file", "sha256"} of the weights in this package; "default" is one of the names."""
+    index = FOLDER / "index.json"
+    if not index.is_file():
+        raise GeolocError(f"{index} is missing: the package is incomplete, install it again")
+    loaded: dict[str, dict[str, str]] = json.loads(index.read_text())
+    return loaded
+
+
+def load_weights(weights: str | Path = "default") -> LoadedWeights:
+    """Load weights that ship, by name, or any weights file, by path. GeolocError when unknown, damaged or unfit."""
+    names = shipped()
+    if str(weights) in names:
+        entry = names[str(weights)]
+        path, expected = FOLDER / entry["file"], entry["sha256"]
+    else:
+        path, expected = Path(weights), None
+        if not path.is_file():
+            raise GeolocError(f"no weights {str(weights)!r}: give a file, or one of {', '.join(sorted(names))}")
+    digest = sha256(path)
+    if expected is not None and digest != expected:
+        raise GeolocError(
+            f"weights {path} are damaged: SHA-256 is {digest[:12]}…, it must be {expected[:12]}…; install them again"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}
+        info = WeightsInfo(**json.loads(metadata["geoloc"]))
+        model = NETWORKS[info.network]()
+        model.load_state_dict(state, strict=True)
+    except (SafetensorError, OSError) as error:
+        raise GeolocError(f"weights {path} are damaged or no safetensors file ({error}); get them again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise GeolocError(f"weights {path} were not written by `geoloc train` ({error!r}); export them again") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise GeolocError(f"weights {path} do not fit the network {info.network} ({reason})") from error
+    return LoadedWeights(model.eval(), info, f"{path.stem}-{digest[:8]}")
+
+
+def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> str:
+    """Write the network's parameters as fp16 and return the file's SHA-256."""
+    state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, {"geoloc": json.dumps(asdict(info))})
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise GeolocError(f"cannot read weights {path}: {error.strerror}; check the path and its permissions") from error

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From camera frames to positions: rectify, crop the map, match, gate, filter. No ROS here."""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.camera import RectifiedView, footprint_m, nadir_rotation, rectify
+from geoloc_ros.core.flight import Frame
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.maps import CropStatus, MapCrop, MapSource
+from geoloc_ros.core.tracker import Track, Tracker
+
+
+class State(enum.IntEnum):
+    """What the localizer is doing; the numbers are those of msg/LocalizerStatus.msg."""
+
+    UNINITIALIZED = 0
+    RELOCALIZING = 1
+    TRACKING = 2
+    LOST = 3
+
+
+class Engine(Protocol):
+    """Whatever turns a query and a search map into a heatmap: the network, or a baseline."""
+
+    query_px: int
+    map_multiple_px: int
+    gsd_range_m: tuple[float, float]
+
+    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
+        """Both uint8 RGB, north-up, at the same ground sample distance."""
+        ...
+
+
+def _setting(default: Any, description: str) -> Any:
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True)
+class LocalizerSettings:
+    """All thresholds. Each is a parameter of the node under the same name."""
+
+    min_peak: float = _setting(0.5, "least probability mass around the heatmap's peak for a fix, 0..1")
+    min_peak_ratio: float = _setting(3.0, "least ratio of the peak over the second mode for a fix")
+    min_coverage: float = _setting(0.5, "least share of the search map that must hold map data, 0..1")
+    min_view_coverage: float = _setting(0.6, "least share of the rectified view that the camera really saw, 0..1")
+    gate_sigma: float = _setting(4.0, "a fix farther than this from the prediction is refused, standard deviations")
+    confirm_frames: int = _setting(2, "fixes in a row that must agree before a track starts")
+    lost_frames: int = _setting(10, "refused frames in a row after which the track is lost")
+    lost_sigma_m: float = _setting(150.0, "position uncertainty beyond which the track is lost, m (1 sigma)")
+    search_sigma: float = _setting(3.0, "half-width of the search around the prediction, standard deviations")
+    min_search_m: float = _setting(20.0, "least half-width of the search around the prediction, m")
+    max_search_px: int = _setting(768, "largest side of the search map, px; beyond it the ground sample distance grows")
+    sigma_acceleration_m_s2: float = _setting(1.5, "unknown acceleration of the vehicle, m/s^2 (1 sigma)")
+    sigma_speed_m_s: float = _setting(10.0, "unknown speed at a new prior, m/s (1 sigma per axis)")
+    sigma_odometry_m_s: float = _setting(0.5, "error of the odometry's velocity, m/s (1 sigma per axis)")
+    sigma_attitude_deg: float = _setting(1.0, "error of roll and pitch when the IMU gives them, degrees (1 sigma)")
+    sigma_nadir_deg: float = _setting(5.0, "error of roll and pitch when the camera is assumed level, degrees (1 sigma)")
+    sigma_height_share: float = _setting(0.03, "error of the height above ground, share of it (1 sigma)")
+    sigma_map_m: float = _setting(1.0, "error of the map's georeference, m (1 sigma per axis)")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one frame said.
+
+    lat_deg, lon_deg, covariance_enu_m2 (2, 2): the frame's own fix (the vehicle, not the picture's centre), NaN when
+    there is none. `valid` is True only for a fix that passed every gate; `reason` says in words why it did not.
+    filtered: the track after this frame, None without one. latencies_ms: rectify, crop, network, post, total.
+    """
+
+    stamp_s: float
+    state: State
+    valid: bool
+    reason: str
+    lat_deg: float
+    lon_deg: float
+    covariance_enu_m2: np.ndarray
+    filtered: Track | None
+    heatmap: Heatmap | None
+    crop: MapCrop | None
+    view: RectifiedView | None
+    search_size_m: float
+    latencies_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Match:
+    """One frame against one crop: the vehicle's position and its covariance in ENU, m^2, no gate passed yet."""
+
+    lat_deg: float
+    lon_deg: float
+    covariance_enu_m2: np.ndarray
+    heatmap: Heatmap
+    crop: MapCrop
+    view: RectifiedView
+    latencies_ms: dict[str, float]
+
+
+class Refused(Exception):
+    """This frame gives no fix, and why; what was already there comes along for the debug pictures."""
+
+    def __init__(self, reason: str, crop: MapCrop | None = None, view: RectifiedView | None = None) -> None:
+        super().__init__(reason)
+        self.crop, self.view = crop, view
+
+
+def match_frame(
+    frame: Frame,
+    centre: tuple[float, float],
+    half_width_m: float,
+    engine: Engine,
+    map_source: MapSource,
+    settings: LocalizerSettings,
+    whole_views: bool = True,
+) -> Match:
+    """Find a frame in the square of +-half_width_m around `centre` (lat_deg, lon_deg), where the vehicle is expected.
+
+    whole_views: the crop is larger by the view, so that a view centred on the edge of the square still lies on the
+    map; otherwise the square is all there is. Raises Refused with the reason when no position can come of it.
+    """
+    stages: dict[str, float] = {}
+    clock = time.perf_counter()
+    view, tilt_sigma = _rectified(frame, engine, half_width_m, settings, whole_views)
+    clock = _lap(stages, "rectify", clock)
+    offset = np.array(view.centre_offset_enu_m)
+    size_px = _search_px(half_width_m, view, engine, whole_views)
+    crop = map_source.crop(*_moved(centre, offset), size_px * view.gsd_m, size_px)
+    clock = _lap(stages, "crop", clock)
+    if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
+        raise Refused(f"no map: {crop.text}", crop, view)
+    if crop.coverage < settings.min_coverage:
+        raise Refused(f"the map covers {crop.coverage:.0%} of the search, the limit is {settings.min_coverage:.0%}", crop, view)
+    heatmap = engine.infer(view.image, crop.image)
+    clock = _lap(stages, "network", clock)
+    # The heatmap places the view's centre; the vehicle is where its nadir is.
+    lat_deg, lon_deg = _moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
+    flip = np.diag([1.0, -1.0])  # pixel y points south
+    covariance = flip @ heatmap.covariance_px @ flip * view.gsd_m**2
+    covariance = covariance + _pointing_covariance(frame.height_m, offset, tilt_sigma, settings)
+    _lap(stages, "post", clock)
+    return Match(lat_deg, lon_deg, covariance, heatmap, crop, view, stages)
+
+
+def _rectified(
+    frame: Frame, engine: Engine, half_width_m: float, settings: LocalizerSettings, whole_views: bool
+) -> tuple[RectifiedView, float]:
+    """The north-up view at the ground sample distance that suits camera, network and search; tilt error in radians."""
+    if frame.problem or frame.image is None:
+        raise Refused(frame.problem or "the frame has no picture")
+    if frame.rotation_enu_from_optical is None:
+        rotation, tilt_sigma = nadir_rotation(0.0), math.radians(settings.sigma_nadir_deg)
+    else:
+        rotation, tilt_sigma = frame.rotation_enu_from_optical, math.radians(settings.sigma_attitude_deg)
+    try:
+        finest, coarsest = engine.gsd_range_m
+        gsd_m = footprint_m(frame.camera, rotation, frame.height_m) / engine.query_px
+        gsd_m = float(np.clip(gsd_m, finest, coarsest))
+        searched_px = settings.max_search_px - (engine.query_px if whole_views else 0)
+        gsd_m = max(gsd_m, 2 * half_width_m / searched_px)
+        view = rectify(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.query_px)
+    except GeolocError as error:
+        raise Refused(str(error)) from error
+    if view.coverage < settings.min_view_coverage:
+        raise Refused(
+            f"the camera saw {view.coverage:.0%} of the {engine.query_px * gsd_m:.0f} m view, the limit is "
+            f"{settings.min_view_coverage:.0%}: fly higher or use a wider lens",
+            view=view,
+        )
+    return view, tilt_sigma
+
+
+def _search_px(half_width_m: float, view: RectifiedView, engine: Engine, whole_views: bool) -> int:
+    side_px = 2 * half_width_m / view.gsd_m + (engine.query_px if whole_views else 0)
+    if not whole_views:
+        # The square is given: never larger than asked, never smaller than the query.
+        return max(round(side_px), engine.query_px)
+    return math.ceil(side_px / engine.map_multiple_px) * engine.map_multiple_px
+
+
+def _pointing_covariance(height_m: float, offset_m: np.ndarray, tilt_sigma: float, settings: LocalizerSettings) -> np.ndarray:
+    """What attitude, height and map errors add to the vehicle's position, ENU m^2."""
+    # d(h tan t)/dt = h / cos^2 t; the view's centre lies at h tan t.
+    reach2 = float(offset_m @ offset_m) / height_m**2
+    tilt = (height_m * (1 + reach2) * tilt_sigma) ** 2
+    scale = np.outer(offset_m, offset_m) * settings.sigma_height_share**2
+    return np.eye(2) * (tilt + settings.sigma_map_m**2) + scale
+
+
+def _moved(place: tuple[float, float], offset_enu_m: np.ndarray) -> tuple[float, float]:
+    lat_deg, lon_deg = LocalEnu(*place).to_geodetic(float(offset_enu_m[0]), float(offset_enu_m[1]))
+    return float(lat_deg), float(lon_deg)
+
+
+def _lap(stages: dict[str, float], stage: str, start: float) -> float:
+    now = time.perf_counter()
+    stages[stage] = (now - start) * 1e3
+    return now
+
+
+class Localizer:
+    """Follows a vehicle over a map, one frame at a time."""
+
+    def __init__(self, engine: Engine, map_source: MapSource, settings: LocalizerSettings | None = None) -> None:
+        self._engine = engine
+        self._map = map_source
+        self._settings = settings or LocalizerSettings()
+        self._tracker: Tracker | None = None
+        self._confirmed = 0
+        self._refused = 0
+        self._stamp_s = -math.inf
+        self.state = State.UNINITIALIZED
+
+    def set_prior(self, lat_deg: float, lon_deg: float, radius_m: float, stamp_s: float | None = None) -> None:
+        """Start anew within radius_m (3 sigma) of a place, known at stamp_s (None: at the next frame)."""
+        if not (math.isfinite(radius_m) and radius_m > 0):
+            raise GeolocError(f"radius of the prior is {radius_m} m; it must be positive")
+        s = self._settings
+        self._tracker = Tracker(lat_deg, lon_deg, radius_m / 3, s.sigma_speed_m_s, stamp_s)
+        self._confirmed = self._refused = 0
+        self.state = State.RELOCALIZING
+
+    def process(self, frame: Frame) -> Estimate:
+        """Locate one frame. A bad frame gives an invalid estimate with the reason; nothing is raised."""
+        start = time.perf_counter()
+        if not frame.stamp_s >= self._stamp_s:
+            back_s = self._stamp_s - frame.stamp_s
+            self._tracker, self.state, self._stamp_s = None, State.UNINITIALIZED, -math.inf
+            if math.isfinite(frame.stamp_s):
+                self._stamp_s = frame.stamp_s
+            return self._estimate(frame, f"the clock went back by {back_s:.2f} s: the track is forgotten, set a new prior")
+        self._stamp_s = frame.stamp_s
+        if self._tracker is None:
+            return self._estimate(frame, "no prior yet: set one, or provide a valid gnss")
+        if self.state == State.LOST:
+            return self._estimate(frame, "lost: set a new prior, or provide a valid gnss")
+        match: Match | None = None
+        half_width_m = math.nan
+        try:
+            self._predict(frame)
+            sigma_m = self._tracker.sigma_m
+            half_width_m = max(self._settings.min_search_m, self._settings.search_sigma * sigma_m)
+            match = match_frame(frame, self._tracker.place, half_width_m, self._engine, self._map, self._settings)
+            self._gate(match)
+        except Refused as refused:
+            reason = self._miss(str(refused))
+            crop, view = (match.crop, match.view) if match else (refused.crop, refused.view)
+            return self._estimate(frame, reason, match, half_width_m, start, crop, view)
+        reason = self._accept(match)
+        return self._estimate(frame, reason, match, half_width_m, start, match.crop, match.view)
+
+    def _predict(self, frame: Frame) -> None:
+        assert self._tracker is not None
+        s = self._settings
+        self._tracker.predict(frame.stamp_s, s.sigma_acceleration_m_s2)
+        if frame.velocity_enu_m_s is not None and np.isfinite(frame.velocity_enu_m_s).all():
+            self._tracker.observe_velocity(frame.velocity_enu_m_s, s.sigma_odometry_m_s)
+
+    def _gate(self, match: Match) -> None:
+        """Raise Refused unless the heatmap is clear and agrees with the prediction."""
+        s, heatmap = self._settings, match.heatmap
+        assert self._tracker is not None
+        if heatmap.peak < s.min_peak:
+            raise Refused(f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {s.min_peak:.0%}")
+        if heatmap.peak_ratio < s.min_peak_ratio:
+            raise Refused(f"ambiguous: the second best place is {heatmap.peak_ratio:.1f} times weaker, the limit is {s.min_peak_ratio:g}")
+        distance = math.sqrt(self._tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2))
+        if distance > s.gate_sigma:
+            raise Refused(f"off the track: {distance:.1f} standard deviations from the prediction, the limit is {s.gate_sigma:g}")
+
+    def _accept(self, match: Match) -> str:
+        """Fuse; returns the reason why it is not yet a fix, or nothing."""
+        assert self._tracker is not None
+        self._tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
+        self._confirmed += 1
+        self._refused = 0
+        if self._confirmed < self._settings.confirm_frames:
+            return f"confirming: {self._confirmed} of {self._settings.confirm_frames} fixes in a row agree"
+        self.state = State.TRACKING
+        return ""
+
+    def _miss(self, reason: str) -> str:
+        """Count a refused frame; lose the track when there are too many."""
+        assert self._tracker is not None
+        s = self._settings
+        self._refused += 1
+        if self.state == State.RELOCALIZING:
+            self._confirmed = 0
+        if self._refused >= s.lost_frames or self._tracker.sigma_m > s.lost_sigma_m:
+            self.state = State.LOST
+            reason = f"{reason}; lost after {self._refused} frames without a fix: set a new prior, or provide a valid gnss"
+        return reason
+
+    def _estimate(
+        self,
+        frame: Frame,
+        reason: str,
+        match: Match | None = None,
+        half_width_m: float = math.nan,
+        start: float | None = None,
+        crop: MapCrop | None = None,
+        view: RectifiedView | None = None,
+    ) -> Estimate:
+        latencies = dict(match.latencies_ms) if match else {}
+        latencies["total"] = 0.0 if start is None else (time.perf_counter() - start) * 1e3
+        return Estimate(
+            stamp_s=frame.stamp_s,
+            state=self.state,
+            valid=not reason,
+            reason=reason,
+            lat_deg=match.lat_deg if match else math.nan,
+            lon_deg=match.lon_deg if match else math.nan,
+            covariance_enu_m2=match.covariance_enu_m2 if match else np.full((2, 2), math.nan),
+            filtered=self._tracker.track() if self._tracker is not None and self.state != State.LOST else None,
+            heatmap=match.heatmap if match else None,
+            crop=crop,
+            view=view,
+            search_size_m=2 * half_width_m,
+            latencies_ms=latencies,
+        )
