@@ -64,11 +64,18 @@ class Level:
         return Level(
             width=(self.width + 1) // 2,
             height=(self.height + 1) // 2,
-            crs_from_pixel=self.crs_from_pixel * Affine.scale(2.0),
+            crs_from_pixel=_scaled(self.crs_from_pixel, 2.0, 2.0),
             block_width=self.block_width,
             block_height=self.block_height,
             halved_from=index,
         )
+
+
+def _scaled(transform: Affine, x: float, y: float) -> Affine:
+    """The georeference of pixels x times as wide and y times as high (affine 2 and 3 disagree on `*`)."""
+    return Affine(
+        transform.a * x, transform.b * y, transform.c, transform.d * x, transform.e * y, transform.f
+    )
 
 
 class Layer(ABC):
@@ -161,7 +168,8 @@ class GdalLayer(Layer):
     ) -> None:
         """Open and examine; GeolocError if the file is missing, unreadable, or lacks CRS or georeference."""
         self.name = str(path)
-        self._options = {"GDAL_HTTP_TIMEOUT": timeout_s, "GDAL_HTTP_CONNECTTIMEOUT": timeout_s}
+        seconds = max(1, math.ceil(timeout_s))  # whole ones; zero would mean no limit
+        self._options = {"GDAL_HTTP_TIMEOUT": seconds, "GDAL_HTTP_CONNECTTIMEOUT": seconds}
         self._handles = threading.local()  # GDAL's handles must not be shared between threads
         self._opened: list[Any] = []
         self._opening = threading.Lock()
@@ -217,12 +225,8 @@ class GdalLayer(Layer):
             if not (64 <= block_width <= 1024 and 64 <= block_height <= 1024):
                 # Strips: take squares of our own, and leave strips that overlap two of them to GDAL's cache.
                 block_height = block_width = 512
-            scale = Affine.scale(source.width / handle.width, source.height / handle.height)
-            levels.append(
-                Level(
-                    handle.width, handle.height, source.transform * scale, block_width, block_height, overview
-                )
-            )
+            transform = _scaled(source.transform, source.width / handle.width, source.height / handle.height)
+            levels.append(Level(handle.width, handle.height, transform, block_width, block_height, overview))
         return levels
 
     def read_stored(self, level: Level, row: int, col: int) -> Block:
@@ -381,11 +385,11 @@ class TileFolder(Layer):
         tiles = np.array([key[1:] for key in self._tiles if key[0] == zoom])
         (left, top), (right, bottom) = tiles.min(axis=0), tiles.max(axis=0)
         tile_m = 2 * _WEB_MERCATOR_HALF_M / 2**zoom
-        origin = Affine.translation(left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m)
+        west_m, north_m = left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m
         return Level(
             width=int(right - left + 1) * side_px,
             height=int(bottom - top + 1) * side_px,
-            crs_from_pixel=origin * Affine.scale(tile_m / side_px, -tile_m / side_px),
+            crs_from_pixel=Affine(tile_m / side_px, 0.0, west_m, 0.0, -tile_m / side_px, north_m),
             block_width=side_px,
             block_height=side_px,
             zoom=zoom,

@@ -287,10 +287,15 @@ class RasterMap:
         boxes = []
         for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
             level = layer.levels[0]
-            corners = [(0, 0), (level.width, 0), (level.width, level.height), (0, level.height)]
-            xs, ys = zip(*(level.crs_from_pixel * corner for corner in corners), strict=True)
+            affine = level.crs_from_pixel
+            cols, rows = (
+                np.array([0, level.width, level.width, 0]),
+                np.array([0, 0, level.height, level.height]),
+            )
+            xs = affine.a * cols + affine.b * rows + affine.c
+            ys = affine.d * cols + affine.e * rows + affine.f
             west, south, east, north = to_crs.transform_bounds(
-                min(xs), min(ys), max(xs), max(ys), direction=pyproj.enums.TransformDirection.INVERSE
+                xs.min(), ys.min(), xs.max(), ys.max(), direction=pyproj.enums.TransformDirection.INVERSE
             )
             boxes.append((south, west, north, east))
         array = np.array(boxes)
