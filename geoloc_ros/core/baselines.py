@@ -10,27 +10,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.errors import GeolocError
-
-
-class Engine(Protocol):
-    """What finds a view in a map: a network's engine or a baseline."""
-
-    weights_id: str
-    device: str
-    query_px: int
-    map_multiple_px: int
-    gsd_range_m: tuple[float, float]
-
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """Where the centre of `query` lies in `search_map`; (h, w, 3) uint8 RGB, same metres per pixel."""
-        ...
+from geoloc_models.evaluation import Engine
 
 
 class _Baseline:
