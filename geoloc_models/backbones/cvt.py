@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CvT-13 in the Mix-Fusion form.
 
-Convolutional vision transformer (Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV 2021) with
-the asymmetric mixed attention of DRL (section III-B2). No positional embedding, so any grid is allowed. The module
-names are those of the CvT model zoo, so its checkpoints load.
+Convolutional vision transformer (Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV
+2021) with the asymmetric mixed attention of DRL (section III-B2). No positional embedding, so any grid is
+allowed. The module names are those of the CvT model zoo, so its checkpoints load.
 
-Differences from the classifier: no class token (Mix-Fusion never uses it), no final norm, no head, and batch norms
-whose statistics and affine part are constants.
+Differences from the classifier: no class token (Mix-Fusion never uses it), no final norm, no head, and batch
+norms whose statistics and affine part are constants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from geoloc_models.backbones.mixed_attention import (
     DropPath,
     KeysValues,
-    QueryFeatures,
+    MixBackbone,
     join_heads,
     mixed_attention,
     split_heads,
@@ -80,7 +80,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 class ConvProjection(nn.Module):
-    """Depthwise 3x3 convolution and frozen batch norm: (B, C, h, w) -> (B, n, C); stride 2 gives ceil(h/2) x ceil(w/2)."""
+    """Depthwise 3x3 convolution, frozen batch norm: (B, C, h, w) -> (B, ceil(h/stride) ceil(w/stride), C)."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ConvProjection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Mixed attention with convolutional projections; keys and values come from a grid of half the resolution."""
+    """Mixed attention with convolutional projections; keys and values are taken at half the resolution."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -139,7 +139,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         attended, own = self.attn(to_grid(self.norm1(tokens), grid), context)
         tokens = tokens + self.drop_path(attended)
         return tokens + self.drop_path(self.mlp(self.norm2(tokens))), own
@@ -167,7 +169,9 @@ class CvtStage(nn.Module):
         rates = torch.linspace(0, stage.drop_path, stage.blocks).tolist()
         self.blocks = nn.ModuleList(Block(stage.channels, stage.heads, rate) for rate in rates)
 
-    def forward(self, image: Tensor, context: tuple[KeysValues, ...] | None) -> tuple[Tensor, list[KeysValues]]:
+    def forward(
+        self, image: Tensor, context: tuple[KeysValues, ...] | None
+    ) -> tuple[Tensor, list[KeysValues]]:
         tokens, grid = self.patch_embed(image)
         keys_values = []
         for index, block in enumerate(self.blocks):
@@ -176,11 +180,11 @@ class CvtStage(nn.Module):
         return to_grid(tokens, grid), keys_values
 
 
-class CvtMix(nn.Module):
+class CvtMix(MixBackbone):
     """One-stream CvT for a query view z and a search map x.
 
-    Images are (B, 3, H, W), RGB in 0..1, of any size from 16 px; z and x may differ in size. A pyramid holds the raw
-    outputs of the stages, for CvT-13 (B, 64, H/4, W/4), (B, 192, H/8, W/8), (B, 384, H/16, W/16).
+    Images are (B, 3, H, W), RGB in 0..1, of any size from 16 px; z and x may differ in size. A pyramid holds
+    the raw outputs of the stages, for CvT-13 (B, 64, H/4, W/4), (B, 192, H/8, W/8), (B, 384, H/16, W/16).
     """
 
     def __init__(self, stages: tuple[Stage, ...] = CVT13) -> None:
@@ -191,7 +195,7 @@ class CvtMix(nn.Module):
             self.add_module(f"stage{index}", CvtStage(in_channels, stage))
         self.apply(_initialise)
 
-    def _run(
+    def run(
         self, image: Tensor, context: tuple[KeysValues, ...] | None
     ) -> tuple[tuple[Tensor, ...], tuple[KeysValues, ...]]:
         pyramid: list[Tensor] = []
@@ -204,19 +208,6 @@ class CvtMix(nn.Module):
             keys_values += own
         return tuple(pyramid), tuple(keys_values)
 
-    def encode_query(self, z: Tensor) -> QueryFeatures:
-        """Everything any search map needs of the view z (B, 3, H, W)."""
-        return QueryFeatures(*self._run(z, None))
-
-    def forward_map(self, query: QueryFeatures, x: Tensor) -> tuple[Tensor, ...]:
-        """The pyramid of the map x (B, 3, H, W) given a view of the same batch size."""
-        return self._run(x, query.keys_values)[0]
-
-    def forward(self, z: Tensor, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Pyramids of z and x."""
-        query = self.encode_query(z)
-        return query.pyramid, self.forward_map(query, x)
-
 
 def _initialise(module: nn.Module) -> None:
     """Linear layers as in the paper's code; convolutions and norms keep PyTorch's defaults."""
@@ -228,8 +219,8 @@ def _initialise(module: nn.Module) -> None:
 def load_cvt_zoo(backbone: CvtMix, state: Mapping[str, Tensor]) -> None:
     """Load an image-classification checkpoint of the CvT model zoo.
 
-    The class token, the final norm, the classifier and the batch counters have no place here and are ignored; all
-    else must fit exactly, else GeolocError.
+    The class token, the final norm, the classifier and the batch counters have no place here and are ignored;
+    all else must fit exactly, else GeolocError.
     """
     ignored = ("norm.", "head.")
     wanted = {
@@ -244,5 +235,7 @@ def load_cvt_zoo(backbone: CvtMix, state: Mapping[str, Tensor]) -> None:
     for words, keys in (("lacks", missing), ("has an unknown", unknown), ("has a wrong shape for", misfits)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise GeolocError(f"The CvT checkpoint {words} {keys[0]}{more}: give a CvT-13 file of the CvT model zoo.")
+            raise GeolocError(
+                f"The CvT checkpoint {words} {keys[0]}{more}: give a CvT-13 file of the CvT model zoo."
+            )
     backbone.load_state_dict(wanted)

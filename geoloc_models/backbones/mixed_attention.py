@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asymmetric mixed attention (DRL paper, section III-B2), shared by all Mix-Fusion backbones.
 
-The query view z attends to itself only; the search map x attends to the concatenation of z and x. So nothing of
-z depends on x: all that x needs of z are its keys and values, which one encoding of the view yields for any
-number of maps, exactly.
+The query view z attends to itself only; the search map x attends to the concatenation of z and x. So nothing
+of z depends on x: all that x needs of z are its keys and values, which one encoding of the view yields for
+any number of maps, exactly.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,21 +41,38 @@ class QueryFeatures:
         )
 
 
-class MixBackbone(Protocol):
-    """A one-stream backbone; images are RGB in 0..1, pyramids finest first."""
+class MixBackbone(nn.Module, ABC):
+    """A one-stream backbone; images are (B, 3, H, W), RGB in 0..1, z and x may differ in size, pyramids come
+    finest first with `channels` channels.
+    """
 
     channels: tuple[int, ...]
 
-    def encode_query(self, z: Tensor) -> QueryFeatures: ...
+    @abstractmethod
+    def run(
+        self, image: Tensor, context: tuple[KeysValues, ...] | None
+    ) -> tuple[tuple[Tensor, ...], tuple[KeysValues, ...]]:
+        """Pyramid of one image and its own keys and values; context: those of the query view, for a map."""
 
-    def forward_map(self, query: QueryFeatures, x: Tensor) -> tuple[Tensor, ...]: ...
+    def encode_query(self, z: Tensor) -> QueryFeatures:
+        """Everything any search map needs of the view z."""
+        return QueryFeatures(*self.run(z, None))
+
+    def forward_map(self, query: QueryFeatures, x: Tensor) -> tuple[Tensor, ...]:
+        """The pyramid of the map x given a view of the same batch size."""
+        return self.run(x, query.keys_values)[0]
+
+    def forward(self, z: Tensor, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Pyramids of z and x."""
+        query = self.encode_query(z)
+        return query.pyramid, self.forward_map(query, x)
 
 
 def mixed_attention(queries: Tensor, own: KeysValues, context: KeysValues | None, scale: float) -> Tensor:
     """Attend to the context's and one's own tokens.
 
-    queries: (B, heads, n, d); own: keys and values (B, heads, m, d) of the same image; context: those of the query
-    view, or None while the query view itself is encoded. Returns (B, heads, n, d).
+    queries: (B, heads, n, d); own: keys and values (B, heads, m, d) of the same image; context: those of the
+    query view, or None while the query view itself is encoded. Returns (B, heads, n, d).
     """
     keys, values = own
     if context is not None:

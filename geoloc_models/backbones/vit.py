@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT-S/14 in the Mix-Fusion form, started from DINOv2.
 
-A plain vision transformer (Dosovitskiy et al., ICLR 2021) with the layer scale and the weights of DINOv2 (Oquab et al.,
-TMLR 2024; Apache-2.0), whose self-attention is replaced by the asymmetric mixed attention of DRL (section III-B2). That
-adds no parameter, so the checkpoint loads strictly; module names are timm's.
+A plain vision transformer (Dosovitskiy et al., ICLR 2021) with the layer scale and the weights of DINOv2
+(Oquab et al., TMLR 2024; Apache-2.0), whose self-attention is replaced by the asymmetric mixed attention of
+DRL (section III-B2). That adds no parameter, so the checkpoint loads strictly; module names are timm's.
 
-Both images bring their own class token and their own resampled positions, as DINOv2 was trained: each image alone is
-exactly DINOv2. The map attends to the query's class token too; class tokens are dropped at the output.
+Both images bring their own class token and their own resampled positions, as DINOv2 was trained: each image
+alone is exactly DINOv2. The map attends to the query's class token too; class tokens are dropped at the
+output.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from geoloc_models.backbones.mixed_attention import (
     KeysValues,
-    QueryFeatures,
+    MixBackbone,
     join_heads,
     mixed_attention,
     split_heads,
@@ -35,7 +36,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class VitShape:
-    """Sizes of a vision transformer; position_grid is the side, in patches, of its learned square of positions."""
+    """Sizes of a vision transformer; position_grid: side in patches of its learned square of positions."""
 
     channels: int
     blocks: int
@@ -117,12 +118,12 @@ class PatchEmbedding(nn.Module):
         return self.proj(image)
 
 
-class VitMix(nn.Module):
+class VitMix(MixBackbone):
     """One-stream ViT for a query view z and a search map x.
 
-    Images are (B, 3, H, W), RGB in 0..1; sides are multiples of the patch, grids need not be square, z and x may differ
-    in size. The ImageNet standardisation that the weights expect happens inside. A pyramid has the one level
-    (B, C, H / patch, W / patch), after the final norm.
+    Images are (B, 3, H, W), RGB in 0..1; sides are multiples of the patch, grids need not be square, z and x
+    may differ in size. The ImageNet standardisation that the weights expect happens inside. A pyramid has the
+    one level (B, C, H / patch, W / patch), after the final norm.
     """
 
     mean: Tensor
@@ -144,14 +145,14 @@ class VitMix(nn.Module):
         self.apply(_initialise)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embedding (1, 1 + h * w, C) of a grid (h, w): bicubic with antialiasing, the class token's own first."""
+        """Positions (1, 1 + h * w, C) of a grid (h, w), the class token's first; bicubic, antialiased."""
         if grid == (self.position_grid, self.position_grid):
             return self.pos_embed
         learned = to_grid(self.pos_embed[:, 1:], (self.position_grid, self.position_grid))
         resampled = functional.interpolate(learned, size=grid, mode="bicubic", antialias=True)
         return torch.cat((self.pos_embed[:, :1], to_tokens(resampled)), dim=1)
 
-    def _run(
+    def run(
         self, image: Tensor, context: tuple[KeysValues, ...] | None
     ) -> tuple[tuple[Tensor, ...], tuple[KeysValues, ...]]:
         height, width = image.shape[-2:]
@@ -170,19 +171,6 @@ class VitMix(nn.Module):
             keys_values.append(own)
         return (to_grid(self.norm(tokens)[:, 1:], grid),), tuple(keys_values)
 
-    def encode_query(self, z: Tensor) -> QueryFeatures:
-        """Everything any search map needs of the view z (B, 3, H, W)."""
-        return QueryFeatures(*self._run(z, None))
-
-    def forward_map(self, query: QueryFeatures, x: Tensor) -> tuple[Tensor, ...]:
-        """The pyramid of the map x (B, 3, H, W) given a view of the same batch size."""
-        return self._run(x, query.keys_values)[0]
-
-    def forward(self, z: Tensor, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Pyramids of z and x."""
-        query = self.encode_query(z)
-        return query.pyramid, self.forward_map(query, x)
-
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
@@ -191,9 +179,11 @@ def _initialise(module: nn.Module) -> None:
 
 
 def load_dinov2(backbone: VitMix, state: Mapping[str, Tensor]) -> None:
-    """Load a DINOv2 checkpoint with timm's names, of any float type, strictly; GeolocError where it does not fit."""
+    """Load a DINOv2 checkpoint with timm's names, of any float type; GeolocError unless all of it fits."""
     try:
         backbone.load_state_dict(dict(state))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise GeolocError(f"Not DINOv2 weights of this shape: {first} Give the vit_small_patch14_dinov2 file.") from error
+        raise GeolocError(
+            f"Not DINOv2 weights of this shape: {first} Give the vit_small_patch14_dinov2 file."
+        ) from error

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from geoloc_models.errors import GeolocError
@@ -33,7 +34,7 @@ def random_scale(low_px: int = 512, high_px: int = 1000) -> ScaleSampler:
 
 
 def fixed_scales(*sides_px: int) -> ScaleSampler:
-    """One of the given sides; with a single one the crop has always this size (table VI, single and multiple scale)."""
+    """One of the given sides, px (table VI: single scale, multiple scale)."""
 
     def draw(rng: np.random.Generator) -> int:
         return int(rng.choice(sides_px))
@@ -45,35 +46,43 @@ class RandomScaleCrop:
     """Crop a search map from a square picture (L, L, 3) uint8 whose exact centre is the target."""
 
     def __init__(self, scale: ScaleSampler | None = None, centre_coverage: float = 0.85) -> None:
-        """scale: sides of the crops, px (default: `random_scale()`). centre_coverage: C, the share of the crop's side
-        over which the target is spread; below 1, so that the target is always inside."""
+        """scale: sides of the crops, px (default: `random_scale()`). centre_coverage: C, the share of the
+        crop's side over which the target is spread; below 1, so that the target is always inside.
+        """
         if not 0.0 <= centre_coverage < 1.0:
-            raise GeolocError(f"A centre coverage of {centre_coverage} loses the target: give one from 0 to below 1.")
+            raise GeolocError(
+                f"A centre coverage of {centre_coverage} loses the target: give one from 0 to below 1."
+            )
         self.scale = scale or random_scale()
         self.centre_coverage = centre_coverage
 
     def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> ScaleCrop:
         """Parts outside the picture get the mean colour of the part inside."""
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1]:
-            raise GeolocError(f"A picture of shape {picture.shape} has no target at its centre: give a square one.")
+            raise GeolocError(
+                f"A picture of shape {picture.shape} has no target at its centre: give a square one."
+            )
         side_px = self.scale(rng)
         middle = picture.shape[0] / 2
         spread = self.centre_coverage / 2 * side_px
-        centre = rng.integers(int(middle - spread), max(int(middle + spread), int(middle - spread) + 1), size=2)
+        low, high = int(middle - spread), int(middle + spread)
+        centre = rng.integers(low, max(high, low + 1), size=2)
         top, left = (int(c) - side_px // 2 for c in centre)
         image = crop_with_mean_fill(picture, top, left, side_px)
         return ScaleCrop(image, ((middle - top) / side_px, (middle - left) / side_px))
 
 
 def crop_with_mean_fill(picture: np.ndarray, top: int, left: int, side_px: int) -> np.ndarray:
-    """The (side_px, side_px, 3) window at (top, left); what lies outside gets the mean colour of what lies inside."""
+    """The (side_px, side_px, 3) window at (top, left); what lies outside gets the mean colour of what lies
+    inside.
+    """
     height, width = picture.shape[:2]
     rows = slice(max(top, 0), min(top + side_px, height))
     cols = slice(max(left, 0), min(left + side_px, width))
     valid = picture[rows, cols]
     if valid.shape[:2] == (side_px, side_px):
         return valid.copy()
-    fill = np.rint(valid.reshape(-1, picture.shape[2]).mean(axis=0)).astype(picture.dtype)
+    fill = np.rint(cv2.mean(valid)[: picture.shape[2]]).astype(picture.dtype)
     window = np.broadcast_to(fill, (side_px, side_px, picture.shape[2])).copy()
     window[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = valid
     return window

@@ -27,7 +27,7 @@ def correlate(x: Tensor, z: Tensor) -> Tensor:
     scores = torch.fft.irfft2(spectrum, s=size).flatten(0, 1)[:, None]
     rows = height + 2 * pad_h - kernel_h + 1
     cols = width + 2 * pad_w - kernel_w + 1
-    # Shift k of the circular correlation sits at index k mod size: roll the negative ones (padding) to the front.
+    # Shift k of the circular correlation sits at index k mod size: roll the negative ones to the front.
     return torch.roll(scores, (pad_h, pad_w), (-2, -1))[..., :rows, :cols]
 
 
@@ -79,9 +79,7 @@ class AveragePool(nn.Module):
 
 
 class SoftmaxPool(nn.Module):
-    """Learned weighted mean over the channels: what the published code calls GeM. Starts as the plain
-    mean.
-    """
+    """Learned weighted mean over the channels, at first the plain one: what the published code calls GeM."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -93,9 +91,7 @@ class SoftmaxPool(nn.Module):
 
 
 class LinearChain(nn.Module):
-    """Linear head: per-pixel linear layers without activations between, as published (its checkpoints need
-    the chain).
-    """
+    """Linear head: per-pixel linear layers with no activation between, kept apart for the sake of checkpoints."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         """widths: channels from input to output, for example 128, 64, 16, 1."""

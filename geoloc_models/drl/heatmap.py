@@ -70,7 +70,10 @@ def heatmap_from_logits(logits: np.ndarray, stride_px: float, temperature: float
     dx, dy = cols - x, rows - y
     # A twelfth of a node squared: the posterior is only known at the nodes.
     moments = np.array(
-        [[(window * dx * dx).sum(), (window * dx * dy).sum()], [(window * dx * dy).sum(), (window * dy * dy).sum()]]
+        [
+            [(window * dx * dx).sum(), (window * dx * dy).sum()],
+            [(window * dx * dy).sum(), (window * dy * dy).sum()],
+        ]
     )
     covariance = (moments / mass + np.eye(2) / 12) * stride_px**2
     others = smooth.copy()
@@ -82,6 +85,21 @@ def heatmap_from_logits(logits: np.ndarray, stride_px: float, temperature: float
     second = others[second_row, second_col]
     ratio = float(smooth[row, col] / second) if second > 0 else float("inf")
     return Heatmap(probability, stride_px, (x * stride_px, y * stride_px), covariance, min(mass, 1.0), ratio)
+
+
+def published_heatmap(logits: np.ndarray, side_cells: int, map_px: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Post-processing as published (spec 4.2), for comparing with the paper's numbers.
+
+    logits: (H, W); side_cells: R of the training. Returns the (map_px, map_px) float32 map of sigmoids under
+    the Hann window, and the (row, col) of its maximum, the first one in case of ties.
+    """
+    score = 1 / (1 + np.exp(-logits.astype(np.float32)))
+    if side_cells > 1:
+        score = cv2.filter2D(score, -1, hann_kernel(side_cells), borderType=cv2.BORDER_REFLECT_101)
+    if score.shape != (map_px, map_px):
+        score = cv2.resize(score, (map_px, map_px), interpolation=cv2.INTER_LINEAR)
+    row, col = divmod(int(score.argmax()), map_px)
+    return score, (row, col)
 
 
 def _window(array: np.ndarray, row: int, col: int, reach: int) -> tuple[np.ndarray, int, int]:

@@ -9,7 +9,8 @@ from geoloc_models.errors import GeolocError
 
 
 def spatial_cross_entropy(logits: Tensor, target_rc: Tensor, sigma_nodes: float) -> Tensor:
-    """Cross-entropy of the softmax over the whole map against a Gaussian around the true position; mean over the batch.
+    """Cross-entropy of the softmax over the whole map against a Gaussian around the true position; mean over
+    the batch.
 
     logits: (B, 1, H, W); target_rc: (B, 2) true (row, col) in node coordinates; sigma_nodes: spread in nodes.
     """
@@ -25,8 +26,9 @@ def spatial_cross_entropy(logits: Tensor, target_rc: Tensor, sigma_nodes: float)
 def positive_cells(target: Tensor, height: int, width: int, side_cells: int) -> Tensor:
     """The square of `side_cells` around each target, cut off at the border (spec 3.1; fig. 5).
 
-    target: (B, 2) true (row, col) as fractions 0..1 of the map's sides. An odd square is centred on the cell nearest to
-    the target, an even one on the target itself, so that side 2 is its four neighbours. Returns (B, 1, height, width) bool.
+    target: (B, 2) true (row, col) as fractions 0..1 of the map's sides. An odd square is centred on the cell
+    nearest to the target, an even one on the target itself, so that side 2 is its four neighbours. Returns
+    (B, 1, height, width) bool.
     """
     cells = target.double() * target.new_tensor([height - 1, width - 1]).double()
     half = side_cells // 2
@@ -43,8 +45,9 @@ def weighted_balance_loss(
 ) -> Tensor:
     """Weighted balance loss (WBL, algorithm 1): binary cross-entropy whose cells weigh 1 in all.
 
-    The positives share 1 / (1 + negative_weight) of the weight and the negatives the rest, each evenly, counted over
-    the whole batch and after the cut at the border. logits: (B, 1, H, W); target: (B, 2) as in `positive_cells`.
+    The positives share 1 / (1 + negative_weight) of the weight and the negatives the rest, each evenly,
+    counted over the whole batch and after the cut at the border. logits: (B, 1, H, W); target: (B, 2) as in
+    `positive_cells`.
     """
     height, width = logits.shape[-2:]
     if side_cells >= min(height, width):
@@ -54,6 +57,6 @@ def weighted_balance_loss(
         )
     positive = positive_cells(target, height, width, side_cells)
     cost = functional.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
-    positives = cost[positive].mean()
-    negatives = cost[~positive].mean()
+    positives = (cost * positive).sum() / positive.sum()
+    negatives = (cost * ~positive).sum() / (~positive).sum()
     return (positives + negative_weight * negatives) / (1.0 + negative_weight)

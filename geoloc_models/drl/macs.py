@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply-accumulates of a network, with and without the products inside attention (the paper leaves those out)."""
+"""Multiply-accumulates of a network; the paper counts them without the matrix products of attention."""
 
 import copy
 from dataclasses import dataclass

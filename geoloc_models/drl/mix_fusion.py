@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DRL Mix-Fusion (section III-B2): one backbone fuses view and map, a neck and a head turn the map's pyramid into logits."""
+"""DRL Mix-Fusion (section III-B2): a one-stream backbone fuses view and map; neck and head give logits."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,14 +7,14 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geoloc_models.backbones.mixed_attention import QueryFeatures
+from geoloc_models.backbones.mixed_attention import MixBackbone, QueryFeatures
 from geoloc_models.drl.necks import share_over_queries
 from geoloc_models.errors import GeolocError
 
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """All that any map needs to know of a query view; template is what a correlating head slides over the map."""
+    """All that any map needs of a query view; template: what a correlating head slides over the map."""
 
     features: QueryFeatures
     template: Tensor | None
@@ -23,20 +23,21 @@ class EncodedQuery:
 class MixFusion(nn.Module):
     """Query views (B, 3, h, w) and maps (B, 3, H, W), RGB 0..255 -> logits (B, 1, H_out, W_out).
 
-    Node (r, c) of the logits lies at the fractions r / (H_out - 1), c / (W_out - 1) of the map's sides: the convention
-    of the published labels. K B views on B maps give K B results, and one view on B maps gives B.
+    Node (r, c) of the logits lies at the fractions r / (H_out - 1), c / (W_out - 1) of the map's sides: the
+    convention of the published labels. K B views on B maps give K B results, and one view on B maps gives B.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: MixBackbone,
         neck: nn.Module,
         head: nn.Module,
         query_neck: nn.Module | None = None,
         upsample: Literal["nearest", "bilinear"] | None = None,
     ) -> None:
-        """backbone: a `MixBackbone`. query_neck: for a head that compares with the view itself, head(template, x); without
-        it the head reads the map alone, head(x). upsample: how to enlarge the logits to the map's size, or not at all."""
+        """query_neck: for a head that compares with the view itself, head(template, x); without it the head
+        reads the map alone, head(x). upsample: how to enlarge the logits to the map's size, or not at all.
+        """
         super().__init__()
         self.backbone = backbone
         self.neck = neck
@@ -46,7 +47,7 @@ class MixFusion(nn.Module):
 
     def encode_query(self, z: Tensor) -> EncodedQuery:
         """Encode views once for any number of maps: exact, for no feature of the view depends on the map."""
-        features: QueryFeatures = self.backbone.encode_query(z.float() / 255.0)
+        features = self.backbone.encode_query(z.float() / 255.0)
         template = None if self.query_neck is None else self.query_neck(features.pyramid)
         return EncodedQuery(features, template)
 
@@ -58,7 +59,9 @@ class MixFusion(nn.Module):
             features = features.expand(maps)
             template = None if template is None else template.expand(maps, -1, -1, -1)
         elif views % maps:
-            raise GeolocError(f"{views} query views do not divide among {maps} maps: give as many for each map.")
+            raise GeolocError(
+                f"{views} query views do not divide among {maps} maps: give as many for each map."
+            )
         else:
             x = share_over_queries(x, views // maps)
         pyramid = self.neck(self.backbone.forward_map(features, x.float() / 255.0))

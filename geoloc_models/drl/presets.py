@@ -40,19 +40,24 @@ class MixPreset:
 
 
 PRESETS: dict[str, MixPreset] = {
-    "mix_cvt13_fpn_linear": MixPreset("cvt13", "fpn", "linear", "nearest", 128, 384, 31, 130.0, "paper, table VII, best"),
+    "mix_cvt13_fpn_linear": MixPreset(
+        "cvt13", "fpn", "linear", "nearest", 128, 384, 31, 130.0, "paper, table VII, best"
+    ),
     "mix_cvt13_ccn_avg": MixPreset("cvt13", "ccn", "avg", None, 128, 384, 1, 15.0, "paper, table V"),
     "mix_cvt13_ccn_linear": MixPreset("cvt13", "ccn", "linear", None, 128, 384, 1, 15.0, "paper, table V"),
     "mix_cvt13_ccn_gem": MixPreset("cvt13", "ccn", "gem", None, 128, 384, 1, 15.0, "paper, table V"),
     "mix_cvt13_ccn_gc": MixPreset("cvt13", "ccn", "gc", None, 128, 384, 1, 15.0, "paper, table V"),
-    "mix_vits14_pyramid_gc": MixPreset("vits14", "pyramid", "gc_mean", None, 126, 378, 9, 130.0, "ours, from DINOv2"),
+    "mix_vits14_pyramid_gc": MixPreset(
+        "vits14", "pyramid", "gc_mean", None, 126, 378, 9, 130.0, "ours, from DINOv2"
+    ),
 }
 
 
 def build(name: str, backbone_weights: Path | None = None) -> nn.Module:
-    """The network of a preset, with random weights or its backbone's from a file of the CvT model zoo or of DINOv2.
+    """The network of a preset, with random weights or its backbone's from a file of the CvT model zoo or of
+    DINOv2.
 
-    Every network maps (query, search map), RGB 0..255, to logits. GeolocError for an unknown name or unfit weights.
+    Every network maps (query, search map), RGB 0..255, to logits. GeolocError: unknown name, unfit weights.
     """
     if name == "mix_compact":
         if backbone_weights is not None:
@@ -106,4 +111,6 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except FileNotFoundError as error:
         raise GeolocError(f"No weights at {path}: give a file that exists.") from error
     except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise GeolocError(f"{path} is not a readable weights file ({type(error).__name__}): fetch it again.") from error
+        raise GeolocError(
+            f"{path} is not a readable weights file ({type(error).__name__}): fetch it again."
+        ) from error

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mix-Fusion as a whole and its presets: published cost, exact caching of the query, bad requests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from geoloc_models.backbones.cvt import CvtMix, Stage
+from geoloc_models.drl.heads import GroupCorrelation, LinearChain
+from geoloc_models.drl.losses import spatial_cross_entropy
+from geoloc_models.drl.macs import count_macs
+from geoloc_models.drl.mix_fusion import MixFusion
+from geoloc_models.drl.necks import FeaturePyramid
+from geoloc_models.drl.presets import PRESETS, MixPreset, build
+from geoloc_models.errors import GeolocError
+
+SMALL = (
+    Stage(channels=16, heads=1, blocks=1, kernel=7, stride=4, padding=2),
+    Stage(channels=48, heads=3, blocks=1, kernel=3, stride=2, padding=1),
+)
+CCN, FPN, SMOOTHING = 49_280, 525_056, 147_584
+
+
+def small_network(correlates: bool) -> MixFusion:
+    torch.manual_seed(2)
+    backbone = CvtMix(SMALL)
+    necks = [FeaturePyramid(backbone.channels, 16) for _ in range(2)]
+    if correlates:
+        network = MixFusion(backbone, necks[0], GroupCorrelation(16), query_neck=necks[1])
+    else:
+        network = MixFusion(backbone, necks[0], LinearChain((16, 8, 1)), upsample="nearest")
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    return torch.randint(
+        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "not_built", "table_m"),
+    [
+        # parameters: ours; those the published network has and never uses; spec 2.6, which leaves out norms
+        ("mix_cvt13_ccn_avg", 19_585_600 + CCN, CCN, 19.67),
+        ("mix_cvt13_ccn_gem", 19_585_600 + CCN + 128, CCN, 19.67),
+        ("mix_cvt13_ccn_linear", 19_585_600 + CCN + 10_609, CCN, 19.68),
+        ("mix_cvt13_ccn_gc", 19_585_600 + 2 * CCN + 33_025, 0, 19.70),
+        ("mix_cvt13_fpn_linear", 19_585_600 + FPN - 2 * SMOOTHING + 9_313, FPN + 2 * SMOOTHING, 20.63),
+    ],
+)
+def test_parameters_of_the_published_networks(name: str, own: int, not_built: int, table_m: float) -> None:
+    network = build(name)
+    assert sum(p.numel() for p in network.parameters()) == own
+    norms = sum(p.numel() for m in network.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters())
+    assert round((own - norms + not_built) / 1e6, 2) == table_m
+
+
+@pytest.mark.parametrize(
+    ("name", "without_attention_g", "total_g"),
+    [
+        ("mix_cvt13_ccn_avg", 13.22, 18.14),
+        ("mix_cvt13_ccn_linear", 13.23, 18.14),
+        ("mix_cvt13_ccn_gc", 13.23, 18.15),
+        # The published network also computes the view's pyramid and two levels that nobody reads: 0.64 G.
+        ("mix_cvt13_fpn_linear", 15.44 - 0.64, 20.35 - 0.64),
+    ],
+)
+def test_multiply_accumulates_of_the_published_networks(
+    name: str, without_attention_g: float, total_g: float
+) -> None:
+    preset = PRESETS[name]
+    z, x = (
+        torch.empty(1, 3, preset.query_px, preset.query_px),
+        torch.empty(1, 3, preset.map_px, preset.map_px),
+    )
+    macs = count_macs(build(name), z, x)
+    assert macs.without_attention / 1e9 == pytest.approx(without_attention_g, abs=0.01)
+    assert macs.total / 1e9 == pytest.approx(total_g, abs=0.01)
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    network = small_network(correlates=False)
+    count_macs(network, torch.empty(1, 3, 32, 32), torch.empty(1, 3, 64, 64))
+    assert {p.device.type for p in network.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_give_the_maps_they_promise(name: str) -> None:
+    preset: MixPreset = PRESETS[name]
+    network = build(name).to("meta").eval()
+    z = torch.empty(2, 3, preset.query_px, preset.query_px, device="meta")
+    x = torch.empty(2, 3, preset.map_px, preset.map_px, device="meta")
+    side = network(z, x).shape[-1]
+    expected = {"mix_cvt13_fpn_linear": 384, "mix_cvt13_ccn_gc": 25, "mix_vits14_pyramid_gc": 109}
+    assert side == expected.get(name, 24)
+    # Positives by the stride: about 2 * 16 / stride - 1 cells (spec 3.1).
+    assert preset.positive_cells == pytest.approx(32 * side / preset.map_px - 1, abs=1.01)
+
+
+@pytest.mark.parametrize("correlates", [True, False])
+def test_cached_query_is_exact(correlates: bool) -> None:
+    """Encoded once, a view serves any map with the very numbers of the joint pass; it does not change."""
+    network = small_network(correlates)
+    z, x1, x2 = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48), pictures(1, 3, 48, 72)
+    with torch.no_grad():
+        cached = network.encode_query(z)
+        before = [level.clone() for level in cached.features.pyramid]
+        for x in (x1, x2, x1):
+            assert torch.equal(network.forward_map(cached, x), network(z, x))
+    assert all(torch.equal(a, b) for a, b in zip(before, cached.features.pyramid, strict=True))
+
+
+@pytest.mark.parametrize("correlates", [True, False])
+def test_one_view_on_many_maps_and_many_views_on_one_map(correlates: bool) -> None:
+    network = small_network(correlates)
+    views, maps = pictures(4, 3, 32, 32), pictures(2, 3, 64, 64)
+    with torch.no_grad():
+        one_view = network(views[:1], maps)
+        many_views = network(views, maps)
+        single = [[network(views[i : i + 1], maps[j : j + 1]) for j in range(2)] for i in range(4)]
+    torch.testing.assert_close(one_view, torch.cat((single[0][0], single[0][1])), rtol=1e-4, atol=1e-5)
+    in_order = [single[0][0], single[1][0], single[2][1], single[3][1]]
+    torch.testing.assert_close(many_views, torch.cat(in_order), rtol=1e-4, atol=1e-5)
+    with pytest.raises(GeolocError, match="3 query views"):
+        network(views[:3], maps)
+
+
+def test_permuting_the_map_changes_the_map_only() -> None:
+    """Spec oracle 3."""
+    network = small_network(correlates=True)
+    z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 64)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = network.backbone(z / 255, x / 255), network.backbone(z / 255, x[..., order] / 255)
+        logits, permuted = network(z, x), network(z, x[..., order])
+    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    assert not torch.allclose(first[1][-1], second[1][-1])
+    assert not torch.allclose(logits, permuted)
+
+
+def test_upsampling_repeats_the_logits_of_the_neck() -> None:
+    network = small_network(correlates=False)
+    z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48)
+    with torch.no_grad():
+        full = network(z, x)
+        network.upsample = None
+        coarse = network(z, x)
+        network.upsample = "bilinear"
+        smooth = network(z, x)
+    assert coarse.shape == (1, 1, 16, 12)
+    assert torch.equal(full, coarse.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    # Half-pixel convention: pixel (1, 4), centre (1.5, 4.5), lies above the first row of cells, whose centres are
+    # at 2, and at 5/8 of the way between the first two columns, at 2 and 6.
+    expected = coarse[0, 0, 0, 0] * 3 / 8 + coarse[0, 0, 0, 1] * 5 / 8
+    torch.testing.assert_close(smooth[0, 0, 1, 4], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_learns_one_pair() -> None:
+    """A few steps of the loss bring the peak to the target: gradients reach every parameter."""
+    torch.manual_seed(0)
+    network = small_network(correlates=True).train()
+    z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 64)
+    target = torch.tensor([[5.0, 11.0]])
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = spatial_cross_entropy(network(z, x), target, 0.7)
+        loss.backward()
+        optimiser.step()
+    assert all(p.grad is not None for p in network.parameters())
+    with torch.no_grad():
+        row, col = divmod(network.eval()(z, x).argmax().item(), 17)
+    assert abs(row - 5) <= 1
+    assert abs(col - 11) <= 1
+
+
+def test_backbone_weights_are_read_from_files(tmp_path: Path) -> None:
+    source = build("mix_cvt13_ccn_avg")
+    state = source.backbone.state_dict()
+    save_file(state, tmp_path / "cvt.safetensors")
+    torch.save({**state, "stage2.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "cvt.pth")
+    for name in ("cvt.safetensors", "cvt.pth"):
+        loaded = build("mix_cvt13_ccn_avg", tmp_path / name).backbone.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+def test_bad_requests_are_told(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header")
+    torn = tmp_path / "torn.pth"
+    torn.write_bytes(b"PK\x03\x04 half")
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.ones(1)}, other)
+    cases = (
+        ("mix_resnet", None, "mix_resnet"),
+        ("mix_compact", other, "no pretrained backbone"),
+        ("mix_cvt13_ccn_gc", tmp_path / "missing.safetensors", "missing.safetensors"),
+        ("mix_cvt13_ccn_gc", damaged, "not a readable weights file"),
+        ("mix_cvt13_ccn_gc", torn, "not a readable weights file"),
+        ("mix_cvt13_ccn_gc", other, "lacks"),
+        ("mix_vits14_pyramid_gc", other, "DINOv2"),
+    )
+    for name, path, words in cases:
+        with pytest.raises(GeolocError, match=words):
+            build(name, path)
