@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -35,7 +35,8 @@ FLU_FROM_OPTICAL_DOWN = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0,
 class CameraModel:
     """Intrinsics as in sensor_msgs/CameraInfo: size in pixels, K, distortion coefficients and their model.
 
-    Keep one instance per camera: what follows from the lens alone is computed once for each.
+    Equal by value, so that what follows from the lens alone is computed once even if camera_info comes anew
+    with every picture.
     """
 
     width: int
@@ -72,8 +73,18 @@ class CameraModel:
                 f"{self.model} takes {' or '.join(map(str, lengths[-2:]))} distortion coefficients, "
                 f"not {len(distortion)}; check the calibration"
             )
+        matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "distortion", distortion)
+
+    def _values(self) -> tuple[object, ...]:
+        return self.width, self.height, self.matrix.tobytes(), self.distortion, self.model
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CameraModel) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> CameraModel:
@@ -126,9 +137,11 @@ class CameraModel:
         for _ in range(30):
             point *= np.minimum(1.0, self.reach / np.maximum(np.hypot(*point), 1e-12))
             value = np.stack(self._distort(*point))
+            error = goal - value
+            if np.abs(error).max() < 1e-12:
+                break
             by_x = (np.stack(self._distort(point[0] + delta, point[1])) - value) / delta
             by_y = (np.stack(self._distort(point[0], point[1] + delta)) - value) / delta
-            error = goal - value
             determinant = by_x[0] * by_y[1] - by_x[1] * by_y[0]
             determinant[np.abs(determinant) < 1e-9] = 1e-9
             point[0] += (error[0] * by_y[1] - error[1] * by_y[0]) / determinant
@@ -170,38 +183,50 @@ class CameraModel:
         """Whether straight lines come out bent."""
         return any(self.distortion) or self.model == "equidistant"
 
-    @cached_property
+    @property
     def reach(self) -> float:
         """Largest image-plane radius up to which the lens model grows, at most that of 87 degrees off axis.
 
         Beyond it a distortion polynomial turns round and maps far points back into the picture.
         """
-        radius = np.tan(np.linspace(0.0, math.radians(87.0), 1000))
-        along_x, _ = replace(self, distortion=self._radial_only())._distort(radius, np.zeros_like(radius))
-        shrinking = np.flatnonzero(np.diff(along_x) <= 0)
-        return float(radius[shrinking[0]] if shrinking.size else radius[-1])
+        return _reach(self)
 
-    def _radial_only(self) -> tuple[float, ...]:
-        """The coefficients with the tangential ones zero."""
-        if self.model == "equidistant" or not self.distortion:
-            return self.distortion
-        return (*self.distortion[:2], 0.0, 0.0, *self.distortion[4:])
-
-    @cached_property
+    @property
     def border(self) -> np.ndarray:
         """(n, 2) ideal image-plane coordinates of the picture's outline, closed, from the top left."""
-        right, bottom = self.width - 0.5, self.height - 0.5
-        corners = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
-        # A straight edge needs its two ends only; a bent one is followed in 32 steps.
-        steps = 32 if self.bends else 1
-        share = np.arange(steps)[:, None] / steps
-        sides = [a + (b - a) * share for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
-        return self.undistort(np.concatenate([*sides, corners[:1]]))
+        return _border(self)
 
-    @cached_property
+    @property
     def centre(self) -> np.ndarray:
         """(2,) ideal image-plane coordinates of the picture's centre."""
-        return self.undistort(np.array([[(self.width - 1) / 2, (self.height - 1) / 2]]))[0]
+        return _centre(self)
+
+
+@lru_cache(maxsize=16)
+def _reach(camera: CameraModel) -> float:
+    radius = np.tan(np.linspace(0.0, math.radians(87.0), 1000))
+    radial = camera.distortion
+    if camera.model != "equidistant" and radial:
+        radial = (*radial[:2], 0.0, 0.0, *radial[4:])
+    along_x, _ = replace(camera, distortion=radial)._distort(radius, np.zeros_like(radius))
+    shrinking = np.flatnonzero(np.diff(along_x) <= 0)
+    return float(radius[shrinking[0]] if shrinking.size else radius[-1])
+
+
+@lru_cache(maxsize=16)
+def _border(camera: CameraModel) -> np.ndarray:
+    right, bottom = camera.width - 0.5, camera.height - 0.5
+    corners = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+    # A straight edge needs its two ends only; a bent one is followed in 32 steps.
+    steps = 32 if camera.bends else 1
+    share = np.arange(steps)[:, None] / steps
+    sides = [a + (b - a) * share for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
+    return camera.undistort(np.concatenate([*sides, corners[:1]]))
+
+
+@lru_cache(maxsize=16)
+def _centre(camera: CameraModel) -> np.ndarray:
+    return camera.undistort(np.array([[(camera.width - 1) / 2, (camera.height - 1) / 2]]))[0]
 
 
 @dataclass(frozen=True)

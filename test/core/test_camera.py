@@ -247,6 +247,12 @@ def test_camera_file_round_trip(lens: str, tmp_path: Path) -> None:
     )
 
 
+def test_cameras_are_equal_by_value() -> None:
+    assert camera_with("plumb_bob") == camera_with("plumb_bob")
+    assert hash(camera_with("plumb_bob")) == hash(camera_with("plumb_bob"))
+    assert camera_with("plumb_bob") != camera_with("pinhole")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
