@@ -11,10 +11,19 @@ mkdir -p "$log_dir"
 say() { printf '\033[2m[setup]\033[0m %s\n' "$*"; }
 stop() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-# Runs a step with its output in a log file; shows the log's end only if the step fails.
+# Runs a step with its output in a log file and a line now and then; shows the log's end only if the step fails.
 quietly() {
-  local name=$1; shift
-  "$@" >"$log_dir/setup-$name.log" 2>&1 && return
+  local name=$1 seconds=0; shift
+  "$@" >"$log_dir/setup-$name.log" 2>&1 &
+  local job=$!
+  trap "kill $job 2>/dev/null; exit 130" INT TERM
+  while kill -0 $job 2>/dev/null; do
+    sleep 1
+    seconds=$((seconds + 1))
+    [ $((seconds % 30)) -ne 0 ] || say "$name: $seconds s, $(wc -l <"$log_dir/setup-$name.log") lines"
+  done
+  trap - INT TERM
+  wait $job && return
   tail -n 30 "$log_dir/setup-$name.log" >&2
   stop "$name failed; the whole output is in $log_dir/setup-$name.log"
 }
