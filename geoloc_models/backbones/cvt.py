@@ -11,6 +11,7 @@ norms whose statistics and affine part are constants.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -190,6 +191,7 @@ class CvtMix(MixBackbone):
     def __init__(self, stages: tuple[Stage, ...] = CVT13) -> None:
         super().__init__()
         self.channels = tuple(stage.channels for stage in stages)
+        self.multiple_px = math.prod(stage.stride for stage in stages)
         self.depths = tuple(stage.blocks for stage in stages)
         for index, (in_channels, stage) in enumerate(zip((3, *self.channels), stages, strict=False)):
             self.add_module(f"stage{index}", CvtStage(in_channels, stage))

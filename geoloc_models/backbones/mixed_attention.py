@@ -42,11 +42,14 @@ class QueryFeatures:
 
 
 class MixBackbone(nn.Module, ABC):
-    """A one-stream backbone; images are (B, 3, H, W), RGB in 0..1, z and x may differ in size, pyramids come
-    finest first with `channels` channels.
+    """A one-stream backbone; images are (B, 3, H, W), RGB in 0..1, and z and x may differ in size.
+
+    channels: of the levels of a pyramid, finest first. multiple_px: sides that are multiples of it fill every
+    level.
     """
 
     channels: tuple[int, ...]
+    multiple_px: int
 
     @abstractmethod
     def run(

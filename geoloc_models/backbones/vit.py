@@ -131,7 +131,7 @@ class VitMix(MixBackbone):
 
     def __init__(self, shape: VitShape = VITS14) -> None:
         super().__init__()
-        self.patch_px = shape.patch_px
+        self.multiple_px = shape.patch_px
         self.position_grid = shape.position_grid
         self.channels = (shape.channels,)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.channels))
@@ -156,10 +156,10 @@ class VitMix(MixBackbone):
         self, image: Tensor, context: tuple[KeysValues, ...] | None
     ) -> tuple[tuple[Tensor, ...], tuple[KeysValues, ...]]:
         height, width = image.shape[-2:]
-        if height % self.patch_px or width % self.patch_px:
+        if height % self.multiple_px or width % self.multiple_px:
             raise GeolocError(
-                f"An image of {width}x{height} px does not split into {self.patch_px} px patches: "
-                f"give sides that are multiples of {self.patch_px}."
+                f"An image of {width}x{height} px does not split into {self.multiple_px} px patches: "
+                f"give sides that are multiples of {self.multiple_px}."
             )
         patches = self.patch_embed((image - self.mean) / self.std)
         grid = (patches.shape[-2], patches.shape[-1])

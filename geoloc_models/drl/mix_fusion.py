@@ -40,6 +40,7 @@ class MixFusion(nn.Module):
         """
         super().__init__()
         self.backbone = backbone
+        self.multiple_px = backbone.multiple_px
         self.neck = neck
         self.query_neck = query_neck
         self.head = head

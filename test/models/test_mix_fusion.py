@@ -94,6 +94,7 @@ def test_counting_leaves_the_network_as_it_was() -> None:
 def test_presets_give_the_maps_they_promise(name: str) -> None:
     preset: MixPreset = PRESETS[name]
     network = build(name).to("meta").eval()
+    assert preset.query_px % network.multiple_px == preset.map_px % network.multiple_px == 0
     z = torch.empty(2, 3, preset.query_px, preset.query_px, device="meta")
     x = torch.empty(2, 3, preset.map_px, preset.map_px, device="meta")
     side = network(z, x).shape[-1]
