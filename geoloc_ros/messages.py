@@ -54,7 +54,7 @@ def seconds_from_time(stamp: Time) -> float:
 
 
 def time_from_seconds(seconds: float) -> Time:
-    """The nearest Time message at or after the epoch; `seconds_from_time` gives back the same float."""
+    """The nearest Time message at or after the epoch; `seconds_from_time` inverts it in this century."""
     whole = math.floor(max(0.0, seconds))
     # The whole seconds first: their product with 1e9 would only be right to 128 ns.
     carry, nanosec = divmod(round((max(0.0, seconds) - whole) * 1e9), 1_000_000_000)
@@ -91,9 +91,14 @@ def compressed_from_rgb(
         raise GeolocError(f"compressed format '{form}' is not supported; use jpeg or png")
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpeg" else []
     _, data = cv2.imencode(f".{form}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return compressed_from_file(data.tobytes(), stamp, frame_id, form)
+
+
+def compressed_from_file(data: bytes, stamp: Time, frame_id: str, form: str = "jpeg") -> CompressedImage:
+    """A CompressedImage of a picture file's bytes, as they are."""
     message = CompressedImage(format=f"bgr8; {form} compressed bgr8")
     message.header = Header(stamp=stamp, frame_id=frame_id)
-    message.data = array.array("B", data.tobytes())
+    message.data = array.array("B", data)
     return message
 
 
@@ -237,6 +242,25 @@ def no_fix(stamp: Time, frame_id: str) -> NavSatFix:
     return message
 
 
+@dataclass(frozen=True)
+class Motion:
+    """What odometry (VIO) says; its frame must be north-aligned ENU, as MAVROS's local frame is."""
+
+    heading_deg: float  # of the nose, clockwise from north
+    velocity_enu_m_s: tuple[float, float, float]
+
+
+def motion_from_odometry(message: Odometry) -> Motion:
+    """Heading and velocity; GeolocError for an attitude or velocity that is not finite."""
+    q, linear = message.pose.pose.orientation, message.twist.twist.linear
+    rotation = rotation_from_quaternion(q.x, q.y, q.z, q.w)
+    east, north, up = (rotation @ [linear.x, linear.y, linear.z]).tolist()  # twist is in the body frame
+    if not all(map(math.isfinite, (east, north, up))):
+        raise GeolocError("velocity of the odometry is not finite; check the VIO")
+    heading_deg = math.degrees(math.atan2(rotation[0, 0], rotation[1, 0]))
+    return Motion(heading_deg, (east, north, up))
+
+
 def odometry_from_filter(
     position_enu_m: tuple[float, float, float],
     velocity_enu_mps: tuple[float, float],
@@ -369,12 +393,16 @@ def status_from_estimate(
     engine: tuple[str, str],
 ) -> LocalizerStatus:
     """One frame's status. latencies_ms: by stage; counts: (frames, dropped); engine: (weights id, device)."""
+    track = estimate.filtered
     message = LocalizerStatus(state=int(estimate.state), valid=estimate.valid, reason=estimate.reason)
     message.header = Header(stamp=stamp, frame_id=frame_id)
     heatmap = estimate.heatmap
     message.peak = 0.0 if heatmap is None else float(heatmap.peak)
     message.peak_ratio = math.nan if heatmap is None else float(heatmap.peak_ratio)
     message.entropy = math.nan if heatmap is None else float(heatmap.entropy)
+    message.sigma_m = (
+        math.nan if track is None else math.sqrt(np.linalg.eigvalsh(track.covariance[:2, :2])[-1])
+    )
     message.search_size_m = float(estimate.search_size_m)
     message.candidates = 0 if heatmap is None else 1
     for stage in ("decode", "rectify", "crop", "network", "post", "total", "age"):

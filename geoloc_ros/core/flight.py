@@ -63,6 +63,7 @@ class Frame:
     truth: Truth | None = None
     problem: str = ""
     velocity_enu_m_s: tuple[float, float] | None = None  # east, north, from odometry (VIO)
+    heading_deg: float = 0.0  # of the picture's top, clockwise from north; counts without an attitude only
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,21 @@ class LocalEnu:
 
     def to_enu(self, lat_deg: Any, lon_deg: Any) -> tuple[Any, Any]:
         """(east_m, north_m) of one place (floats) or of arrays of places (arrays of the same shape)."""
-        east_m, north_m = self._from_enu.transform(
-            _plain(lon_deg), _plain(lat_deg), direction=_INVERSE
-        )
+        east_m, north_m = self._from_enu.transform(_plain(lon_deg), _plain(lat_deg), direction=_INVERSE)
         return east_m, north_m
 
     def to_geodetic(self, east_m: Any, north_m: Any) -> tuple[Any, Any]:
         """(lat_deg, lon_deg) of one point (floats) or of arrays of points; longitude in [-180, 180]."""
         lon_deg, lat_deg = self._from_enu.transform(_plain(east_m), _plain(north_m))
         return lat_deg, lon_deg
+
+
+def displaced(lat_deg: float, lon_deg: float, distance_m: float, seed: int) -> tuple[float, float]:
+    """(lat_deg, lon_deg) `distance_m` away in a direction that the seed fixes: a prior with a known error."""
+    angle = np.random.default_rng(seed).uniform(0.0, 2.0 * math.pi)
+    east_m, north_m = distance_m * math.cos(angle), distance_m * math.sin(angle)
+    place: tuple[float, float] = LocalEnu(lat_deg, lon_deg).to_geodetic(east_m, north_m)
+    return place
 
 
 def _plain(values: Any) -> Any:

@@ -31,8 +31,14 @@ class Timeline(Generic[Sample]):
         return len(self._stamps)
 
     def add(self, stamp_s: float, sample: Sample) -> None:
-        """Put a sample in its place; one with the stamp of another replaces it."""
+        """Put a sample in its place; one with the stamp of another replaces it.
+
+        One older than the whole span means that the clock went back: the history starts anew with it.
+        """
         with self._arrived:
+            if self._stamps and stamp_s < self._stamps[-1] - self._span_s:
+                self._stamps.clear()
+                self._samples.clear()
             place = bisect.bisect_left(self._stamps, stamp_s)
             if place < len(self._stamps) and self._stamps[place] == stamp_s:
                 self._samples[place] = sample

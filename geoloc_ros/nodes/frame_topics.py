@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topics of a camera drone, for nodes that play or simulate one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, Range
+from std_msgs.msg import Float64
+
+from geoloc_ros import messages
+from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN
+from geoloc_ros.core.flight import Frame
+from geoloc_ros.nodes.frame_inputs import ALTITUDE_TYPES, IMAGE_TRANSPORTS, best_effort
+from geoloc_ros.nodes.parameters import choice, declare, value
+
+# The pose of a flight folder is taken as exact.
+_TRUTH_COVARIANCE_M2 = np.zeros((2, 2))
+
+
+class FrameTopics:
+    """Publishes frames as image, camera_info, imu, altitude and truth, and the time as /clock."""
+
+    def __init__(self, node: Node) -> None:
+        """Declare the parameters and advertise; GeolocError for an impossible one."""
+        text = "raw: image is a sensor_msgs/Image; compressed: it is a sensor_msgs/CompressedImage"
+        declare(node, "image_transport", "raw", text, choices=IMAGE_TRANSPORTS)
+        declare(node, "jpeg_quality", 95, "quality of compressed pictures that are not JPEG yet", 1, 100)
+        text = "float64: altitude is a std_msgs/Float64 (MAVROS rel_alt); range: it is a sensor_msgs/Range"
+        declare(node, "altitude_type", "float64", text, choices=ALTITUDE_TYPES)
+        declare(node, "base_frame", "base_link", "frame_id of imu and truth, the vehicle's body")
+        declare(node, "camera_frame", "camera_optical", "frame_id of image and camera_info")
+        self._compressed = choice(node, "image_transport", IMAGE_TRANSPORTS) == "compressed"
+        self._altitude_type = choice(node, "altitude_type", ALTITUDE_TYPES)
+        self._quality = value(node, "jpeg_quality")
+        self._base_frame, self._camera_frame = value(node, "base_frame"), value(node, "camera_frame")
+        image_type = CompressedImage if self._compressed else Image
+        altitude_type = Float64 if self._altitude_type == "float64" else Range
+        self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._image = node.create_publisher(image_type, "image", best_effort(2))
+        self._info = node.create_publisher(CameraInfo, "camera_info", best_effort(5))
+        self._imu = node.create_publisher(Imu, "imu", best_effort(20))
+        self._altitude = node.create_publisher(altitude_type, "altitude", best_effort(20))
+        self._truth = node.create_publisher(NavSatFix, "truth", best_effort(20))
+
+    @property
+    def heard(self) -> bool:
+        """Whether someone listens to picture, camera and height."""
+        return all(p.get_subscription_count() > 0 for p in (self._image, self._info, self._altitude))
+
+    def publish_clock(self, stamp_s: float) -> None:
+        """Simulated time, s."""
+        self._clock.publish(Clock(clock=messages.time_from_seconds(stamp_s)))
+
+    def publish(self, frame: Frame, file: bytes | None = None) -> None:
+        """One frame; the picture goes last, so that all it needs is there. `file`: the picture's, if any."""
+        stamp = messages.time_from_seconds(frame.stamp_s)
+        self._info.publish(messages.info_from_camera(frame.camera, stamp, self._camera_frame))
+        self._altitude.publish(
+            messages.altitude_from_height(frame.height_m, stamp, self._base_frame, self._altitude_type)
+        )
+        if frame.rotation_enu_from_optical is not None:
+            # The localizer's default mount turns this back into the optical frame's rotation.
+            enu_from_flu = frame.rotation_enu_from_optical @ FLU_FROM_OPTICAL_DOWN.T
+            self._imu.publish(messages.imu_from_rotation(enu_from_flu, stamp, self._base_frame))
+        if frame.truth is not None:
+            place = (frame.truth.lat_deg, frame.truth.lon_deg, math.nan)
+            truth = messages.fix_from_position(*place, _TRUTH_COVARIANCE_M2, 0.0, stamp, self._base_frame)
+            self._truth.publish(truth)
+        if frame.image is not None:
+            self._image.publish(self._picture(frame.image, stamp, file))
+
+    def _picture(self, image: np.ndarray, stamp: Time, file: bytes | None) -> Image | CompressedImage:
+        if not self._compressed:
+            return messages.image_from_rgb(image, stamp, self._camera_frame)
+        if file is not None:
+            form = "jpeg" if file.startswith(b"\xff\xd8") else "png"
+            return messages.compressed_from_file(file, stamp, self._camera_frame, form)
+        return messages.compressed_from_rgb(image, stamp, self._camera_frame, "jpeg", self._quality)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the localizer says: fix, odometry, status, pictures of the heatmap, diagnostics."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from nav_msgs.msg import OccupancyGrid, Odometry
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image, NavSatFix
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros import messages
+from geoloc_ros.core.camera import rotation_from_quaternion
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.localizer import Estimate
+from geoloc_ros.core.overlay import draw_overlay
+from geoloc_ros.msg import LocalizerStatus
+from geoloc_ros.nodes.frame_inputs import Gathered
+from geoloc_ros.nodes.parameters import choice, declare, value
+
+HEATMAP_ENCODINGS = ("mono8", "rgb8")
+
+
+def declare_output_parameters(node: LifecycleNode) -> None:
+    """Frames, altitude and pictures."""
+    declare(node, "base_frame", "base_link", "frame_id of the fix, the vehicle's body")
+    declare(node, "map_frame", "map", "frame_id of odometry and grid: ENU around the datum")
+    text = "latitude and longitude of the map frame's origin, degrees; not a number: the first prior"
+    declare(node, "datum", [math.nan, math.nan], text)
+    text = (
+        "ellipsoidal height of the ground, m; with the height above ground it makes the fix's altitude; not "
+        "a number: learnt from valid gnss, and the altitude is not a number until then"
+    )
+    declare(node, "ground_altitude_m", math.nan, text)
+    declare(node, "altitude_stddev_m", 5.0, "standard deviation of the fix's altitude, m", 0.1, 1000.0)
+    declare(node, "heatmap_encoding", "mono8", "encoding of ~/heatmap", choices=HEATMAP_ENCODINGS)
+
+
+class Outputs:
+    """The publishers of an active localizer, used by the worker thread only."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        """Read the parameters and advertise; GeolocError for an impossible one."""
+        self._node = node
+        choice(node, "heatmap_encoding", HEATMAP_ENCODINGS)
+        self._base_frame, self._map_frame = value(node, "base_frame"), value(node, "map_frame")
+        self._ground_altitude_m = value(node, "ground_altitude_m")
+        datum = value(node, "datum")
+        if len(datum) != 2:
+            raise GeolocError(f"datum has {len(datum)} values; it needs latitude and longitude")
+        self._map_origin = None if math.isnan(datum[0]) else LocalEnu(*datum)
+        self._fix = node.create_lifecycle_publisher(NavSatFix, "~/fix", 10)
+        self._status = node.create_lifecycle_publisher(LocalizerStatus, "~/status", 10)
+        self._odometry = node.create_lifecycle_publisher(Odometry, "~/odometry", 10)
+        self._heatmap = node.create_lifecycle_publisher(Image, "~/heatmap", 1)
+        self._overlay = node.create_lifecycle_publisher(Image, "~/heatmap/overlay", 1)
+        self._grid = node.create_lifecycle_publisher(OccupancyGrid, "~/heatmap/grid", 1)
+        self._all = [self._fix, self._status, self._odometry, self._heatmap, self._overlay, self._grid]
+
+    def close(self) -> None:
+        """Take the topics down."""
+        for publisher in self._all:
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def set_datum(self, lat_deg: float, lon_deg: float) -> None:
+        """Make this the map frame's origin unless it has one."""
+        if self._map_origin is None:
+            self._map_origin = LocalEnu(lat_deg, lon_deg)
+
+    def learn_ground(self, altitude_m: float, height_m: float) -> None:
+        """Take the ground's ellipsoidal height from a GNSS altitude, unless a parameter gives it."""
+        if math.isnan(value(self._node, "ground_altitude_m")) and math.isfinite(altitude_m - height_m):
+            self._ground_altitude_m = altitude_m - height_m
+
+    def publish_fix(self, estimate: Estimate, height_m: float, stamp: Time) -> None:
+        """Every frame gets one: a fix, or NO_FIX with NaN."""
+        if not estimate.valid:
+            self._fix.publish(messages.no_fix(stamp, self._base_frame))
+            return
+        self._fix.publish(
+            messages.fix_from_position(
+                estimate.lat_deg,
+                estimate.lon_deg,
+                self._ground_altitude_m + height_m,
+                estimate.covariance_enu_m2,
+                value(self._node, "altitude_stddev_m") ** 2,
+                stamp,
+                self._base_frame,
+            )
+        )
+
+    def publish_status(
+        self,
+        estimate: Estimate,
+        latencies_ms: Mapping[str, float],
+        counts: tuple[int, int],
+        engine: tuple[str, str],
+        stamp: Time,
+    ) -> None:
+        """State, confidence and latencies of one frame."""
+        self._status.publish(
+            messages.status_from_estimate(estimate, stamp, self._base_frame, latencies_ms, counts, engine)
+        )
+
+    def publish_odometry(self, estimate: Estimate, gathered: Gathered, stamp: Time) -> None:
+        """The filtered track, while there is one."""
+        if estimate.filtered is None or self._map_origin is None:
+            return
+        track = estimate.filtered
+        east_m, north_m = self._map_origin.to_enu(track.lat_deg, track.lon_deg)
+        height_m = gathered.frame.height_m
+        rotation = None if gathered.attitude is None else rotation_from_quaternion(*gathered.attitude)
+        self._odometry.publish(
+            messages.odometry_from_filter(
+                (east_m, north_m, height_m if math.isfinite(height_m) else 0.0),
+                track.velocity_enu,
+                track.covariance,
+                rotation,
+                stamp,
+                (self._map_frame, self._base_frame),
+            )
+        )
+
+    def publish_pictures(self, estimate: Estimate, truth: tuple[float, float] | None, stamp: Time) -> None:
+        """Heatmap, overlay and grid, each drawn only while someone listens."""
+        heatmap, crop = estimate.heatmap, estimate.crop
+        if heatmap is None or crop is None:
+            return
+        size_px = crop.image.shape[0]
+        if self._heatmap.get_subscription_count() > 0:
+            colour = value(self._node, "heatmap_encoding") == "rgb8"
+            image = messages.image_from_heatmap(heatmap, size_px, colour, stamp, self._map_frame)
+            self._heatmap.publish(image)
+        if self._overlay.get_subscription_count() > 0:
+            truth_xy_px = None if truth is None else crop.geodetic_to_pixel(*truth)
+            drawn = draw_overlay(crop.image, heatmap, estimate.valid, truth_xy_px)
+            self._overlay.publish(messages.image_from_rgb(drawn, stamp, self._map_frame))
+        if self._grid.get_subscription_count() > 0 and self._map_origin is not None:
+            grid = messages.grid_from_heatmap(heatmap, crop, self._map_origin, stamp, self._map_frame)
+            self._grid.publish(grid)
+
+
+class Diagnostics:
+    """The node's one entry on /diagnostics: as often as `publish` is called, and at once on change."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._level, self._text = DiagnosticStatus.WARN, "not configured"
+        self._hardware_id = ""
+        self._values: Mapping[str, object] = {}
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def set(
+        self,
+        level: bytes,
+        text: str,
+        values: Mapping[str, object] | None = None,
+        hardware_id: str | None = None,
+    ) -> None:
+        """Say how things are; `values` and `hardware_id` stay as they were when left out."""
+        with self._lock:
+            changed = (level, text) != (self._level, self._text)
+            self._level, self._text = level, text
+            self._values = self._values if values is None else dict(values)
+            self._hardware_id = self._hardware_id if hardware_id is None else hardware_id
+        if changed:
+            self.publish()
+
+    def publish(self) -> None:
+        with self._lock:
+            message = messages.diagnostics(
+                self._node.get_clock().now().to_msg(),
+                f"{self._node.get_fully_qualified_name().lstrip('/')}: localization",
+                self._hardware_id,
+                self._level,
+                self._text,
+                self._values,
+            )
+        self._publisher.publish(message)
