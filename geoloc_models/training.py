@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of the localizer on image pairs: resumable, with a held-out check as it goes."""
 
-import itertools
 import json
 import math
 import os
@@ -11,9 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -51,8 +58,8 @@ def train(
     settings: TrainingSettings,
     device: str = "cpu",
     workers: int = 1,
-) -> Path:
-    """Train `model` and return the path of the averaged weights; continues from `out/checkpoint.pt` if it is there."""
+) -> nn.Module:
+    """Train `model` and return the averaged network; continues from `out/checkpoint.pt` if it is there."""
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -70,21 +77,31 @@ def train(
     total = max(1, settings.samples // batch_samples)
     checkpoint = out / "checkpoint.pt"
     start = _resume(checkpoint, model, average, optimiser, device)
-    (out / "settings.json").write_text(json.dumps({"training": asdict(settings), "samples": asdict(samples)}, indent=2))
+    (out / "settings.json").write_text(
+        json.dumps({"training": asdict(settings), "samples": asdict(samples)}, indent=2)
+    )
     stream = PairSamples(pairs, samples, settings.seed, start)
     loader = DataLoader(stream, settings.maps_per_batch, num_workers=workers, collate_fn=collate)
     check = _held_out_check(held_out, samples, device)
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress, (out / "log.jsonl").open("a") as log:
         task = progress.add_task("training", total=total, completed=start)
         began, mean_loss = time.monotonic(), math.nan
-        for step, batch in zip(range(start, total), itertools.chain(loader)):
+        for step, batch in zip(range(start, total), loader, strict=False):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * _rate(step, total, settings.warmup_batches)
             loss = _loss(model, batch, settings.target_sigma_nodes, device)
             if not math.isfinite(loss.item()):
-                raise GeolocError(f"the loss became {loss.item()} at batch {step}: lower --learning-rate, or resume from {checkpoint}")
+                raise GeolocError(
+                    f"the loss became {loss.item()} at batch {step}: lower --learning-rate, or resume from {checkpoint}"
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -97,13 +114,38 @@ def train(
             if (step + 1) % settings.checkpoint_batches == 0 or last:
                 _save(checkpoint, step + 1, model, average, optimiser)
             if (step + 1) % settings.check_batches == 0 or last:
-                figures = {"batch": step + 1, "loss": round(mean_loss, 4), "pairs_per_s": round(rate, 1), **check(average.module)}
+                figures = {
+                    "batch": step + 1,
+                    "loss": round(mean_loss, 4),
+                    "pairs_per_s": round(rate, 1),
+                    **check(average.module),
+                }
                 console.print(figures)
                 log.write(json.dumps(figures) + "\n")
                 log.flush()
-    weights = out / "weights.pt"
-    torch.save(average.module.state_dict(), weights)
-    return weights
+    trained: nn.Module = average.module
+    return trained.eval()
+
+
+@torch.inference_mode()
+def calibrate(
+    model: nn.Module, pairs: list[ImagePair], samples: SampleSettings, device: str, maps: int = 48
+) -> float:
+    """Temperature that makes the posterior fit: the one with the least negative log-likelihood of the true places.
+
+    The likelihood is that of the node nearest to the truth under the posterior blurred by the truth's own noise.
+    """
+    stream = iter(PairSamples(pairs, samples, seed=2))
+    temperatures = np.geomspace(0.4, 4.0, 47)
+    totals = np.zeros(len(temperatures))
+    for _ in range(maps // 8):
+        batch = collate([next(stream) for _ in range(8)])
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+            logits = model(batch["query"].to(device), batch["map"].to(device)).float()
+        stride = batch["map"].shape[-1] / (logits.shape[-1] - 1)
+        target = batch["target"].to(device) / stride
+        totals += [spatial_cross_entropy(logits / t, target, 0.7).item() for t in temperatures]
+    return float(temperatures[int(totals.argmin())])
 
 
 def _rate(step: int, total: int, warmup: int) -> float:
@@ -149,19 +191,32 @@ def _held_out_check(
             return {}
         error = torch.cat(errors)
         shares = {f"ma{k}": round((error <= k).float().mean().item(), 3) for k in (5, 20)}
-        return {**shares, "median_m": round(error.median().item(), 2), "held_out_loss": round(torch.stack(losses).mean().item(), 3)}
+        return {
+            **shares,
+            "median_m": round(error.median().item(), 2),
+            "held_out_loss": round(torch.stack(losses).mean().item(), 3),
+        }
 
     return check
 
 
-def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def _save(
+    path: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
     """Write beside and rename, so that a kill never leaves half a checkpoint."""
-    state = {"step": step, "model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
     torch.save(state, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, device: str) -> int:
+def _resume(
+    path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, device: str
+) -> int:
     if not path.is_file():
         return 0
     state = torch.load(path, map_location=device, weights_only=True)
@@ -169,6 +224,8 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.o
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
     except (RuntimeError, KeyError) as error:
-        raise GeolocError(f"{path} is of another model: name another --out, or delete it ({str(error).splitlines()[0]})") from error
+        raise GeolocError(
+            f"{path} is of another model: name another --out, or delete it ({str(error).splitlines()[0]})"
+        ) from error
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])

@@ -2,7 +2,7 @@
 """Weights that ship: found by name, checked by SHA-256, never loaded half.
 
 A weights file is safetensors (fp16) whose metadata says which network it is and how to use it. The names and digests
-of those that ship stand in `geoloc_models/weights/index.json`, each with a model card beside it.
+of those that ship stand in `geoloc_models/pretrained/index.json`, each with a model card beside it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from torch import nn
 from geoloc_models.drl.compact import CompactMixFusion
 from geoloc_models.errors import GeolocError
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parent / "pretrained"
 NETWORKS: dict[str, type[nn.Module]] = {"mix_compact": CompactMixFusion}
 """Networks that an engine can run, by the name that weights files carry."""
 
@@ -65,7 +65,9 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
     else:
         path, expected = Path(weights), None
         if not path.is_file():
-            raise GeolocError(f"no weights {str(weights)!r}: give a file, or one of {', '.join(sorted(names))}")
+            raise GeolocError(
+                f"no weights {str(weights)!r}: give a file, or one of {', '.join(sorted(names))}"
+            )
     digest = sha256(path)
     if expected is not None and digest != expected:
         raise GeolocError(
@@ -74,14 +76,18 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
         info = WeightsInfo(**json.loads(metadata["geoloc"]))
         model = NETWORKS[info.network]()
         model.load_state_dict(state, strict=True)
     except (SafetensorError, OSError) as error:
-        raise GeolocError(f"weights {path} are damaged or no safetensors file ({error}); get them again") from error
+        raise GeolocError(
+            f"weights {path} are damaged or no safetensors file ({error}); get them again"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise GeolocError(f"weights {path} were not written by `geoloc train` ({error!r}); export them again") from error
+        raise GeolocError(
+            f"weights {path} were not written by `geoloc train` ({error!r}); export them again"
+        ) from error
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise GeolocError(f"weights {path} do not fit the network {info.network} ({reason})") from error
@@ -90,7 +96,9 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
 
 def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> str:
     """Write the network's parameters as fp16 and return the file's SHA-256."""
-    state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()}
+    state = {
+        key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"geoloc": json.dumps(asdict(info))})
     return sha256(path)
@@ -101,4 +109,6 @@ def sha256(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise GeolocError(f"cannot read weights {path}: {error.strerror}; check the path and its permissions") from error
+        raise GeolocError(
+            f"cannot read weights {path}: {error.strerror}; check the path and its permissions"
+        ) from error

@@ -96,7 +96,9 @@ class Compact(nn.Module):
             nn.Sequential(_downsample(i, o), *(ResidualConv(o) for _ in range(n)))
             for i, o, n in zip(inputs, channels, conv_blocks, strict=True)
         )
-        self.mix = nn.ModuleList(MixBlock(channels[-1], heads) for _ in range(mix_blocks))
+        self.mix: list[MixBlock] = nn.ModuleList(  # type: ignore[assignment]
+            MixBlock(channels[-1], heads) for _ in range(mix_blocks)
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """image: (B, 3, H, W), standardised -> levels at strides 4, 8 and 16 that do not depend on the other image."""

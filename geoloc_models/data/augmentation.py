@@ -6,7 +6,7 @@ import numpy as np
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """One random sensor, light and weather over an (H, W, 3) uint8 RGB picture; strength 1 for cameras, less for maps."""
+    """One random sensor, light, weather over an (H, W, 3) uint8 RGB picture; strength: 1 for cameras, less for maps."""
     out = image.astype(np.float32)
     if rng.random() < 0.35 * strength:
         out = _shadows(out, rng)
@@ -24,7 +24,8 @@ def degrade(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) 
     out8 = np.clip(out, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         quality = int(rng.uniform(30, 95))
-        out8 = cv2.imdecode(cv2.imencode(".jpg", out8, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        encoded = cv2.imencode(".jpg", out8, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        out8 = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     return out8
 
 
@@ -44,7 +45,7 @@ def _colour(out: np.ndarray, rng: np.random.Generator, strength: float) -> np.nd
 def _shadows(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cloud-like or hard shadows over part of the picture."""
     size = out.shape[0]
-    mask = np.zeros(out.shape[:2], np.float32)
+    mask: np.ndarray = np.zeros(out.shape[:2], np.float32)
     for _ in range(rng.integers(1, 4)):
         corners = rng.uniform(-0.3, 1.3, (rng.integers(3, 6), 2)) * size
         cv2.fillPoly(mask, [corners.astype(np.int32)], 1.0)

@@ -39,17 +39,23 @@ class PairSamples(IterableDataset[dict[str, torch.Tensor]]):
     All pictures are held in memory, decoded once. Each worker and each `start` draws its own stream from `seed`.
     """
 
-    def __init__(self, pairs: list[ImagePair], settings: SampleSettings, seed: int = 0, start: int = 0) -> None:
+    def __init__(
+        self, pairs: list[ImagePair], settings: SampleSettings, seed: int = 0, start: int = 0
+    ) -> None:
         self.pairs = pairs
         self.settings = settings
         self.seed = seed
         self.start = start
-        self._pictures: dict[Path, np.ndarray] = {p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)}
+        self._pictures: dict[Path, np.ndarray] = {
+            p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)
+        }
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, self.start, worker.id if worker else 0))
-        weights = np.array([p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in self.pairs])
+        weights = np.array(
+            [p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in self.pairs]
+        )
         weights /= weights.sum()
         while True:
             sample = self.draw(self.pairs[rng.choice(len(self.pairs), p=weights)], rng)
@@ -109,7 +115,12 @@ class PairSamples(IterableDataset[dict[str, torch.Tensor]]):
             corners = target + reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
             on_map = _apply(picture_from_map, corners)
             on_view = _apply(view_from_map, on_map)
-            if (on_map > 0).all() and (on_map < limits).all() and (on_view > 0).all() and (on_view < view_limits).all():
+            if (
+                (on_map > 0).all()
+                and (on_map < limits).all()
+                and (on_view > 0).all()
+                and (on_view < view_limits).all()
+            ):
                 break
         else:
             return None

@@ -27,7 +27,7 @@ class QueryFeatures:
 
 @dataclass(frozen=True)
 class MapFeatures:
-    """All of a map that does not depend on a query, computed once per crop: (B, C, H/4, W/4) and (B, C', H/16, W/16)."""
+    """All of a map that depends on no query, computed once per crop: (B, C, H/4, W/4) and (B, C', H/16, W/16)."""
 
     fine: Tensor
     coarse: Tensor

@@ -97,7 +97,7 @@ def published_heatmap(logits: np.ndarray, side_cells: int, map_px: int) -> tuple
     if side_cells > 1:
         score = cv2.filter2D(score, -1, hann_kernel(side_cells), borderType=cv2.BORDER_REFLECT_101)
     if score.shape != (map_px, map_px):
-        score = cv2.resize(score, (map_px, map_px), interpolation=cv2.INTER_LINEAR)
+        score = np.asarray(cv2.resize(score, (map_px, map_px), interpolation=cv2.INTER_LINEAR))
     row, col = divmod(int(score.argmax()), map_px)
     return score, (row, col)
 

@@ -20,7 +20,9 @@ class TorchEngine:
     gsd_range_m: ground sample distances it was trained for.
     """
 
-    def __init__(self, weights: str | Path = "default", device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, weights: str | Path = "default", device: str = "auto", threads: int | None = None
+    ) -> None:
         """device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"...; threads: of the CPU, None as it is.
 
         GeolocError: weights unknown, damaged or unfit; device not there.
@@ -37,7 +39,7 @@ class TorchEngine:
             raise GeolocError(f"unknown device {device!r}: use 'auto', 'cpu' or 'cuda'") from error
         loaded = load_weights(weights)
         assert isinstance(loaded.model, CompactMixFusion)
-        self._model = loaded.model.to(self._device, memory_format=torch.channels_last)
+        self._model = loaded.model.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._temperature = loaded.info.temperature
         # bfloat16 only pays where the processor has matrix units for it; elsewhere it is emulated.
         self._half = self._device.type == "cuda" or torch.cpu._is_amx_tile_supported()
@@ -55,9 +57,13 @@ class TorchEngine:
         """
         for name, image in (("query", query), ("search map", search_map)):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise GeolocError(f"{name} is {image.shape} {image.dtype}: expected (height, width, 3) uint8 RGB")
+                raise GeolocError(
+                    f"{name} is {image.shape} {image.dtype}: expected (height, width, 3) uint8 RGB"
+                )
         if search_map.shape[0] < query.shape[0] or search_map.shape[1] < query.shape[1]:
-            raise GeolocError(f"search map {search_map.shape[:2]} px is smaller than the query {query.shape[:2]} px: ask for a larger crop")
+            raise GeolocError(
+                f"search map {search_map.shape[:2]} is smaller than the query {query.shape[:2]}: ask for a larger crop"
+            )
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
             logits = self._model(self._tensor(query), self._tensor(search_map))[0, 0].float().cpu().numpy()
         stride = CompactMixFusion.stride_px

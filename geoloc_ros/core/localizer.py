@@ -52,19 +52,29 @@ class LocalizerSettings:
     min_peak: float = _setting(0.5, "least probability mass around the heatmap's peak for a fix, 0..1")
     min_peak_ratio: float = _setting(3.0, "least ratio of the peak over the second mode for a fix")
     min_coverage: float = _setting(0.5, "least share of the search map that must hold map data, 0..1")
-    min_view_coverage: float = _setting(0.6, "least share of the rectified view that the camera really saw, 0..1")
-    gate_sigma: float = _setting(4.0, "a fix farther than this from the prediction is refused, standard deviations")
+    min_view_coverage: float = _setting(
+        0.6, "least share of the rectified view that the camera really saw, 0..1"
+    )
+    gate_sigma: float = _setting(
+        4.0, "a fix farther than this from the prediction is refused, standard deviations"
+    )
     confirm_frames: int = _setting(2, "fixes in a row that must agree before a track starts")
     lost_frames: int = _setting(10, "refused frames in a row after which the track is lost")
     lost_sigma_m: float = _setting(150.0, "position uncertainty beyond which the track is lost, m (1 sigma)")
     search_sigma: float = _setting(3.0, "half-width of the search around the prediction, standard deviations")
     min_search_m: float = _setting(20.0, "least half-width of the search around the prediction, m")
-    max_search_px: int = _setting(768, "largest side of the search map, px; beyond it the ground sample distance grows")
+    max_search_px: int = _setting(
+        768, "largest side of the search map, px; beyond it the ground sample distance grows"
+    )
     sigma_acceleration_m_s2: float = _setting(1.5, "unknown acceleration of the vehicle, m/s^2 (1 sigma)")
     sigma_speed_m_s: float = _setting(10.0, "unknown speed at a new prior, m/s (1 sigma per axis)")
     sigma_odometry_m_s: float = _setting(0.5, "error of the odometry's velocity, m/s (1 sigma per axis)")
-    sigma_attitude_deg: float = _setting(1.0, "error of roll and pitch when the IMU gives them, degrees (1 sigma)")
-    sigma_nadir_deg: float = _setting(5.0, "error of roll and pitch when the camera is assumed level, degrees (1 sigma)")
+    sigma_attitude_deg: float = _setting(
+        1.0, "error of roll and pitch when the IMU gives them, degrees (1 sigma)"
+    )
+    sigma_nadir_deg: float = _setting(
+        5.0, "error of roll and pitch when the camera is assumed level, degrees (1 sigma)"
+    )
     sigma_height_share: float = _setting(0.03, "error of the height above ground, share of it (1 sigma)")
     sigma_map_m: float = _setting(1.0, "error of the map's georeference, m (1 sigma per axis)")
 
@@ -139,7 +149,11 @@ def match_frame(
     if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
         raise Refused(f"no map: {crop.text}", crop, view)
     if crop.coverage < settings.min_coverage:
-        raise Refused(f"the map covers {crop.coverage:.0%} of the search, the limit is {settings.min_coverage:.0%}", crop, view)
+        raise Refused(
+            f"the map covers {crop.coverage:.0%} of the search, the limit is {settings.min_coverage:.0%}",
+            crop,
+            view,
+        )
     heatmap = engine.infer(view.image, crop.image)
     clock = _lap(stages, "network", clock)
     # The heatmap places the view's centre; the vehicle is where its nadir is.
@@ -158,7 +172,7 @@ def _rectified(
     if frame.problem or frame.image is None:
         raise Refused(frame.problem or "the frame has no picture")
     if frame.rotation_enu_from_optical is None:
-        rotation, tilt_sigma = nadir_rotation(0.0), math.radians(settings.sigma_nadir_deg)
+        rotation, tilt_sigma = nadir_rotation(frame.heading_deg), math.radians(settings.sigma_nadir_deg)
     else:
         rotation, tilt_sigma = frame.rotation_enu_from_optical, math.radians(settings.sigma_attitude_deg)
     try:
@@ -187,7 +201,9 @@ def _search_px(half_width_m: float, view: RectifiedView, engine: Engine, whole_v
     return math.ceil(side_px / engine.map_multiple_px) * engine.map_multiple_px
 
 
-def _pointing_covariance(height_m: float, offset_m: np.ndarray, tilt_sigma: float, settings: LocalizerSettings) -> np.ndarray:
+def _pointing_covariance(
+    height_m: float, offset_m: np.ndarray, tilt_sigma: float, settings: LocalizerSettings
+) -> np.ndarray:
     """What attitude, height and map errors add to the vehicle's position, ENU m^2."""
     # d(h tan t)/dt = h / cos^2 t; the view's centre lies at h tan t.
     reach2 = float(offset_m @ offset_m) / height_m**2
@@ -210,7 +226,9 @@ def _lap(stages: dict[str, float], stage: str, start: float) -> float:
 class Localizer:
     """Follows a vehicle over a map, one frame at a time."""
 
-    def __init__(self, engine: Engine, map_source: MapSource, settings: LocalizerSettings | None = None) -> None:
+    def __init__(
+        self, engine: Engine, map_source: MapSource, settings: LocalizerSettings | None = None
+    ) -> None:
         self._engine = engine
         self._map = map_source
         self._settings = settings or LocalizerSettings()
@@ -220,7 +238,9 @@ class Localizer:
         self._stamp_s = -math.inf
         self.state = State.UNINITIALIZED
 
-    def set_prior(self, lat_deg: float, lon_deg: float, radius_m: float, stamp_s: float | None = None) -> None:
+    def set_prior(
+        self, lat_deg: float, lon_deg: float, radius_m: float, stamp_s: float | None = None
+    ) -> None:
         """Start anew within radius_m (3 sigma) of a place, known at stamp_s (None: at the next frame)."""
         if not (math.isfinite(radius_m) and radius_m > 0):
             raise GeolocError(f"radius of the prior is {radius_m} m; it must be positive")
@@ -237,7 +257,9 @@ class Localizer:
             self._tracker, self.state, self._stamp_s = None, State.UNINITIALIZED, -math.inf
             if math.isfinite(frame.stamp_s):
                 self._stamp_s = frame.stamp_s
-            return self._estimate(frame, f"the clock went back by {back_s:.2f} s: the track is forgotten, set a new prior")
+            return self._estimate(
+                frame, f"the clock went back by {back_s:.2f} s: the track is forgotten, set a new prior"
+            )
         self._stamp_s = frame.stamp_s
         if self._tracker is None:
             return self._estimate(frame, "no prior yet: set one, or provide a valid gnss")
@@ -249,7 +271,9 @@ class Localizer:
             self._predict(frame)
             sigma_m = self._tracker.sigma_m
             half_width_m = max(self._settings.min_search_m, self._settings.search_sigma * sigma_m)
-            match = match_frame(frame, self._tracker.place, half_width_m, self._engine, self._map, self._settings)
+            match = match_frame(
+                frame, self._tracker.place, half_width_m, self._engine, self._map, self._settings
+            )
             self._gate(match)
         except Refused as refused:
             reason = self._miss(str(refused))
@@ -270,12 +294,18 @@ class Localizer:
         s, heatmap = self._settings, match.heatmap
         assert self._tracker is not None
         if heatmap.peak < s.min_peak:
-            raise Refused(f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {s.min_peak:.0%}")
+            raise Refused(
+                f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {s.min_peak:.0%}"
+            )
         if heatmap.peak_ratio < s.min_peak_ratio:
-            raise Refused(f"ambiguous: the second best place is {heatmap.peak_ratio:.1f} times weaker, the limit is {s.min_peak_ratio:g}")
+            raise Refused(
+                f"ambiguous: the best place beats the second {heatmap.peak_ratio:.1f}:1, the limit is {s.min_peak_ratio:g}"
+            )
         distance = math.sqrt(self._tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2))
         if distance > s.gate_sigma:
-            raise Refused(f"off the track: {distance:.1f} standard deviations from the prediction, the limit is {s.gate_sigma:g}")
+            raise Refused(
+                f"off the track: {distance:.1f} standard deviations from the prediction, the limit is {s.gate_sigma:g}"
+            )
 
     def _accept(self, match: Match) -> str:
         """Fuse; returns the reason why it is not yet a fix, or nothing."""
@@ -297,7 +327,7 @@ class Localizer:
             self._confirmed = 0
         if self._refused >= s.lost_frames or self._tracker.sigma_m > s.lost_sigma_m:
             self.state = State.LOST
-            reason = f"{reason}; lost after {self._refused} frames without a fix: set a new prior, or provide a valid gnss"
+            reason = f"{reason}; lost after {self._refused} frames without a fix: set a prior or provide gnss"
         return reason
 
     def _estimate(
@@ -320,7 +350,9 @@ class Localizer:
             lat_deg=match.lat_deg if match else math.nan,
             lon_deg=match.lon_deg if match else math.nan,
             covariance_enu_m2=match.covariance_enu_m2 if match else np.full((2, 2), math.nan),
-            filtered=self._tracker.track() if self._tracker is not None and self.state != State.LOST else None,
+            filtered=self._tracker.track()
+            if self._tracker is not None and self.state != State.LOST
+            else None,
             heatmap=match.heatmap if match else None,
             crop=crop,
             view=view,

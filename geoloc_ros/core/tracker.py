@@ -26,7 +26,9 @@ class Track:
 class Tracker:
     """State (east, north, v_east, v_north) with white acceleration noise."""
 
-    def __init__(self, lat_deg: float, lon_deg: float, sigma_m: float, sigma_speed_m_s: float, stamp_s: float | None) -> None:
+    def __init__(
+        self, lat_deg: float, lon_deg: float, sigma_m: float, sigma_speed_m_s: float, stamp_s: float | None
+    ) -> None:
         """Start at rest at a place known to sigma_m; stamp None: at the first prediction."""
         self._frame = LocalEnu(lat_deg, lon_deg)
         self._state = np.zeros(4)
@@ -60,7 +62,9 @@ class Tracker:
             self._frame = LocalEnu(*place)
             self._state[:2] = 0.0
 
-    def _innovation(self, lat_deg: float, lon_deg: float, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _innovation(
+        self, lat_deg: float, lon_deg: float, covariance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         innovation = np.array(self._frame.to_enu(lat_deg, lon_deg)) - self._state[:2]
         return innovation, self._covariance[:2, :2] + covariance
 
@@ -86,4 +90,6 @@ class Tracker:
     def track(self) -> Track:
         """The state as published."""
         lat_deg, lon_deg = self.place
-        return Track(lat_deg, lon_deg, (float(self._state[2]), float(self._state[3])), self._covariance.copy())
+        return Track(
+            lat_deg, lon_deg, (float(self._state[2]), float(self._state[3])), self._covariance.copy()
+        )
