@@ -324,6 +324,8 @@ def _to_block(data: np.ndarray, mask: np.ndarray | None, bands: _Bands) -> Block
 
 def _gap(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
     """(h, w) bool: where (bands, h, w) is no-data over 5 x 5 px or more; a lone dark pixel is a shadow."""
+    if data.dtype.kind != "f" and any(value is None for value in nodata):
+        return np.zeros(data.shape[1:], bool)
     empty = _near(data, nodata, tolerance)
     if not empty.any():
         return empty
