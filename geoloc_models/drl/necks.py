@@ -52,17 +52,16 @@ class ChannelConvert(nn.Module):
 class SimplePyramid(nn.Module):
     """The finest level of a plain ViT's simple feature pyramid (Li et al., ViTDet, ECCV 2022).
 
-    Two doublings by transposed convolution take stride 14 over 7 to 3.5; then a 1x1 and a 3x3 convolution.
+    Two doublings by transposed convolution take stride 14 over 7 to 3.5; then a 3x3 convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2),
-            nn.GroupNorm(1, in_channels // 2),
+            nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2),
+            nn.GroupNorm(1, out_channels),
             nn.GELU(),
-            nn.ConvTranspose2d(in_channels // 2, in_channels // 4, 2, stride=2),
-            nn.Conv2d(in_channels // 4, out_channels, 1),
+            nn.ConvTranspose2d(out_channels, out_channels, 2, stride=2),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
 

@@ -2,7 +2,7 @@
 """Named networks; a preset is a line of data. `build(name)` makes one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
@@ -20,17 +20,21 @@ from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid, SimplePyramid
 from geoloc_models.errors import GeolocError
 
-WIDTH = 128
-"""Channels between neck and head, in all published networks."""
+Network = CompactMixFusion | MixFusion
+"""All have `multiple_px`, take (query, search map) and give logits whose nodes span the map from edge to edge."""
 
 
 @dataclass(frozen=True)
 class MixPreset:
-    """One Mix-Fusion network with the image sizes and the loss (spec 3.1) that it is meant for."""
+    """One Mix-Fusion network with the image sizes and the loss (spec 3.1) that it is meant for.
+
+    width: channels between neck and head. positive_cells, negative_weight: R and w_neg of the loss.
+    """
 
     backbone: Literal["cvt13", "vits14"]
     neck: Literal["ccn", "fpn", "pyramid"]
     head: Literal["avg", "linear", "gem", "gc", "gc_mean"]
+    width: int
     upsample: Literal["nearest", "bilinear"] | None
     query_px: int
     map_px: int
@@ -39,23 +43,54 @@ class MixPreset:
     source: str
 
 
+TABLE_V = MixPreset(
+    backbone="cvt13",
+    neck="ccn",
+    head="avg",
+    width=128,
+    upsample=None,
+    query_px=128,
+    map_px=384,
+    positive_cells=1,
+    negative_weight=15.0,
+    source="paper, table V",
+)
+"""The paper's study of structures: logits at stride 16."""
+
 PRESETS: dict[str, MixPreset] = {
+    "mix_cvt13_ccn_avg": TABLE_V,
+    "mix_cvt13_ccn_linear": replace(TABLE_V, head="linear"),
+    "mix_cvt13_ccn_gem": replace(TABLE_V, head="gem"),
+    "mix_cvt13_ccn_gc": replace(TABLE_V, head="gc"),
     "mix_cvt13_fpn_linear": MixPreset(
-        "cvt13", "fpn", "linear", "nearest", 128, 384, 31, 130.0, "paper, table VII, best"
+        backbone="cvt13",
+        neck="fpn",
+        head="linear",
+        width=128,
+        upsample="nearest",
+        query_px=128,
+        map_px=384,
+        positive_cells=31,
+        negative_weight=130.0,
+        source="paper, table VII, the best",
     ),
-    "mix_cvt13_ccn_avg": MixPreset("cvt13", "ccn", "avg", None, 128, 384, 1, 15.0, "paper, table V"),
-    "mix_cvt13_ccn_linear": MixPreset("cvt13", "ccn", "linear", None, 128, 384, 1, 15.0, "paper, table V"),
-    "mix_cvt13_ccn_gem": MixPreset("cvt13", "ccn", "gem", None, 128, 384, 1, 15.0, "paper, table V"),
-    "mix_cvt13_ccn_gc": MixPreset("cvt13", "ccn", "gc", None, 128, 384, 1, 15.0, "paper, table V"),
     "mix_vits14_pyramid_gc": MixPreset(
-        "vits14", "pyramid", "gc_mean", None, 126, 378, 9, 130.0, "ours, from DINOv2"
+        backbone="vits14",
+        neck="pyramid",
+        head="gc_mean",
+        width=64,
+        upsample=None,
+        query_px=126,
+        map_px=378,
+        positive_cells=9,
+        negative_weight=130.0,
+        source="ours, from DINOv2",
     ),
 }
 
 
-def build(name: str, backbone_weights: Path | None = None) -> nn.Module:
-    """The network of a preset, with random weights or its backbone's from a file of the CvT model zoo or of
-    DINOv2.
+def build(name: str, backbone_weights: Path | None = None) -> Network:
+    """The network of a preset, with random weights or with its backbone's from a CvT model zoo or DINOv2 file.
 
     Every network maps (query, search map), RGB 0..255, to logits. GeolocError: unknown name, unfit weights.
     """
@@ -85,20 +120,22 @@ def build(name: str, backbone_weights: Path | None = None) -> nn.Module:
 
 def _neck(preset: MixPreset, channels: tuple[int, ...]) -> nn.Module:
     if preset.neck == "fpn":
-        return FeaturePyramid(channels, WIDTH)
-    return (ChannelConvert if preset.neck == "ccn" else SimplePyramid)(channels[-1], WIDTH)
+        return FeaturePyramid(channels, preset.width)
+    return (ChannelConvert if preset.neck == "ccn" else SimplePyramid)(channels[-1], preset.width)
 
 
 def _head(preset: MixPreset) -> nn.Module:
     if preset.head == "avg":
         return AveragePool()
     if preset.head == "linear":
-        return LinearChain((WIDTH, 64, 16, 1) if preset.neck == "fpn" else (WIDTH, 64, 32, 8, 1))
+        return LinearChain(
+            (preset.width, 64, 16, 1) if preset.neck == "fpn" else (preset.width, 64, 32, 8, 1)
+        )
     if preset.head == "gem":
-        return SoftmaxPool(WIDTH)
+        return SoftmaxPool(preset.width)
     if preset.head == "gc":
-        return GroupCorrelation(WIDTH)
-    return GroupCorrelation(WIDTH, projected=64, scale=1.0, mean=True)
+        return GroupCorrelation(preset.width)
+    return GroupCorrelation(preset.width, projected=32, scale=1.0, mean=True)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -84,6 +84,11 @@ def test_multiply_accumulates_of_the_published_networks(
     assert macs.total / 1e9 == pytest.approx(total_g, abs=0.01)
 
 
+def test_the_vit_fits_the_limit_for_weights_that_ship() -> None:
+    """45 MB at two bytes a number."""
+    assert sum(tensor.numel() for tensor in build("mix_vits14_pyramid_gc").state_dict().values()) * 2 < 45e6
+
+
 def test_counting_leaves_the_network_as_it_was() -> None:
     network = small_network(correlates=False)
     count_macs(network, torch.empty(1, 3, 32, 32), torch.empty(1, 3, 64, 64))
