@@ -29,7 +29,7 @@ ROOF_COLOURS = np.array(
 METAL_COLOURS = np.array(
     [
         (206, 206, 204), (188, 190, 192), (222, 220, 214), (170, 172, 172), (150, 152, 150), (196, 188, 176),
-        (74, 98, 150), (150, 60, 70), (100, 120, 112), (128, 128, 130),
+        (92, 110, 146), (146, 84, 82), (112, 122, 114), (128, 128, 130),
     ],
     dtype=np.float32,
 )  # fmt: skip
@@ -195,7 +195,7 @@ def make_layout(size_m: float, rng: np.random.Generator) -> Layout:
     """Lay out a world: first what shapes the land, then what people put beside it, last what grows."""
     world = Layout(size_m)
     taken = Occupancy(size_m)
-    warp = Warp(rng, [(size_m * 0.012, size_m * 0.33), (4.0, 110.0)])
+    warp = Warp(rng, [(size_m * 0.016, size_m * 0.36), (4.0, 110.0)])
     _add_river(world, rng, taken)
     _add_main_roads(world, rng)
     _add_settlements(world, rng, taken)
@@ -250,7 +250,7 @@ def _add_main_roads(world: Layout, rng: np.random.Generator) -> None:
         side = rng.choice([-1.0, 1.0])
         heading = math.atan2(tangent[0] * side, -tangent[1] * side) + rng.normal(0, 0.3)
         points, position = [host[index]], host[index]
-        for _ in range(int(rng.uniform(0.2, 0.6) * size_m / 12)):
+        for _ in range(int(rng.uniform(0.3, 1.0) * size_m / 12)):
             heading += rng.normal(0, 0.07)
             position = position + 12 * np.array([math.cos(heading), math.sin(heading)])
             points.append(position)
@@ -295,7 +295,7 @@ def _add_street_grid(
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     reach = 340.0
     contour = outline.astype(np.float32).reshape(-1, 1, 2)
-    gap_long, gap_cross = rng.uniform(62, 80), rng.uniform(110, 210)
+    gap_long, gap_cross = rng.uniform(58, 74), rng.uniform(110, 210)
     rows = np.arange(-reach, reach, gap_long)
     rows = rows + rng.normal(0, 5, len(rows))
     lines = [np.array([[-reach, row], [reach, row]]) for row in rows]
@@ -436,10 +436,11 @@ def _add_houses(world: Layout, rng: np.random.Generator, taken: Occupancy) -> No
                 point, tangent = road.points[index], tangents[index]
                 where = (float(point[0]), float(point[1]))
                 inside = any(cv2.pointPolygonTest(contour, where, True) > -15 for contour in contours)
-                frontage = float(rng.uniform(17, 27)) if inside else float(rng.uniform(24, 60))
+                frontage = float(rng.uniform(15, 23)) if inside else float(rng.uniform(24, 60))
                 chance = 0.93 if inside else {"main": 0.16, "lane": 0.14, "street": 0.9}[road.kind]
-                if rng.random() < chance:
-                    _add_plot(world, rng, taken, road, point, tangent, side, frontage, inside)
+                built = rng.random() < chance
+                if built and not _add_plot(world, rng, taken, road, point, tangent, side, frontage, inside):
+                    frontage = 4.0  # try again a little further on
                 at += frontage
     _add_sheds(world, rng, taken)
 
@@ -454,7 +455,8 @@ def _add_plot(
     side: float,
     frontage: float,
     inside: bool,
-) -> None:
+) -> bool:
+    """A house with its ground, drive and garden; False if the place is taken."""
     normal = np.array([-tangent[1], tangent[0]]) * side
     angle = math.atan2(tangent[1], tangent[0]) + rng.normal(0, 0.02 if inside else 0.15)
     farm = not inside and rng.random() < 0.5
@@ -481,8 +483,8 @@ def _add_plot(
         dates,
         int(rng.integers(1 << 30)),
     )
-    if not taken.free(house.outline(1.5)):
-        return
+    if not taken.free(house.outline(1.0)):
+        return False
     depth = float(rng.uniform(26, 34)) if inside else float(rng.uniform(30, 55))
     plot_centre = point + normal * (road.width_m / 2 + 2.0 + depth / 2)
     plot = rectangle(plot_centre, angle, frontage - 0.6, depth)
@@ -517,6 +519,7 @@ def _add_plot(
     if rng.random() < 0.08:
         pool = centre + normal * (width / 2 + 7) + along_road * rng.uniform(-4, 4)
         world.areas.append(Area(rectangle(pool, angle, 8.0, 4.0), "pool"))
+    return True
 
 
 def _add_sheds(world: Layout, rng: np.random.Generator, taken: Occupancy) -> None:
@@ -623,7 +626,7 @@ def _add_trees(world: Layout, rng: np.random.Generator, taken: Occupancy) -> Non
             sets.append(_tree_rows(rng, points, 1.0, rng.uniform(1.8, 4.2), 0.8))
         if parcel.use == "orchard":
             sets.append(_tree_rows(rng, _orchard(parcel, rng), 1.5, 2.1, 1.0))
-    lone = rng.uniform(0, size_m, (round((size_m / 34) ** 2), 2))
+    lone = rng.uniform(0, size_m, (round((size_m / 70) ** 2), 2))
     sets.append(_tree_rows(rng, lone, 0.8, 4.5, 0.6))
     bushes = rng.uniform(0, size_m, (round((size_m / 7) ** 2), 2))
     scrub = [parcel.outline.astype(np.float32) for parcel in world.fields if parcel.use == "scrub"]
@@ -640,7 +643,7 @@ def _add_trees(world: Layout, rng: np.random.Generator, taken: Occupancy) -> Non
     # Gardens and streets.
     for area in [area for area in world.areas if area.material in ("lawn", "garden")]:
         low, high = area.outline.min(axis=0), area.outline.max(axis=0)
-        sets.append(_tree_rows(rng, rng.uniform(low, high, (int(rng.integers(0, 7)), 2)), 0.8, 4.0, 0.75))
+        sets.append(_tree_rows(rng, rng.uniform(low, high, (int(rng.integers(1, 11)), 2)), 0.8, 4.0, 0.75))
     for road in [road for road in world.roads if road.kind in ("street", "main") and rng.random() < 0.35]:
         tangent = directions(road.points)
         offset = (

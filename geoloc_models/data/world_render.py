@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from geoloc_models.data.world_layout import Area, Building, Layout, blob, densify, directions, rectangle
+from geoloc_models.data.world_layout import Building, Layout, blob, densify, directions, rectangle
 
 STRIP_ROWS = 256
 STREAK_PX = 1024
@@ -57,8 +57,8 @@ MATERIALS = {
     "track": _hard((168, 146, 116), (142, 122, 94), 6, 8, 7),
     "fence": _hard((98, 82, 66), (84, 74, 60), 4, 10, 12),
     "pool": _hard((92, 172, 190), (84, 160, 184), 1, 1, 1),
-    "water": _hard((76, 92, 84), (70, 84, 78), 2, 1, 1),
-    "pond": _hard((92, 110, 92), (82, 98, 84), 2, 1, 1),
+    "water": _hard((76, 92, 84), (70, 84, 78), 4, 2, 3),
+    "pond": _hard((92, 110, 92), (82, 98, 84), 4, 2, 3),
 }
 NAMES = list(MATERIALS)
 CODE = {name: index for index, name in enumerate(NAMES)}
@@ -70,18 +70,18 @@ SOFT = ("lawn", "garden", "yard", "soil")  # drawn under walks and drives
 CROPS_GREEN = [
     ((186, 164, 112), (168, 146, 98), 5, 4, 5, 6, 5, 20.0),  # ripe grain
     ((206, 184, 132), (180, 156, 110), 5, 5, 6, 11, 7, 0.0),  # stubble
-    ((78, 98, 60), (92, 110, 68), 4, 5, 6, 8, 4, 0.0),  # maize
-    ((98, 118, 72), (114, 128, 82), 5, 5, 5, 6, 4, 24.0),  # beet
+    ((86, 98, 60), (102, 110, 68), 4, 5, 6, 8, 4, 0.0),  # maize
+    ((106, 116, 70), (124, 128, 80), 5, 5, 5, 6, 4, 24.0),  # beet
     ((126, 136, 78), (146, 142, 90), 5, 5, 5, 6, 6, 20.0),  # grain, turning
     ((148, 118, 92), (126, 98, 76), 7, 6, 6, 10, 8, 0.0),  # tilled
     ((104, 116, 68), (142, 132, 88), 8, 8, 7, 3, 6, 0.0),  # clover
 ]
 CROPS_RESTING = [
-    ((134, 106, 84), (112, 88, 70), 9, 6, 6, 9, 9, 0.0),  # ploughed
-    ((118, 92, 76), (100, 78, 66), 8, 6, 6, 12, 8, 0.0),  # ploughed, wet
+    ((136, 112, 88), (114, 94, 76), 9, 6, 6, 9, 9, 0.0),  # ploughed
+    ((118, 98, 80), (102, 84, 68), 8, 6, 6, 12, 8, 0.0),  # ploughed, wet
     ((156, 130, 102), (136, 110, 86), 8, 6, 6, 10, 9, 0.0),  # harrowed
     ((168, 148, 112), (146, 124, 94), 6, 6, 7, 12, 8, 0.0),  # old stubble
-    ((104, 116, 70), (128, 116, 82), 7, 6, 5, 7, 6, 20.0),  # winter grain
+    ((108, 112, 70), (130, 116, 82), 7, 6, 5, 7, 6, 20.0),  # winter grain
     ((122, 116, 76), (104, 104, 64), 8, 8, 7, 4, 6, 0.0),  # catch crop
 ]
 MEADOW = (
@@ -92,6 +92,11 @@ SCRUB = (
     ((112, 108, 72), (148, 126, 92), 9, 13, 10, 0, 0, 0.0),
     ((126, 106, 82), (150, 122, 96), 9, 13, 10, 0, 0, 0.0),
 )
+
+WATERS = np.array(
+    [(70, 88, 78), (98, 110, 88), (54, 66, 62), (112, 114, 92), (88, 118, 102), (62, 80, 84), (120, 128, 100)]
+)
+"""Rivers and ponds: algae, silt, depth."""
 
 CAR_COLOURS = np.array(
     [(226, 226, 224), (232, 232, 230), (170, 172, 174), (120, 122, 126), (60, 60, 64), (36, 36, 40), (120, 34, 34),
@@ -117,6 +122,11 @@ class Look:
     noise: float  # 8-bit levels
     jpeg_quality: int
     lean: tuple[float, float]  # metres right and down that roofs move a metre of height
+
+    @property
+    def bareness(self) -> float:
+        """Share of the ground that shows through crowns without leaves."""
+        return max(0.0, 0.75 - 1.6 * self.greenness)
 
     @classmethod
     def draw(cls, rng: np.random.Generator, summer: bool) -> Look:
@@ -149,26 +159,35 @@ def fractal(
     gains: tuple[float, ...],
 ) -> np.ndarray:
     """(size_px, size_px) int8 noise of several octaves; 32 is one standard deviation."""
-    total = np.zeros((size_px, size_px), np.float32)
+    small_px = math.ceil(size_px / 4)  # long waves are made small and enlarged once
+    small = np.zeros((small_px, small_px), np.float32)
+    fine = []
     for wavelength, gain in zip(wavelengths_m, gains, strict=True):
-        knots = math.ceil(size_px * gsd_m / wavelength) + 4
-        if wavelength <= gsd_m or knots >= size_px:
-            total += gain * rng.standard_normal(total.shape, dtype=np.float32)
-            continue
-        grid = rng.standard_normal((knots, knots), dtype=np.float32)
-        # A shift that differs per octave keeps the grids of the octaves from lining up.
-        scale = wavelength / gsd_m
-        shift = rng.uniform(1, 2, 2)
-        matrix = np.array([[1 / scale, 0, shift[0]], [0, 1 / scale, shift[1]]])
-        total += gain * cv2.warpAffine(
-            grid,
-            matrix,
-            (size_px, size_px),
-            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT,
-        )
-    total *= 32 / max(float(total.std()), 1e-6)
+        if wavelength >= 16 * gsd_m:
+            small += np.float32(gain) * _octave(rng, small_px, wavelength / gsd_m / 4)
+        else:
+            fine.append((gain, wavelength / gsd_m))
+    total: np.ndarray = np.asarray(cv2.resize(small, (size_px, size_px), interpolation=cv2.INTER_LINEAR))
+    for gain, wavelength_px in fine:
+        total += np.float32(gain) * _octave(rng, size_px, wavelength_px)
+    sample = total[::7, ::7]
+    total *= np.float32(32 / max(float(sample.std()), 1e-6))
     return np.clip(total, -127, 127, out=total).astype(np.int8)
+
+
+def _octave(rng: np.random.Generator, size_px: int, wavelength_px: float) -> np.ndarray:
+    """(size_px, size_px) float32 smooth noise of unit variance, roughly, and one wavelength."""
+    if wavelength_px <= 1.5:
+        return rng.standard_normal((size_px, size_px), dtype=np.float32)
+    knots = math.ceil(size_px / wavelength_px) + 4
+    grid = rng.standard_normal((knots, knots), dtype=np.float32)
+    # A random shift keeps the grids of the octaves from lining up.
+    right, down = rng.uniform(1, 2, 2)
+    matrix = np.array([[1 / wavelength_px, 0, right], [0, 1 / wavelength_px, down]])
+    how = (cv2.INTER_CUBIC if wavelength_px > 6 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+    return np.asarray(
+        cv2.warpAffine(grid, matrix, (size_px, size_px), flags=how, borderMode=cv2.BORDER_REFLECT)
+    )
 
 
 class Ground:
@@ -177,10 +196,11 @@ class Ground:
     def __init__(self, size_px: int, gsd_m: float, rng: np.random.Generator) -> None:
         self.coarse = fractal(rng, size_px, gsd_m, (240, 90, 35, 14), (1.0, 0.9, 0.7, 0.5))
         self.middle = fractal(rng, size_px, gsd_m, (7, 3, 1.4), (1.0, 0.9, 0.7))
+        self.bend = fractal(rng, size_px, gsd_m, (150, 70), (1.0, 0.25))
         streak = rng.standard_normal((STREAK_PX, STREAK_PX), dtype=np.float32)
         fine = _wrapped_blur(streak, 22, 0.7)
         broad = _wrapped_blur(rng.standard_normal((STREAK_PX, STREAK_PX), dtype=np.float32), 60, 7)
-        self.streaks = np.dstack([fine / fine.std(), broad / broad.std()])
+        self.streaks = (fine / fine.std(), broad / broad.std())
 
 
 def _wrapped_blur(image: np.ndarray, along_px: float, across_px: float) -> np.ndarray:
@@ -219,9 +239,9 @@ class _Canvas:
         """Metres to OpenCV's fixed-point pixels (pixel centres are whole numbers)."""
         return np.round((points / self.gsd_m - 0.5) * (1 << SUBPIXEL)).astype(np.int32)
 
-    def _toned(self, area: Area) -> int:
-        """A row of the material table of this area's own, a little off the common tone."""
-        self.tones.append(area.material)
+    def _toned(self, material: str) -> int:
+        """A row of the material table for one area, a little off the common tone."""
+        self.tones.append(material)
         return FIRST_FIELD + len(self.layout.fields) + len(self.tones) - 1
 
     def _fill(self, outline: np.ndarray, code: int) -> None:
@@ -246,7 +266,7 @@ class _Canvas:
         self._draw_water()
         for area in layout.areas:
             if area.dates[self.date] and area.material in SOFT:
-                self._fill(area.outline, self._toned(area))
+                self._fill(area.outline, self._toned(area.material))
         for _ in range(round((layout.size_m / 170) ** 2)):  # bare patches come and go
             centre = self.rng.uniform(0, layout.size_m, 2)
             self._soil_patch(centre, float(self.rng.uniform(2, 11)))
@@ -255,21 +275,22 @@ class _Canvas:
         self._draw_roads()
 
     def _soil_patch(self, centre: np.ndarray, radius_m: float) -> None:
-        mask_index = np.clip((centre / self.gsd_m).astype(int), 0, self.index.shape[0] - 1)
-        if self.index[mask_index[1], mask_index[0]] in (CODE["water"], CODE["pond"]):
+        cell = np.clip((centre / self.gsd_m).astype(int), 0, self.index.shape[0] - 1)
+        # On open ground only: no row of its own means no plot, yard or water.
+        if self.index[cell[1], cell[0]] >= FIRST_FIELD + len(self.layout.fields):
             return
         self._fill(blob(self.rng, centre, radius_m, 1.4), CODE["soil"])
 
     def _draw_water(self) -> None:
         river = self.layout.river
         if river is not None:
-            for name, extra in (("bank", 5.0), ("water", 0.0)):
+            for code, extra in ((CODE["bank"], 5.0), (self._toned("water"), 0.0)):
                 for start, end in itertools.pairwise(river):
-                    self._line(np.array([start[:2], end[:2]]), float(start[2]) + extra, CODE[name])
+                    self._line(np.array([start[:2], end[:2]]), float(start[2]) + extra, code)
         for outline in self.layout.ponds:
             centre = outline.mean(axis=0)
             self._fill(centre + (outline - centre) * 1.1, CODE["bank"])
-            self._fill(outline, CODE["pond"])
+            self._fill(outline, self._toned("pond"))
 
     def _draw_roads(self) -> None:
         roads = self.layout.roads
@@ -281,7 +302,7 @@ class _Canvas:
             self._line(road.points, road.width_m + 3.4, CODE["sidewalk"])
         for area in self.layout.areas:
             if area.dates[self.date] and area.material not in SOFT:
-                self._fill(area.outline, self._toned(area))
+                self._fill(area.outline, self._toned(area.material))
         surface = {"path": "track", "track": "track", "lane": "worn", "street": "asphalt", "main": "asphalt"}
         for kind in order:
             for road in [road for road in roads if road.kind == kind]:
@@ -364,7 +385,9 @@ class _Canvas:
         u, v = dx * cos + dy * sin, dy * cos - dx * sin
         edge_u, edge_v = building.length_m / 2 - np.abs(u), building.width_m / 2 - np.abs(v)
         inside = (edge_u >= 0) & (edge_v >= 0)
-        height, tone = _roof(building, rng, u, v, edge_u, edge_v)
+        height, tone = _roof(
+            building, np.random.default_rng((building.seed, self.date)), u, v, edge_u, edge_v
+        )
         standing = self.height[rows, columns]
         wall_pixels = (side > 0) & (standing < 0.5 * building.eave_m)
         standing[wall_pixels] = 0.5 * building.eave_m
@@ -431,8 +454,11 @@ class _Canvas:
         gone = self.rng.random(len(trees)) < 0.02
         lean = np.array(self.look.lean) * 0.7
         tint = np.where(trees[:, 4] > 0.5, 1 + trees[:, 5] * 126, 128 + trees[:, 5] * 127).astype(np.uint8)
+        # Leafless crowns cast thin shadows: to the sun they are lower.
+        thin = np.where(trees[:, 4] > 0.5, 1 - 0.7 * self.look.bareness, 1.0) * grown
         for number in np.flatnonzero(~gone):
             x, y, radius, tall = trees[number, :4]
+            tall *= thin[number]
             across = max(3, round(2 * radius * grown / self.gsd_m))
             key = (int(which[number]), across)
             crown = sized.get(key)
@@ -445,7 +471,7 @@ class _Canvas:
             x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + across, size), min(top + across, size)
             if x1 <= x0 or y1 <= y0:
                 continue
-            crown = crown[y0 - top : y1 - top, x0 - left : x1 - left] * np.float32(tall * grown)
+            crown = crown[y0 - top : y1 - top, x0 - left : x1 - left] * np.float32(tall)
             standing = self.height[y0:y1, x0:x1]
             over = (crown > standing) & (crown > 0.3)
             standing[over] = crown[over]
@@ -552,7 +578,7 @@ def _crowns(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _materials(canvas: _Canvas) -> np.ndarray:
-    """(rows, 14) float32: two colours, coarse, middle, fine, streaks fine and broad, cos, sin, wheel tracks."""
+    """(14, rows) float32: two colours, coarse, middle, fine, streaks fine and broad, cos, sin, wheel tracks."""
     look, rng = canvas.look, canvas.rng
     fields = canvas.layout.fields
     table = np.zeros((FIRST_FIELD + len(fields) + len(canvas.tones), 14), np.float32)
@@ -561,10 +587,6 @@ def _materials(canvas: _Canvas) -> np.ndarray:
         row = table[CODE[name]]
         row[:6] = green * np.ravel(material.green) + (1 - green) * np.ravel(material.resting)
         row[6:9] = material.coarse, material.middle, material.fine
-    for name in ("water", "pond"):
-        table[CODE[name], :6] += (
-            np.tile(rng.normal(0, (8, 8, 10)), 2) - np.tile((20, 18, 16), 2) * rng.random()
-        )
     crops = CROPS_GREEN if green > 0.5 else CROPS_RESTING
     for number, parcel in enumerate(fields):
         if parcel.use == "crop":
@@ -574,16 +596,21 @@ def _materials(canvas: _Canvas) -> np.ndarray:
         else:
             crop = MEADOW[green < 0.5]
         row = table[FIRST_FIELD + number]
-        row[:6] = np.ravel(crop[:2]) + np.tile(rng.normal(0, 5, 3) + rng.normal(0, 6), 2)
+        row[:6] = np.ravel(crop[:2]) + np.tile(rng.normal(0, 2.5, 3) + rng.normal(0, 7), 2)
         row[6:11] = crop[2:7]
         row[11:13] = math.cos(parcel.angle_rad), math.sin(parcel.angle_rad)
         row[13] = crop[7]
     for number, name in enumerate(canvas.tones):
         row = table[FIRST_FIELD + len(fields) + number]
         row[:] = table[CODE[name]]
-        row[:6] += np.tile(rng.normal(0, 3, 3) + rng.normal(0, 9), 2)
+        if name in ("water", "pond"):
+            row[:6] = np.tile(WATERS[rng.integers(len(WATERS))] + rng.normal(0, 4, 3), 2)
+            row[3:6] -= 8
+            continue
+        row[:6] += np.tile(rng.normal(0, 2, 3) + rng.normal(0, 9), 2)
         row[:6] += rng.normal(0, 0.25) * np.tile(row[3:6] - row[:3], 2)  # greener or drier
-    return table
+    table[:, 6:11] /= 100
+    return np.ascontiguousarray(table.T)
 
 
 def _tree_colours(look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -626,7 +653,7 @@ def _light(canvas: _Canvas, ground: Ground, look: Look, rng: np.random.Generator
     sun = _shadows(canvas, look)
     table, trees = _materials(canvas), _tree_colours(look, rng)
     bare = np.zeros(256, np.float32)
-    bare[1:128] = max(0.0, 0.75 - 1.6 * look.greenness)  # leafless crowns show the ground
+    bare[1:128] = look.bareness
     own = fractal(rng, size, canvas.gsd_m, (60, 11, 2.2), (1.0, 0.8, 0.7))
     fine = fractal(rng, size, canvas.gsd_m, (0.8, canvas.gsd_m), (0.8, 0.7))
     drift = fractal(rng, size, canvas.gsd_m, (900, 400), (1.0, 0.6))
@@ -668,30 +695,33 @@ def _ground_colour(
     fine: np.ndarray,
 ) -> np.ndarray:
     index = canvas.index[rows]
-    mix = np.clip(0.5 + 0.28 * coarse + 0.18 * own + 0.16 * middle, 0, 1)
-    texture = table[:, 6:11] / 100
-    bright = 1 + texture[:, 0][index] * (0.7 * coarse + 0.5 * own) + texture[:, 1][index] * middle
-    bright += texture[:, 2][index] * fine
+    mix = np.clip(0.5 + 0.22 * coarse + 0.12 * own + 0.2 * middle, 0, 1)
+    bright = 1 + table[6][index] * (0.7 * coarse + 0.5 * own) + table[7][index] * middle
+    bright += table[8][index] * fine
     # Rows of crops: stretched noise laid along each field's own direction, bent a little.
-    x = (np.arange(index.shape[1], dtype=np.float32) * np.float32(canvas.gsd_m))[None, :] + 2.5 * coarse
-    y = (np.arange(rows.start, rows.stop, dtype=np.float32) * np.float32(canvas.gsd_m))[:, None] + 2.0 * own
-    cos, sin = table[:, 11][index], table[:, 12][index]
+    bend = ground.bend[rows].astype(np.float32) * np.float32(3 / 32)
+    x = (np.arange(index.shape[1], dtype=np.float32) * np.float32(canvas.gsd_m))[None, :] + bend
+    y = (np.arange(rows.start, rows.stop, dtype=np.float32) * np.float32(canvas.gsd_m))[:, None] + bend
+    cos, sin = table[11][index], table[12][index]
     along, across = x * cos + y * sin, y * cos - x * sin
     offset = index.astype(np.float32) * 37
-    for layer, (scale, column) in enumerate(((0.45, 3), (0.6, 4))):
+    for layer, (scale, column) in enumerate(((0.45, 9), (0.6, 10))):
         streak = cv2.remap(
-            ground.streaks[..., layer].copy(), (along + offset) / np.float32(scale), across / np.float32(scale),
-            cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP,
-        )  # fmt: skip
-        bright += texture[:, column][index] * streak
-    spacing = table[:, 13][index]
+            ground.streaks[layer],
+            (along + offset) * np.float32(1 / scale),
+            across * np.float32(1 / scale),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
+        )
+        bright += table[column][index] * streak
+    spacing = table[13][index]
     phase = np.abs(np.mod(across, np.maximum(spacing, 1)) - spacing / 2)
     wheels = (spacing > 0) & (np.abs(phase - 0.9) < 0.28)
     bright[wheels] *= 0.86
     colour = np.empty((*index.shape, 3), np.float32)
     for channel in range(3):
-        first = table[:, channel][index]
-        colour[..., channel] = (first + (table[:, 3 + channel][index] - first) * mix) * bright
+        first = table[channel][index]
+        colour[..., channel] = (first + (table[3 + channel][index] - first) * mix) * bright
     return colour
 
 
