@@ -150,11 +150,15 @@ def quaternion_from_imu(message: Imu) -> tuple[float, float, float, float]:
 
 
 def imu_from_rotation(rotation_enu_from_body: np.ndarray, stamp: Time, frame_id: str) -> Imu:
-    """Imu with an orientation only; rates and accelerations are marked as absent (REP-145)."""
+    """Imu with an orientation only; rates and accelerations are marked as absent (REP-145).
+
+    A rotation that is not finite becomes a quaternion that is not.
+    """
     message = Imu()
     message.header = Header(stamp=stamp, frame_id=frame_id)
     q = message.orientation
-    q.x, q.y, q.z, q.w = quaternion_from_rotation(rotation_enu_from_body)
+    known = bool(np.all(np.isfinite(rotation_enu_from_body)))
+    q.x, q.y, q.z, q.w = quaternion_from_rotation(rotation_enu_from_body) if known else (math.nan,) * 4
     message.angular_velocity_covariance[0] = -1.0
     message.linear_acceleration_covariance[0] = -1.0
     return message
@@ -323,7 +327,8 @@ def crop_from_response(request: GetMap.Request, response: GetMap.Response) -> Ma
             raise GeolocError(f"it is {image.shape[1]}x{image.shape[0]} px instead of {request.size_px}")
     except GeolocError as error:
         return empty_crop(request, CropStatus.UNREADABLE, f"the map server's picture is unusable: {error}")
-    return replace(empty_crop(request, status, text), image=image, coverage=response.coverage)
+    # A copy, as the pixels of a message are read-only and PyTorch wants them writable.
+    return replace(empty_crop(request, status, text), image=image.copy(), coverage=response.coverage)
 
 
 def empty_crop(request: GetMap.Request, status: CropStatus, text: str) -> MapCrop:

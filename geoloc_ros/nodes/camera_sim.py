@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
@@ -20,6 +19,7 @@ from geoloc_ros.core.simulator import TYPICAL, CameraSimulator, Degradation
 from geoloc_ros.core.trajectory import PATTERNS, SensorNoise, Trajectory
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import choice, declare, value
+from geoloc_ros.nodes.running import spin_until_interrupted
 
 # name: (default, lowest, highest, what it is)
 _NUMBERS = {
@@ -121,9 +121,7 @@ def main() -> int:
         rclpy.try_shutdown()
         return 2
     try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin_until_interrupted(node)
     finally:
         node.close()
         node.destroy_node()

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
@@ -17,6 +16,7 @@ from geoloc_ros.core.flight import Flight
 from geoloc_ros.core.geodesy import displaced
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import declare, value
+from geoloc_ros.nodes.running import spin_until_interrupted
 from geoloc_ros.srv import SetPrior
 
 CLOCK_HZ = 100.0
@@ -159,9 +159,7 @@ def main() -> int:
     player = threading.Thread(target=play, name="play")
     player.start()
     try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin_until_interrupted(node)
     finally:
         node.stop()
         player.join()

@@ -22,7 +22,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
@@ -37,6 +36,7 @@ from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, declare_input_p
 from geoloc_ros.nodes.localizer_outputs import Diagnostics, Outputs, declare_output_parameters
 from geoloc_ros.nodes.map_client import MapClient
 from geoloc_ros.nodes.parameters import declare, value
+from geoloc_ros.nodes.running import spin_until_interrupted
 from geoloc_ros.srv import SetPrior
 
 DISORDER_S = 1.0
@@ -369,9 +369,7 @@ def main() -> int:
     try:
         if value(node, "autostart") and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin_until_interrupted(node)
     finally:
         node.stop()
         node.destroy_node()

@@ -7,13 +7,13 @@ import sys
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.maps import CropStatus, MapCrop, MapLayer, RasterMap
 from geoloc_ros.messages import empty_crop, response_from_crop
 from geoloc_ros.nodes.parameters import declare, value
+from geoloc_ros.nodes.running import spin_until_interrupted
 from geoloc_ros.srv import GetMap
 
 MAX_CROP_PX = 8192
@@ -108,9 +108,7 @@ def main() -> int:
     rclpy.init()
     node = MapServerNode()
     try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin_until_interrupted(node)
     finally:
         node.close()
         node.destroy_node()

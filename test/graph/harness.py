@@ -21,10 +21,10 @@ from rasterio.transform import from_origin
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import NavSatFix
+from sensor_msgs.msg import Image, Imu, NavSatFix
 
 from geoloc_ros import messages
-from geoloc_ros.core.camera import CameraModel, nadir_rotation
+from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN, CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Frame, Truth
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.simulator import CameraSimulator
@@ -46,19 +46,27 @@ class Spinner:
         self._running: list[tuple[SingleThreadedExecutor, Node, threading.Thread]] = []
 
     def add(self, node: Node) -> Any:
-        executor = SingleThreadedExecutor()
+        executor = SingleThreadedExecutor(context=node.context)
         executor.add_node(node)
         thread = threading.Thread(target=executor.spin, daemon=True)
         thread.start()
         self._running.append((executor, node, thread))
         return node
 
+    def remove(self, node: Node) -> None:
+        """Take a node out of the graph."""
+        entry = next(entry for entry in self._running if entry[1] is node)
+        self._running.remove(entry)
+        executor, _, thread = entry
+        executor.shutdown()
+        thread.join(5.0)
+        for end in ("stop", "close"):
+            getattr(node, end, lambda: None)()
+        node.destroy_node()
+
     def close(self) -> None:
-        for executor, node, thread in reversed(self._running):
-            executor.shutdown()
-            thread.join(5.0)
-            node.destroy_node()
-        self._running.clear()
+        for _, node, _ in list(reversed(self._running)):
+            self.remove(node)
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
@@ -81,8 +89,8 @@ def call(client: Any, request: Any, timeout_s: float = 10.0) -> Any:
 class Drone(Node):
     """Publishes frames as a vehicle would and listens to what the localizer says."""
 
-    def __init__(self) -> None:
-        super().__init__("drone")
+    def __init__(self, namespace: str = "") -> None:
+        super().__init__("drone", namespace=namespace, parameter_overrides=parameters(altitude_type="range"))
         self.topics = FrameTopics(self)
         self.fixes: list[NavSatFix] = []
         self.statuses: list[LocalizerStatus] = []
@@ -90,10 +98,13 @@ class Drone(Node):
         self.create_subscription(NavSatFix, "localizer/fix", self.fixes.append, 50)
         self.create_subscription(LocalizerStatus, "localizer/status", self.statuses.append, 50)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
+        self.image = self.create_publisher(Image, "image", 1)
+        self.imu = self.create_publisher(Imu, "imu", 1)
         self._prior = self.create_client(SetPrior, "localizer/set_prior")
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.diagnostics += [(status.level, status.message) for status in message.status]
+        own = f"{self.get_namespace()}/localizer".strip("/")
+        self.diagnostics += [(s.level, s.message) for s in message.status if s.name.startswith(f"{own}:")]
 
     def set_prior(self, lat_deg: float, lon_deg: float, radius_m: float = 30.0) -> SetPrior.Response:
         request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg, radius_m=radius_m)
@@ -102,6 +113,26 @@ class Drone(Node):
     def fly(self, frame: Frame) -> tuple[NavSatFix, LocalizerStatus]:
         """Publish a frame and wait for its fix and status."""
         self.topics.publish(frame)
+        return self.answer(frame.stamp_s)
+
+    def fly_spoiled(
+        self,
+        frame: Frame,
+        spoil_image: Callable[[Image], None] = lambda _: None,
+        spoil_imu: Callable[[Imu], None] = lambda _: None,
+    ) -> tuple[NavSatFix, LocalizerStatus]:
+        """As `fly`, with messages changed on their way."""
+        stamp = messages.time_from_seconds(frame.stamp_s)
+        rotation = frame.rotation_enu_from_optical
+        assert frame.image is not None
+        assert rotation is not None
+        self.topics.publish(replace(frame, image=None, rotation_enu_from_optical=None))
+        imu = messages.imu_from_rotation(rotation @ FLU_FROM_OPTICAL_DOWN.T, stamp, "base_link")
+        spoil_imu(imu)
+        self.imu.publish(imu)
+        image = messages.image_from_rgb(frame.image, stamp, "camera")
+        spoil_image(image)
+        self.image.publish(image)
         return self.answer(frame.stamp_s)
 
     def answer(self, stamp_s: float, timeout_s: float = 30.0) -> tuple[NavSatFix, LocalizerStatus]:
@@ -120,7 +151,8 @@ class Drone(Node):
 
 
 def _stamped(found: list[Any], stamp_s: float) -> Any:
-    return next((m for m in list(found) if messages.seconds_from_time(m.header.stamp) == stamp_s), None)
+    stamp = messages.time_from_seconds(stamp_s)
+    return next((m for m in list(found) if m.header.stamp == stamp), None)
 
 
 def draw_map(path: Path, side_px: int = 1200, gsd_m: float = 0.4, crs: str | None = "EPSG:32650") -> Path:
