@@ -8,6 +8,7 @@ A layer has a CRS and levels, the finest first; a level is cut into blocks, and 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -29,6 +30,8 @@ from geoloc_models.errors import GeolocError
 READ_ERRORS = (RasterioError, OSError, GeolocError)
 """All that a read of a damaged, vanished or unreachable source raises."""
 
+GDAL_CACHE_MIB = 64
+"""Enough for the strips of a raster that is not tiled; our own cache keeps the rest."""
 _WEB_MERCATOR_HALF_M = math.pi * 6378137.0
 
 
@@ -170,10 +173,14 @@ class GdalLayer(Layer):
         self.name = str(path)
         seconds = max(1, math.ceil(timeout_s))  # whole ones; zero would mean no limit
         self._options = {"GDAL_HTTP_TIMEOUT": seconds, "GDAL_HTTP_CONNECTTIMEOUT": seconds}
+        # GDAL keeps decoded blocks too, by default 5 % of the memory. It takes the limit from here at its first
+        # read; set by rasterio.Env around each read, it makes reads in parallel return wrong pixels.
+        os.environ.setdefault("GDAL_CACHEMAX", str(GDAL_CACHE_MIB))
         self._handles = threading.local()  # GDAL's handles must not be shared between threads
         self._opened: list[Any] = []
         self._opening = threading.Lock()
-        if "://" not in self.name and not self.name.startswith("/vsi") and not Path(path).exists():
+        # With a colon it may be a URL or one of GDAL's own names, "GPKG:file:table"; /vsi... is GDAL's own tree.
+        if not (":" in self.name or self.name.startswith("/vsi") or Path(path).exists()):
             raise GeolocError(f"map {path} does not exist; check the path")
         try:
             with rasterio.Env(**self._options):
@@ -349,10 +356,48 @@ def _near(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
     return near
 
 
+TILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _numbered(folder: str | Path) -> list[str]:
+    """Names of the entries that are plain numbers."""
+    return [name for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+
+
+def _is_tile(name: str) -> bool:
+    stem, suffix = os.path.splitext(name)
+    return stem.isdigit() and suffix in TILE_SUFFIXES
+
+
+def _tile_extent(folder: Path) -> tuple[int, int, int, int] | None:
+    """Smallest and largest x and y (x0, y0, x1, y1) of the tiles of one zoom; None if there are none."""
+    xs, ys = [], []
+    for x in _numbered(folder):
+        # Only names are read: a folder may hold a million tiles.
+        rows = [int(os.path.splitext(name)[0]) for name in os.listdir(folder / x) if _is_tile(name)]
+        if rows:
+            xs.append(int(x))
+            ys += [min(rows), max(rows)]
+    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
+
+
+def _tile_level(zoom: int, extent: tuple[int, int, int, int], side_px: int) -> Level:
+    left, top, right, bottom = extent
+    tile_m = 2 * _WEB_MERCATOR_HALF_M / 2**zoom
+    west_m, north_m = left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m
+    return Level(
+        width=(right - left + 1) * side_px,
+        height=(bottom - top + 1) * side_px,
+        crs_from_pixel=Affine(tile_m / side_px, 0.0, west_m, 0.0, -tile_m / side_px, north_m),
+        block_width=side_px,
+        block_height=side_px,
+        zoom=zoom,
+        first_tile=(left, top),
+    )
+
+
 class TileFolder(Layer):
     """A folder {z}/{x}/{y}.png (or jpg, jpeg, webp) of web Mercator tiles, y counted from the north."""
-
-    SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
     def __init__(self, path: str | Path, nodata_rgb: tuple[int, int, int] | None = None) -> None:
         """List the tiles; GeolocError if there are none."""
@@ -360,46 +405,34 @@ class TileFolder(Layer):
         self.crs = pyproj.CRS.from_epsg(3857)
         self.sparse = True
         self._bands = _Bands([1, 2, 3], nodata_rgb=nodata_rgb, nodata=[None] * 3)
-        self._tiles: dict[tuple[int, int, int], Path] = {}
-        for file in Path(path).glob("*/*/*"):
-            numbers = (file.parts[-3], file.parts[-2], file.stem)
-            if file.suffix.lower() in self.SUFFIXES and all(part.isdigit() for part in numbers):
-                self._tiles[int(numbers[0]), int(numbers[1]), int(numbers[2])] = file
-        if not self._tiles:
+        self._folder = Path(path)
+        extents = {
+            int(zoom): extent for zoom in _numbered(path) if (extent := _tile_extent(self._folder / zoom))
+        }
+        if not extents:
             raise GeolocError(
                 f"folder {path} holds no tiles; it needs files such as 17/70000/45000.png (z/x/y)"
             )
         side_px = self._tile_side_px()
-        self.levels = [
-            self._level(zoom, side_px) for zoom in sorted({key[0] for key in self._tiles}, reverse=True)
-        ]
+        self.levels = [_tile_level(zoom, extents[zoom], side_px) for zoom in sorted(extents, reverse=True)]
         self._complete_levels()
 
     def _tile_side_px(self) -> int:
         """256 or 512, from the first tile that decodes."""
-        for file in self._tiles.values():
-            image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        for file in self._folder.glob("*/*/*"):
+            image = (
+                cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+                if _is_tile(file.name)
+                else None
+            )
             if image is not None:
                 return int(image.shape[0])
         raise GeolocError(f"no tile in {self.name} can be decoded; check the files")
 
-    def _level(self, zoom: int, side_px: int) -> Level:
-        tiles = np.array([key[1:] for key in self._tiles if key[0] == zoom])
-        (left, top), (right, bottom) = tiles.min(axis=0), tiles.max(axis=0)
-        tile_m = 2 * _WEB_MERCATOR_HALF_M / 2**zoom
-        west_m, north_m = left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m
-        return Level(
-            width=int(right - left + 1) * side_px,
-            height=int(bottom - top + 1) * side_px,
-            crs_from_pixel=Affine(tile_m / side_px, 0.0, west_m, 0.0, -tile_m / side_px, north_m),
-            block_width=side_px,
-            block_height=side_px,
-            zoom=zoom,
-            first_tile=(int(left), int(top)),
-        )
-
     def read_stored(self, level: Level, row: int, col: int) -> Block:
-        file = self._tiles.get((level.zoom, level.first_tile[0] + col, level.first_tile[1] + row))
+        x, y = level.first_tile[0] + col, level.first_tile[1] + row
+        stem = self._folder / str(level.zoom) / str(x) / str(y)
+        file = next((path for end in TILE_SUFFIXES if (path := stem.with_suffix(end)).is_file()), None)
         if file is None:
             return Block(None)
         image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)

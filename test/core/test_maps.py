@@ -20,6 +20,7 @@ from rasterio.shutil import copy as gdal_copy
 from rasterio.warp import Resampling, reproject
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.layers import open_layer
 from geoloc_ros.core.maps import CropStatus, MapLayer, RasterMap
 
 PLACES = {
@@ -490,6 +491,27 @@ def test_crops_from_many_threads_are_those_of_one(tmp_path: Path) -> None:
             pool.submit(source.prefetch, *place, 60.0, 120)
         found = list(pool.map(lambda place: source.crop(*place, 60.0, 120).image, places))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_parallel_reads_of_mbtiles_are_those_of_one_thread(tmp_path: Path) -> None:
+    lat, lon = 60.2, 25.1
+    transform = pixel_grid("EPSG:3857", lat, lon, 0.5, 900)
+    plain = write_raster(tmp_path / "map.tif", texture(900, 900), "EPSG:3857", transform)
+    gdal_copy(plain, tmp_path / "map.mbtiles", driver="MBTiles", TILE_FORMAT="PNG")
+    with rasterio.open(tmp_path / "map.mbtiles") as source:
+        expected = np.moveaxis(source.read([1, 2, 3]), 0, -1)
+    for _ in range(3):
+        layer = open_layer(tmp_path / "map.mbtiles", None, 10.0)
+        side = layer.levels[0].block_width
+        count = -(-layer.levels[0].width // side)
+        places = [(row, col) for row in range(count) for col in range(count)]
+        with ThreadPoolExecutor(4) as pool:
+            blocks = list(pool.map(lambda place: layer.read(0, *place), places))  # noqa: B023 (used at once)
+        layer.close()
+        for (row, col), block in zip(places, blocks, strict=True):
+            np.testing.assert_array_equal(
+                block.rgb, expected[row * side : (row + 1) * side, col * side : (col + 1) * side]
+            )
 
 
 def test_truncated_file_is_unreadable_not_a_crash(tmp_path: Path) -> None:
