@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+import torch
 
 from geoloc_models import metrics
 from geoloc_models.data.pairs import ImagePair, ground_from_view, list_pairs, read_rgb, warp
@@ -41,6 +42,17 @@ class Engine(Protocol):
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """Where the centre of `query` lies in `search_map`; (h, w, 3) uint8 RGB, same metres per pixel."""
         ...
+
+
+def fix_threads(threads: int) -> None:
+    """Use so many CPU threads and nothing that depends on chance, so that figures repeat to the last digit."""
+    if threads < 1:
+        raise GeolocError(f"{threads} threads cannot compute anything; give at least 1")
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    # cuDNN's benchmark mode picks algorithms by their timing, and they round differently.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class NccEngine(_Baseline):
 
     weights_id = "ncc"
 
-    TEMPERATURE = 0.02
+    TEMPERATURE = 0.03
     """Softmax temperature of the correlation coefficient that makes its posterior most likely."""
     REACH_PX = 8
     """Half-width of the window around the peak that counts as the peak."""
@@ -189,9 +189,10 @@ def _heatmap(
 ) -> Heatmap:
     """Peak mass, covariance and second mode of a posterior whose peak is already known to sub-pixels."""
     row, col = (int(i) for i in np.unravel_index(int(probability.argmax()), probability.shape))
-    window = np.s_[max(row - reach, 0) : row + reach + 1, max(col - reach, 0) : col + reach + 1]
+    top, left = max(row - reach, 0), max(col - reach, 0)
+    window = np.s_[top : row + reach + 1, left : col + reach + 1]
     inside = probability[window]
-    y, x = np.mgrid[window]
+    y, x = np.mgrid[top : top + inside.shape[0], left : left + inside.shape[1]]
     offset = np.stack([x * stride_px - peak_xy_px[0], y * stride_px - peak_xy_px[1]], axis=-1)
     mass = float(inside.sum())
     covariance = np.einsum("rc,rci,rcj->ij", inside, offset, offset) / mass + stride_px**2 / 12 * np.eye(2)

@@ -21,7 +21,11 @@ from geoloc_ros.core.geodesy import LocalEnu
 
 @dataclass(frozen=True)
 class FrameScore:
-    """One frame's answer against its truth. Positions that do not exist are NaN."""
+    """One frame's answer against its truth. Positions that do not exist are NaN.
+
+    `valid`: the answer passed every gate and went out as a fix. Where frames are scored alone, an answer that
+    did not pass is scored too, as a best guess; a tracker's is not.
+    """
 
     index: int
     stamp_s: float
@@ -50,6 +54,7 @@ def score_fix(
     stamp_s: float,
     truth_lat_lon_deg: tuple[float, float],
     lat_lon_deg: tuple[float, float] | None,
+    valid: bool = True,
     covariance_enu_m2: np.ndarray | None = None,
     search_size_m: float = float("nan"),
     height_m: float = float("nan"),
@@ -62,13 +67,13 @@ def score_fix(
 
     `search_size_m` is the side of the square that was searched, for RDS.
     """
-    valid = lat_lon_deg is not None and bool(np.all(np.isfinite(lat_lon_deg)))
-    lat_deg, lon_deg = lat_lon_deg if lat_lon_deg is not None and valid else (np.nan, np.nan)
+    answered = lat_lon_deg is not None and bool(np.all(np.isfinite(lat_lon_deg)))
+    lat_deg, lon_deg = lat_lon_deg if lat_lon_deg is not None and answered else (np.nan, np.nan)
     covariance = np.full((2, 2), np.nan)
     error_m = nees = float("nan")
     # A frame without an answer scores nothing, whatever was searched.
     relative = 0.0
-    if valid:
+    if answered:
         error_m = float(metrics.haversine_m(lat_deg, lon_deg, *truth_lat_lon_deg))
         east_m, north_m = LocalEnu(*truth_lat_lon_deg).to_enu(lat_deg, lon_deg)
         if covariance_enu_m2 is not None:
@@ -85,7 +90,7 @@ def score_fix(
         index=index,
         stamp_s=stamp_s,
         state=state,
-        valid=valid,
+        valid=valid and answered,
         lat_deg=float(lat_deg),
         lon_deg=float(lon_deg),
         truth_lat_deg=float(truth_lat_lon_deg[0]),
@@ -142,16 +147,18 @@ def _percentile(values: np.ndarray, share: float) -> float:
 
 
 def summarize(run: Run) -> dict[str, Any]:
-    """The figures of one run. `ma` and `rds` are over all frames: one without a valid fix is a miss.
+    """The figures of one run. `ma` and `rds` are over all frames: one without an answer is a miss.
 
-    `median_error_m`, `ma_valid`, `ape_*`, `nees_mean`, `coverage_2sigma` and `false_fix_rate` are over valid
-    fixes; null says that there is nothing to compute from.
+    `median_error_m` is over all answers: the valid fixes of a tracker, every best guess where frames are scored
+    alone. `ma_valid`, `ape_*`, `rpe_*`, `nees_mean`, `coverage_2sigma` and `false_fix_rate` are over valid
+    fixes. null says that there is nothing to compute from.
     """
     errors = np.array([frame.error_m for frame in run.frames], dtype=np.float64)
     valid = np.array([frame.valid for frame in run.frames], dtype=bool)
     nees = np.array([frame.nees for frame in run.frames], dtype=np.float64)
     latency = np.array([frame.latency_ms for frame in run.frames], dtype=np.float64)
     latency = latency[np.isfinite(latency)]
+    answers = errors[np.isfinite(errors)]
     with_covariance = valid & ~np.isnan(nees)
     false_fixes = metrics.is_false_fix(errors[valid], nees[valid])
     recoveries = recovery_times_s(run.frames)
@@ -159,7 +166,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "name": run.name,
         "mode": run.mode,
         "frames": len(run.frames),
-        "median_error_m": _rounded(np.median(errors[valid]) if valid.any() else np.nan, 6),
+        "median_error_m": _rounded(np.median(answers) if answers.size else np.nan, 6),
         "ma": {str(k): _rounded(metrics.ma_at_k(errors, k), 6) for k in metrics.MA_DISTANCES_M},
         "ma_valid": {str(k): _rounded(metrics.ma_at_k(errors[valid], k), 6) for k in metrics.MA_DISTANCES_M},
         "rds": _rounded(np.mean([frame.rds for frame in run.frames]) if run.frames else np.nan, 6),

@@ -65,6 +65,8 @@ def test_ncc_is_blind_to_brightness_and_contrast(ground: np.ndarray) -> None:
 def test_ncc_reaches_the_maps_edge(ground: np.ndarray) -> None:
     heatmap = NccEngine(LIKE).infer(cut(ground, 200.0, 20.0, 96), ground[20:])
     np.testing.assert_allclose(heatmap.peak_xy_px, (200.0, 0.0), atol=2.0)
+    corner = NccEngine(LIKE).infer(cut(ground, 318.0, 319.0, 96), ground)
+    np.testing.assert_allclose(corner.peak_xy_px, (318.0, 319.0), atol=1.5)
 
 
 def test_ncc_response_equals_the_definition(ground: np.ndarray) -> None:

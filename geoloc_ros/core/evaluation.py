@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A flight through the localizer without DDS: frame by frame, and the same figures every time.
+
+Tracking is what a vehicle does: one prior, then every frame builds on the last. Independent scores each frame
+alone in a map crop of fixed size that is off by a seeded offset, which is what papers report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+from geoloc_models.evaluation import MAX_CENTRE_OFFSET, Engine
+from geoloc_ros.core.camera import RectifiedView
+from geoloc_ros.core.flight import Frame, Truth
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.localizer import (
+    Estimate,
+    Localizer,
+    LocalizerSettings,
+    Match,
+    Refused,
+    State,
+    match_frame,
+)
+from geoloc_ros.core.maps import MapCrop, MapSource
+from geoloc_ros.core.scores import Closeup, FrameScore, Run, score_fix
+
+CLOSEUPS = 6
+"""Worst frames that are kept with their pictures."""
+
+# The prior's radius is 3 sigma: a prior that is off by M is called twice as uncertain as its own error.
+_RADIUS_PER_NOISE = 2.0
+_MIN_RADIUS_M = 20.0
+
+
+@dataclass(frozen=True)
+class FlightProtocol:
+    """How a flight is scored."""
+
+    prior_noise_m: float = 30.0
+    """Tracking: how far off the first prior is, in a seeded direction."""
+    crop_m: float | None = None
+    """Independent: side of the map crop that every frame is searched in; None tracks."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.prior_noise_m) and self.prior_noise_m >= 0):
+            raise GeolocError(f"a prior noise of {self.prior_noise_m} m is not possible; give 0 or more")
+        if self.crop_m is not None and not (math.isfinite(self.crop_m) and self.crop_m > 0):
+            raise GeolocError(f"a map crop of {self.crop_m} m cannot be searched; give a positive side")
+
+    @property
+    def mode(self) -> str:
+        return "tracking" if self.crop_m is None else "independent"
+
+
+def evaluate_flight(
+    frames: Iterable[Frame],
+    engine: Engine,
+    map_source: MapSource,
+    protocol: FlightProtocol,
+    settings: LocalizerSettings | None = None,
+    name: str = "geoloc",
+    advance: Callable[[], None] = lambda: None,
+) -> Run:
+    """Score every frame that has a truth; `advance()` is called after each. GeolocError if none has."""
+    settings = settings or LocalizerSettings()
+    # Networks and libraries allocate at their first call, which belongs to no frame.
+    blank = np.zeros((engine.query_px, engine.query_px, 3), np.uint8)
+    engine.infer(blank, np.tile(blank, (3, 3, 1)))
+    with_truth = ((frame, frame.truth) for frame in frames if frame.truth is not None)
+    if protocol.crop_m is None:
+        answers = _track(with_truth, engine, map_source, protocol, settings)
+    else:
+        answers = _alone(with_truth, engine, map_source, protocol, protocol.crop_m, settings)
+    scores: list[FrameScore] = []
+    worst: list[tuple[float, int, Closeup]] = []
+    for score, closeup in answers:
+        scores.append(score)
+        if closeup is not None:
+            # A refused frame is shown only where there are not enough fixes to show.
+            badness = score.error_m if score.valid else -1.0
+            heapq.heappush(worst, (badness, -score.index, closeup))
+            if len(worst) > CLOSEUPS:
+                heapq.heappop(worst)
+        advance()
+    if not scores:
+        raise GeolocError("no frame has a true position, so there is nothing to score; record a truth topic")
+    return Run(
+        name=name,
+        mode=protocol.mode,
+        weights=engine.weights_id,
+        device=engine.device,
+        frames=scores,
+        closeups=[closeup for _, _, closeup in sorted(worst, key=lambda item: item[:2], reverse=True)],
+        about=_about(protocol),
+    )
+
+
+def _about(protocol: FlightProtocol) -> dict[str, Any]:
+    if protocol.crop_m is None:
+        return {"seed": protocol.seed, "prior_noise_m": protocol.prior_noise_m}
+    return {"seed": protocol.seed, "crop_m": protocol.crop_m}
+
+
+def _track(
+    frames: Iterator[tuple[Frame, Truth]],
+    engine: Engine,
+    map_source: MapSource,
+    protocol: FlightProtocol,
+    settings: LocalizerSettings,
+) -> Iterator[tuple[FrameScore, Closeup | None]]:
+    """One prior at the first frame, then as in flight."""
+    localizer = Localizer(engine, map_source, settings)
+    first = next(frames, None)
+    if first is None:
+        return
+    bearing = np.random.default_rng(protocol.seed).uniform(0.0, 2 * np.pi)
+    off = protocol.prior_noise_m * np.array([np.sin(bearing), np.cos(bearing)])
+    lat_deg, lon_deg = LocalEnu(first[1].lat_deg, first[1].lon_deg).to_geodetic(*off)
+    radius_m = max(_RADIUS_PER_NOISE * protocol.prior_noise_m, _MIN_RADIUS_M)
+    localizer.set_prior(lat_deg, lon_deg, radius_m)
+    for index, (frame, truth) in enumerate(itertools.chain([first], frames)):
+        estimate = localizer.process(frame)
+        yield score_estimate(index, estimate, truth), _closeup(index, estimate, truth)
+
+
+def score_estimate(index: int, estimate: Estimate, truth: Truth) -> FrameScore:
+    """Score what the localizer said of a frame; an answer that it refused itself is none."""
+    return score_fix(
+        index=index,
+        stamp_s=estimate.stamp_s,
+        truth_lat_lon_deg=(truth.lat_deg, truth.lon_deg),
+        lat_lon_deg=(estimate.lat_deg, estimate.lon_deg) if estimate.valid else None,
+        covariance_enu_m2=estimate.covariance_enu_m2,
+        search_size_m=estimate.crop.size_m if estimate.crop is not None else float("nan"),
+        height_m=truth.height_above_ground_m,
+        latency_ms=estimate.latencies_ms.get("total", float("nan")),
+        state=estimate.state.name,
+        peak=estimate.heatmap.peak if estimate.heatmap is not None else float("nan"),
+        reason=estimate.reason,
+    )
+
+
+def _alone(
+    frames: Iterator[tuple[Frame, Truth]],
+    engine: Engine,
+    map_source: MapSource,
+    protocol: FlightProtocol,
+    crop_m: float,
+    settings: LocalizerSettings,
+) -> Iterator[tuple[FrameScore, Closeup | None]]:
+    """Each frame in its own crop; the answer is scored whether or not it is confident, `valid` says which."""
+    # Every frame answers, whatever little of map or view there is; `_doubt` then says what the localizer would.
+    lenient = dataclasses.replace(settings, min_coverage=0.0, min_view_coverage=0.0)
+    for index, (frame, truth) in enumerate(frames):
+        # Its own stream a frame: the same offsets whatever --frames and whichever engine.
+        rng = np.random.default_rng((protocol.seed, index))
+        off = crop_m * rng.uniform(-MAX_CENTRE_OFFSET, MAX_CENTRE_OFFSET, 2)
+        centre = LocalEnu(truth.lat_deg, truth.lon_deg).to_geodetic(*off)
+        try:
+            match = match_frame(frame, centre, crop_m / 2, engine, map_source, lenient, whole_views=False)
+        except Refused as refused:
+            estimate = _estimate(frame, str(refused), crop_m, view=refused.view, crop=refused.crop)
+            yield score_estimate(index, estimate, truth), None
+            continue
+        reason = _doubt(match, settings)
+        estimate = _estimate(
+            frame,
+            reason,
+            match.crop.size_m,
+            lat_deg=match.lat_deg,
+            lon_deg=match.lon_deg,
+            covariance_enu_m2=match.covariance_enu_m2,
+            heatmap=match.heatmap,
+            view=match.view,
+            crop=match.crop,
+            latencies_ms={**match.latencies_ms, "total": sum(match.latencies_ms.values())},
+        )
+        score = score_estimate(index, dataclasses.replace(estimate, valid=True), truth)
+        yield dataclasses.replace(score, valid=not reason), _closeup(index, estimate, truth)
+
+
+def _doubt(match: Match, settings: LocalizerSettings) -> str:
+    """Why the localizer would not take this answer, or nothing."""
+    heatmap = match.heatmap
+    if match.crop.coverage < settings.min_coverage:
+        return f"the map covers {match.crop.coverage:.0%} of the search"
+    if match.view.coverage < settings.min_view_coverage:
+        return f"the camera saw {match.view.coverage:.0%} of the view"
+    if heatmap.peak < settings.min_peak:
+        return f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak"
+    if heatmap.peak_ratio < settings.min_peak_ratio:
+        return f"ambiguous: the second best place is {heatmap.peak_ratio:.1f} times weaker"
+    return ""
+
+
+def _estimate(frame: Frame, reason: str, search_size_m: float, **known: Any) -> Estimate:
+    """An estimate of a frame that stands alone: no track, no state to speak of."""
+    empty: dict[str, Any] = {
+        "lat_deg": math.nan,
+        "lon_deg": math.nan,
+        "covariance_enu_m2": np.full((2, 2), math.nan),
+        "filtered": None,
+        "heatmap": None,
+        "crop": None,
+        "view": None,
+        "latencies_ms": {},
+    }
+    return Estimate(
+        stamp_s=frame.stamp_s,
+        state=State.RELOCALIZING,
+        valid=not reason,
+        reason=reason,
+        search_size_m=search_size_m,
+        **{**empty, **known},
+    )
+
+
+def _closeup(index: int, estimate: Estimate, truth: Truth) -> Closeup | None:
+    """The pictures of one frame, where it got as far as a crop of the map."""
+    if estimate.view is None or estimate.crop is None:
+        return None
+    heatmap = estimate.heatmap
+    if estimate.valid:
+        error_m = score_estimate(index, estimate, truth).error_m
+        sigma_m = math.sqrt(max(float(np.linalg.eigvalsh(estimate.covariance_enu_m2)[-1]), 0.0))
+        title = f"Frame {index}: {error_m:.1f} m off, σ {sigma_m:.1f} m"
+    else:
+        title = f"Frame {index}: no fix, {estimate.reason}"
+    side = estimate.crop.image.shape[0]
+    return Closeup(
+        index=index,
+        title=title,
+        query=estimate.view.image,
+        search_map=estimate.crop.image,
+        heatmap=heatmap.resized(side, side) if heatmap is not None else None,
+        fix_xy_px=heatmap.peak_xy_px if heatmap is not None else None,
+        truth_xy_px=_true_centre_px(estimate.crop, estimate.view, truth),
+    )
+
+
+def _true_centre_px(crop: MapCrop, view: RectifiedView, truth: Truth) -> tuple[float, float]:
+    """Where the view's centre truly lies in the crop, pixel-edge coordinates."""
+    place = LocalEnu(truth.lat_deg, truth.lon_deg).to_geodetic(*view.centre_offset_enu_m)
+    x_px, y_px = crop.geodetic_to_pixel(*place)
+    return float(x_px), float(y_px)

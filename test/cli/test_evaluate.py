@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`geoloc evaluate` and `geoloc evaluate-pairs` end to end, with a stand-in for the network."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from geoloc_models.data.pairs import is_held_out
+from geoloc_models.engines import torch as torch_engine
+from geoloc_ros.cli.main import main
+from geoloc_ros.core.baselines import NccEngine
+
+LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Template matching where the network would be: the commands are under test, not the weights."""
+    monkeypatch.setattr(torch_engine, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
+
+
+def without_times(figures: dict[str, Any]) -> dict[str, Any]:
+    """All figures but the milliseconds, which no two runs share."""
+    return {
+        key: [without_times(run) for run in value] if key in ("runs", "methods") else value
+        for key, value in figures.items()
+        if key != "latency_ms"
+    }
+
+
+def test_flight_gives_table_json_and_report(
+    small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", str(small_flight), "--prior-noise", "10", "--seed", "3", "--baseline", "ncc"]
+    arguments += ["--note", "generated"]
+    for name in ("a", "b"):
+        outputs = ["--json", str(tmp_path / name / "figures.json"), "--out", str(tmp_path / name / "report")]
+        assert main([*arguments, *outputs]) == 0
+    figures, again = (json.loads((tmp_path / name / "figures.json").read_text()) for name in ("a", "b"))
+    assert without_times(figures) == without_times(again)
+    assert set(figures) >= {
+        "frames", "median_error_m", "ma", "rds", "availability", "false_fix_rate", "latency_ms", "device",
+        "weights", "nees_mean", "coverage_2sigma", "seed", "mode", "map", "note",
+    }  # fmt: skip
+    assert set(figures["ma"]) == {"3", "5", "10", "20", "50"}
+    assert set(figures["latency_ms"]) >= {"p50", "p95"}
+    assert figures["frames"] == 24
+    assert figures["availability"] > 0.9
+    # The same matcher twice gives the same figures under both names.
+    assert [run["name"] for run in figures["runs"]] == ["geoloc", "ncc"]
+    assert figures["runs"][0]["median_error_m"] == figures["runs"][1]["median_error_m"]
+    for file in ("report.html", "report.json", "truth.tum", "geoloc.tum", "ncc.tum", "geoloc_errors.csv"):
+        assert (tmp_path / "a" / "report" / file).stat().st_size > 0
+    assert (tmp_path / "a/report/geoloc.tum").read_bytes() == (tmp_path / "b/report/geoloc.tum").read_bytes()
+    output = capsys.readouterr().out
+    assert "MA@10" in output
+    assert "ncc" in output
+
+
+def test_independent_frames_and_their_number(small_flight: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(small_flight), "--independent", "--crop", "130", "--frames", "5"]
+    assert main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["mode"], figures["frames"], figures["crop_m"]) == ("independent", 5, 130.0)
+
+
+def held_out_name() -> str:
+    return next(name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(99)) if is_held_out(name))
+
+
+def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    picture = sum(
+        cv2.resize(
+            rng.uniform(0, 60, (n, n, 3)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC
+        )
+        for n in (8, 32, 128, 256)
+    )
+    for date in "AB":
+        folder = tmp_path / "pairs" / "levir" / date
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / f"{held_out_name()}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+    arguments = ["evaluate-pairs", str(tmp_path), "--attitude-deg", "0", "--height-percent", "0"]
+    arguments += ["--baseline", "ncc", "--baseline", "ncc"]
+    for name in ("a", "b"):
+        assert main([*arguments, "--json", str(tmp_path / f"{name}.json")]) == 0
+    figures, again = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b"))
+    assert without_times(figures) == without_times(again)
+    assert [method["name"] for method in figures["methods"]] == ["geoloc", "ncc"]
+    assert figures["samples"] == 2
+    assert figures["median_error_m"] < 1.0
+    assert figures["crop_m"] == 200.0
+    assert "MA@20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "nowhere"], "neither a flight folder"),
+        (["evaluate", "FLIGHT", "--prior-noise", "-3"], "prior noise"),
+        (["evaluate", "FLIGHT", "--independent", "--crop", "0"], "map crop"),
+        (["evaluate", "FLIGHT", "--threads", "0"], "threads"),
+        (["evaluate", "FLIGHT", "--frames", "0"], "--frames"),
+        (["evaluate", "FLIGHT", "--baseline", "sift"], "ncc, xfeat"),
+        (["evaluate", "FLIGHT", "--map", "missing.tif"], "missing.tif"),
+        (["evaluate-pairs", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    small_flight: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    status = main([str(small_flight) if argument == "FLIGHT" else argument for argument in arguments])
+    error = capsys.readouterr().err.strip()
+    assert status == 2
+    assert words in error
+    assert len(error.splitlines()) == 1
