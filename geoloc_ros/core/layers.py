@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rasters as pyramids of RGB blocks: whatever GDAL opens, and folders of XYZ tiles.
+"""Rasters as pyramids of RGB blocks: whatever GDAL opens (tile_folder.py: folders of XYZ tiles).
 
 A layer has a CRS and levels, the finest first; a level is cut into blocks, and `read` decodes one of them.
 `maps.RasterMap` caches the blocks and cuts crops out of them.
@@ -32,7 +32,6 @@ READ_ERRORS = (RasterioError, OSError, GeolocError)
 
 GDAL_CACHE_MIB = 64
 """Enough for the strips of a raster that is not tiled; our own cache keeps the rest."""
-_WEB_MERCATOR_HALF_M = math.pi * 6378137.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Layer(ABC):
         }
         return _average(quarters, finer)
 
-    def _complete_levels(self) -> None:
+    def complete_levels(self) -> None:
         """Add averaged levels until one block holds the whole layer."""
         while (last := self.levels[-1]).width > last.block_width or last.height > last.block_height:
             self.levels.append(last.halved(len(self.levels) - 1))
@@ -149,7 +148,7 @@ def _average(quarters: dict[tuple[int, int], Block], finer: Level) -> Block:
 
 
 @dataclass
-class _Bands:
+class Bands:
     """How a raster's bands become RGB and a mask."""
 
     indexes: list[int]  # one band (grey or palette) or three, and the alpha band last if there is one
@@ -195,7 +194,7 @@ class GdalLayer(Layer):
             raise GeolocError(
                 f"map {path} has a CRS that PROJ does not understand: {_one_line(error)}"
             ) from None
-        self._complete_levels()
+        self.complete_levels()
 
     def _check(self, source: Any) -> None:
         if source.count == 0:
@@ -245,7 +244,7 @@ class GdalLayer(Layer):
             source = self._handle(level.overview)
             data = source.read(self._bands.indexes, window=window)
             mask = source.read_masks(1, window=window) if self._bands.mask else None
-        return _to_block(data, mask, self._bands)
+        return to_block(data, mask, self._bands)
 
     def close(self) -> None:
         with self._opening:
@@ -254,7 +253,7 @@ class GdalLayer(Layer):
             self._opened.clear()
 
 
-def _examine_bands(source: Any, nodata_rgb: tuple[int, int, int] | None) -> _Bands:
+def _examine_bands(source: Any, nodata_rgb: tuple[int, int, int] | None) -> Bands:
     """Which bands are red, green, blue and alpha, what means no data, and how wider values become 8 bits."""
     meaning = list(source.colorinterp)
     colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
@@ -263,7 +262,7 @@ def _examine_bands(source: Any, nodata_rgb: tuple[int, int, int] | None) -> _Ban
     else:
         plain = [i + 1 for i, band in enumerate(meaning) if band is not ColorInterp.alpha]
         indexes = plain[:3] if len(plain) >= 3 else plain[:1] or [1]
-    bands = _Bands(indexes, nodata=[source.nodatavals[i - 1] for i in indexes], nodata_rgb=nodata_rgb)
+    bands = Bands(indexes, nodata=[source.nodatavals[i - 1] for i in indexes], nodata_rgb=nodata_rgb)
     if len(indexes) == 1 and meaning[indexes[0] - 1] is ColorInterp.palette:
         bands.palette = np.zeros((256, 4), np.uint8)
         for value, colour in source.colormap(indexes[0]).items():
@@ -296,7 +295,7 @@ def _value_range(source: Any, indexes: list[int]) -> tuple[np.ndarray, np.ndarra
     return low, np.maximum(high, low + 1e-9)
 
 
-def _to_block(data: np.ndarray, mask: np.ndarray | None, bands: _Bands) -> Block:
+def to_block(data: np.ndarray, mask: np.ndarray | None, bands: Bands) -> Block:
     """Raw bands (bands, h, w), alpha last if there is one, to RGB and validity."""
     valid = (
         np.full(data.shape[1:], 255, np.uint8)
@@ -354,106 +353,6 @@ def _near(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
             same |= np.abs(band.astype(np.float32) - value) <= tolerance if tolerance else band == value
         near &= same
     return near
-
-
-TILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def _numbered(folder: str | Path) -> list[str]:
-    """Names of the entries that are plain numbers."""
-    return [name for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
-
-
-def _is_tile(name: str) -> bool:
-    stem, suffix = os.path.splitext(name)
-    return stem.isdigit() and suffix in TILE_SUFFIXES
-
-
-def _tile_extent(folder: Path) -> tuple[int, int, int, int] | None:
-    """Smallest and largest x and y (x0, y0, x1, y1) of the tiles of one zoom; None if there are none."""
-    xs, ys = [], []
-    for x in _numbered(folder):
-        # Only names are read: a folder may hold a million tiles.
-        rows = [int(os.path.splitext(name)[0]) for name in os.listdir(folder / x) if _is_tile(name)]
-        if rows:
-            xs.append(int(x))
-            ys += [min(rows), max(rows)]
-    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
-
-
-def _tile_level(zoom: int, extent: tuple[int, int, int, int], side_px: int) -> Level:
-    left, top, right, bottom = extent
-    tile_m = 2 * _WEB_MERCATOR_HALF_M / 2**zoom
-    west_m, north_m = left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m
-    return Level(
-        width=(right - left + 1) * side_px,
-        height=(bottom - top + 1) * side_px,
-        crs_from_pixel=Affine(tile_m / side_px, 0.0, west_m, 0.0, -tile_m / side_px, north_m),
-        block_width=side_px,
-        block_height=side_px,
-        zoom=zoom,
-        first_tile=(left, top),
-    )
-
-
-class TileFolder(Layer):
-    """A folder {z}/{x}/{y}.png (or jpg, jpeg, webp) of web Mercator tiles, y counted from the north."""
-
-    def __init__(self, path: str | Path, nodata_rgb: tuple[int, int, int] | None = None) -> None:
-        """List the tiles; GeolocError if there are none."""
-        self.name = str(path)
-        self.crs = pyproj.CRS.from_epsg(3857)
-        self.sparse = True
-        self._bands = _Bands([1, 2, 3], nodata_rgb=nodata_rgb, nodata=[None] * 3)
-        self._folder = Path(path)
-        extents = {
-            int(zoom): extent for zoom in _numbered(path) if (extent := _tile_extent(self._folder / zoom))
-        }
-        if not extents:
-            raise GeolocError(
-                f"folder {path} holds no tiles; it needs files such as 17/70000/45000.png (z/x/y)"
-            )
-        side_px = self._tile_side_px()
-        self.levels = [_tile_level(zoom, extents[zoom], side_px) for zoom in sorted(extents, reverse=True)]
-        self._complete_levels()
-
-    def _tile_side_px(self) -> int:
-        """256 or 512, from the first tile that decodes."""
-        for file in self._folder.glob("*/*/*"):
-            image = (
-                cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-                if _is_tile(file.name)
-                else None
-            )
-            if image is not None:
-                return int(image.shape[0])
-        raise GeolocError(f"no tile in {self.name} can be decoded; check the files")
-
-    def read_stored(self, level: Level, row: int, col: int) -> Block:
-        x, y = level.first_tile[0] + col, level.first_tile[1] + row
-        stem = self._folder / str(level.zoom) / str(x) / str(y)
-        file = next((path for end in TILE_SUFFIXES if (path := stem.with_suffix(end)).is_file()), None)
-        if file is None:
-            return Block(None)
-        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None or image.shape[:2] != (level.block_height, level.block_width):
-            raise GeolocError(f"tile {file} is damaged or not {level.block_width} px square; fetch it again")
-        if image.dtype != np.uint8:
-            image = (image / 257).astype(np.uint8)
-        mask = image[..., 3] if image.ndim == 3 and image.shape[2] == 4 else None
-        grey = image.ndim == 2 or image.shape[2] == 1
-        data = [image.reshape(image.shape[:2])] if grey else [image[..., 2], image[..., 1], image[..., 0]]
-        return _to_block(np.stack(data), mask, self._bands)
-
-    def close(self) -> None:
-        """No file stays open between two reads."""
-
-
-def open_layer(path: str | Path, nodata_rgb: tuple[int, int, int] | None, timeout_s: float) -> Layer:
-    """A folder as XYZ tiles, anything else through GDAL."""
-    if Path(path).is_dir():
-        return TileFolder(path, nodata_rgb)
-    return GdalLayer(path, nodata_rgb, timeout_s)
 
 
 def _one_line(error: BaseException) -> str:

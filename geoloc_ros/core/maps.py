@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import enum
 import math
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import pyproj
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.block_cache import BlockCache, BlockKey
 from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.layers import READ_ERRORS, Block, Layer, Level, open_layer
+from geoloc_ros.core.layers import READ_ERRORS, Block, GdalLayer, Layer, Level
+from geoloc_ros.core.tile_folder import TileFolder
 
 
 class CropStatus(enum.IntEnum):
@@ -84,93 +83,6 @@ class MapSource(Protocol):
         ...
 
 
-class _Key(NamedTuple):
-    """A block's place in the cache."""
-
-    layer: int
-    level: int
-    row: int
-    col: int
-
-
-class BlockCache:
-    """Decoded blocks, the least recently used thrown out first, read by a few threads of its own."""
-
-    READERS = 2
-
-    def __init__(self, layers: Sequence[Layer], limit_mib: float) -> None:
-        self._layers = layers
-        self._limit_bytes = int(limit_mib * 2**20)
-        self._blocks: OrderedDict[_Key, Block] = OrderedDict()
-        self._pending: dict[_Key, tuple[Future[Block], bool]] = {}  # and whether it was only a prefetch
-        self._lock = threading.Lock()
-        self._readers = ThreadPoolExecutor(self.READERS, thread_name_prefix="map-read")
-        self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="map-prefetch")
-        self.nbytes = 0
-
-    def get(self, keys: Iterable[_Key], deadline: float) -> dict[_Key, Block]:
-        """All these blocks, decoded now where need be.
-
-        Raises one of READ_ERRORS, or concurrent.futures.TimeoutError at time.monotonic() = deadline.
-        """
-        found: dict[_Key, Block] = {}
-        waiting: dict[_Key, Future[Block]] = {}
-        with self._lock:
-            for key in keys:
-                block = self._blocks.get(key)
-                if block is None:
-                    waiting[key] = self._submit(key, prefetch=False)
-                else:
-                    self._blocks.move_to_end(key)
-                    found[key] = block
-        for key, future in waiting.items():
-            found[key] = future.result(max(0.0, deadline - time.monotonic()))
-        return found
-
-    def prefetch(self, keys: Iterable[_Key]) -> None:
-        """Start to decode blocks that will be asked for; returns at once."""
-        with self._lock:
-            for key in keys:
-                if key not in self._blocks:
-                    self._submit(key, prefetch=True)
-
-    def _submit(self, key: _Key, prefetch: bool) -> Future[Block]:
-        """The read of a block, under way or started; the caller holds the lock."""
-        pending = self._pending.get(key)
-        if pending is not None:
-            future, only_prefetch = pending
-            # A block that is wanted now does not wait in the queue of those that may be wanted later.
-            if prefetch or not only_prefetch or not future.cancel():
-                return future
-        future = (self._prefetcher if prefetch else self._readers).submit(self._load, key)
-        self._pending[key] = (future, prefetch)
-        return future
-
-    def _load(self, key: _Key) -> Block:
-        try:
-            block = self._layers[key.layer].read(key.level, key.row, key.col)
-        except BaseException:
-            with self._lock:
-                self._pending.pop(key, None)
-            raise
-        with self._lock:
-            self._pending.pop(key, None)
-            if key not in self._blocks and block.nbytes <= self._limit_bytes:
-                self._blocks[key] = block
-                self.nbytes += block.nbytes
-                while self.nbytes > self._limit_bytes:
-                    self.nbytes -= self._blocks.popitem(last=False)[1].nbytes
-        return block
-
-    def close(self) -> None:
-        """Stop the threads and forget all blocks."""
-        self._prefetcher.shutdown(wait=True, cancel_futures=True)
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
-            self._blocks.clear()
-            self.nbytes = 0
-
-
 class RasterMap:
     """One or several rasters as a single map; thread-safe."""
 
@@ -189,7 +101,7 @@ class RasterMap:
             raise GeolocError(f"cache of {cache_mib} MiB and timeout of {timeout_s} s must not be negative")
         ordered = sorted(layers, key=lambda layer: -layer.priority)
         self._timeout_s = timeout_s
-        self._layers = [open_layer(layer.path, layer.nodata_rgb, timeout_s) for layer in ordered]
+        self._layers = [_open(layer, timeout_s) for layer in ordered]
         self._to_crs = [_transformer(layer) for layer in self._layers]
         self.cache = BlockCache(self._layers, cache_mib)
         self.bounds_deg = self._bounds_deg()
@@ -348,12 +260,12 @@ class _Part:
             return None
         return cls(layer, index, level, fit_col, fit_row, size_px, (left, top, right, bottom))
 
-    def keys(self) -> list[_Key]:
+    def keys(self) -> list[BlockKey]:
         """The blocks that the window touches."""
         left, top, right, bottom = self.window
         height, width = self.level.block_height, self.level.block_width
         return [
-            _Key(self.layer, self.index, row, col)
+            BlockKey(self.layer, self.index, row, col)
             for row in range(top // height, (bottom - 1) // height + 1)
             for col in range(left // width, (right - 1) // width + 1)
         ]
@@ -398,7 +310,7 @@ class _Part:
         fit_row[0, 0] -= top
         return fit_col, fit_row
 
-    def _mosaic(self, blocks: dict[_Key, Block]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _mosaic(self, blocks: dict[BlockKey, Block]) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The window's pixels and their validity (None: all valid); (None, None) if it holds nothing."""
         if all(block.rgb is None for block in blocks.values()):
             return None, None
@@ -467,6 +379,13 @@ def _fill_uncovered(image: np.ndarray, covered: np.ndarray, coverage: float) -> 
         return
     mean = cv2.mean(image, mask=covered)[:3] if coverage > 0.0 else (127.0,) * 3
     image[covered == 0] = np.rint(mean).astype(np.uint8)
+
+
+def _open(layer: MapLayer, timeout_s: float) -> Layer:
+    """A folder as XYZ tiles, anything else through GDAL."""
+    if Path(layer.path).is_dir():
+        return TileFolder(layer.path, layer.nodata_rgb)
+    return GdalLayer(layer.path, layer.nodata_rgb, timeout_s)
 
 
 def _transformer(layer: Layer) -> pyproj.Transformer:

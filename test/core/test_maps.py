@@ -20,7 +20,7 @@ from rasterio.shutil import copy as gdal_copy
 from rasterio.warp import Resampling, reproject
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.layers import open_layer
+from geoloc_ros.core.layers import GdalLayer
 from geoloc_ros.core.maps import CropStatus, MapLayer, RasterMap
 
 PLACES = {
@@ -501,7 +501,7 @@ def test_parallel_reads_of_mbtiles_are_those_of_one_thread(tmp_path: Path) -> No
     with rasterio.open(tmp_path / "map.mbtiles") as source:
         expected = np.moveaxis(source.read([1, 2, 3]), 0, -1)
     for _ in range(3):
-        layer = open_layer(tmp_path / "map.mbtiles", None, 10.0)
+        layer = GdalLayer(tmp_path / "map.mbtiles")
         side = layer.levels[0].block_width
         count = -(-layer.levels[0].width // side)
         places = [(row, col) for row in range(count) for col in range(count)]
@@ -546,6 +546,7 @@ def test_truncated_file_is_unreadable_not_a_crash(tmp_path: Path) -> None:
         ("all_nodata", "no valid values"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_unusable_map_is_refused_on_open(kind: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     pixels, transform = texture(64, 64), Affine(0.5, 0, 400_000, 0, -0.5, 6_000_000)
