@@ -90,8 +90,8 @@ class XFeatEngine(_Baseline):
     CONSENSUS_PX = 8.0
     """Matches whose shifts differ by less agree: 6 degrees of heading move a point 70 px out by 7 px."""
     STRIDE_PX = 4.0
-    FLOOR_PX = 1.0
-    """Least standard deviation: what keypoints of two dates agree to at best."""
+    FLOOR_PX = 2.0
+    """Least standard deviation: how well two dates agree at best, about 1 m at 0.5 m a pixel."""
 
     def __init__(self, like: Engine) -> None:
         super().__init__(like)
@@ -122,7 +122,9 @@ class XFeatEngine(_Baseline):
         peak_xy = agreeing.mean(axis=0)
         scatter = np.cov(agreeing.T) if len(agreeing) > 2 else self.CONSENSUS_PX**2 * np.eye(2)
         covariance = scatter / len(agreeing) + self.FLOOR_PX**2 * np.eye(2)
-        peak = 1.0 - second / len(agreeing)
+        # Twice the votes of the next best shift is right 24 times of 25: the square makes votes odds.
+        odds = (len(agreeing) / second) ** 2 if second else float("inf")
+        peak = max(0.0, 1.0 - 1.0 / odds)
         x, y = np.meshgrid(*(np.arange(n) * self.STRIDE_PX for n in reversed(shape)))
         offset = np.stack([x - peak_xy[0], y - peak_xy[1]], axis=-1)
         drawn = covariance + (self.STRIDE_PX / 2) ** 2 * np.eye(2)  # no narrower than the nodes can show
@@ -134,7 +136,7 @@ class XFeatEngine(_Baseline):
             (float(peak_xy[0]), float(peak_xy[1])),
             covariance,
             peak,
-            len(agreeing) / second if second else float("inf"),
+            max(odds, 1.0),
         )
 
     def _matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
