@@ -196,8 +196,9 @@ def make_layout(size_m: float, rng: np.random.Generator) -> Layout:
     world = Layout(size_m)
     taken = Occupancy(size_m)
     warp = Warp(rng, [(size_m * 0.016, size_m * 0.36), (4.0, 110.0)])
-    _add_river(world, rng, taken)
     _add_main_roads(world, rng)
+    _add_river(world, rng, taken)
+    _add_lanes(world, rng)
     _add_settlements(world, rng, taken)
     _keep_out(world, taken)
     for road in world.roads:
@@ -225,9 +226,15 @@ def _across(rng: np.random.Generator, size_m: float, share: float, upright: bool
 
 
 def _add_river(world: Layout, rng: np.random.Generator, taken: Occupancy) -> None:
-    line = _across(
-        rng, world.size_m, rng.choice([0.14, 0.84]) + rng.normal(0, 0.03), bool(rng.integers(2)), 0.05
-    )
+    """A river from edge to edge; of a few courses the one that keeps clear of the main roads."""
+    roads = np.concatenate([road.points for road in world.roads])
+    best, line = math.inf, np.zeros((0, 2))
+    for _ in range(10):
+        course = _across(rng, world.size_m, rng.uniform(0.1, 0.9), bool(rng.integers(2)), 0.05)
+        gap = np.linalg.norm(course[:, None] - roads[None], axis=2).min(axis=1)
+        close = float(np.mean(gap < 40))
+        if close < best:
+            best, line = close, course
     width = rng.uniform(12, 28) * (1 + 0.25 * np.sin(np.arange(len(line)) / rng.uniform(9, 16)))
     world.river = np.column_stack([line, width])
     for start, end in itertools.pairwise(world.river):
@@ -242,9 +249,13 @@ def _add_main_roads(world: Layout, rng: np.random.Generator) -> None:
             share = (index + 0.5) / count + rng.normal(0, 0.06)
             width = float(rng.choice([7.5, 9.0, 11.0]))
             world.roads.append(Road(_across(rng, size_m, share, upright, 0.035), width, "main"))
-    # Lanes leave a main road at about a right angle and wander off to the edge or to another road.
+
+
+def _add_lanes(world: Layout, rng: np.random.Generator) -> None:
+    """Lanes and tracks leave a main road at about a right angle and wander off, often to the edge."""
+    size_m, mains = world.size_m, list(world.roads)
     for _ in range(max(2, round(size_m / 230))):
-        host = world.roads[rng.integers(2 * count)].points
+        host = mains[rng.integers(len(mains))].points
         index = int(rng.integers(len(host) // 8, len(host) * 7 // 8))
         tangent = directions(host)[index]
         side = rng.choice([-1.0, 1.0])

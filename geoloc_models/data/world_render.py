@@ -85,8 +85,8 @@ CROPS_RESTING = [
     ((122, 116, 76), (104, 104, 64), 8, 8, 7, 4, 6, 0.0),  # catch crop
 ]
 MEADOW = (
-    ((104, 116, 68), (142, 134, 90), 8, 8, 7, 4, 7, 0.0),
-    ((122, 112, 78), (142, 122, 92), 8, 8, 8, 3, 5, 0.0),
+    ((104, 116, 68), (142, 134, 90), 6, 8, 7, 4, 7, 0.0),
+    ((122, 112, 78), (142, 122, 92), 6, 8, 8, 3, 5, 0.0),
 )
 SCRUB = (
     ((112, 108, 72), (148, 126, 92), 9, 13, 10, 0, 0, 0.0),
@@ -94,7 +94,7 @@ SCRUB = (
 )
 
 WATERS = np.array(
-    [(70, 88, 78), (98, 110, 88), (54, 66, 62), (112, 114, 92), (88, 118, 102), (62, 80, 84), (120, 128, 100)]
+    [(70, 88, 78), (98, 110, 88), (54, 66, 62), (112, 114, 92), (88, 118, 102), (62, 80, 84)]
 )
 """Rivers and ponds: algae, silt, depth."""
 
@@ -494,7 +494,7 @@ def _roof(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Height in metres and relative brightness over a roof."""
     blotches = _smooth_noise(rng, 5, u.shape)
-    tone = 1 + 0.035 * blotches + 0.03 * rng.standard_normal(u.shape)
+    tone = rng.normal(1, 0.09) + 0.035 * blotches + 0.03 * rng.standard_normal(u.shape)
     metal = building.colour.min() > 140 or building.length_m > 24
     if metal:
         tone = tone + 0.025 * np.sign(np.sin(2 * math.pi * u / rng.uniform(1.0, 2.2)))
@@ -586,6 +586,8 @@ def _materials(canvas: _Canvas) -> np.ndarray:
     for name, material in MATERIALS.items():
         row = table[CODE[name]]
         row[:6] = green * np.ravel(material.green) + (1 - green) * np.ravel(material.resting)
+        # The same asphalt is light in one acquisition and dark in another: wet, worn, seen against the sun.
+        row[:6] += rng.normal(0, 10) + np.tile(rng.normal(0, 2, 3), 2)
         row[6:9] = material.coarse, material.middle, material.fine
     crops = CROPS_GREEN if green > 0.5 else CROPS_RESTING
     for number, parcel in enumerate(fields):
