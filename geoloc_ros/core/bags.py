@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_typestore
 
 from geoloc_models.errors import GeolocError
@@ -138,11 +140,13 @@ def open_recording(path: Path, topics: Sequence[str] = ()) -> Flight | Bag:
         if topics:
             raise GeolocError(f"{path} is a flight folder and has no topics; leave --topic out")
         return Flight.open(path)
-    if path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file():
-        return Bag(path, _parse_topics(topics))
+    # A bag is its folder; people also name the file in it.
+    folder = path.parent if path.suffix in (".mcap", ".db3") else path
+    if (folder / "metadata.yaml").is_file():
+        return Bag(folder, _parse_topics(topics))
     raise GeolocError(
-        f"{path} is neither a flight folder (flight.csv, camera.yaml, frames/) nor a rosbag2 "
-        "(a folder with metadata.yaml, or an .mcap file)"
+        f"{path} is neither a flight folder (flight.csv, camera.yaml, frames/) nor a rosbag2 (a folder with "
+        "metadata.yaml; `ros2 bag reindex` makes one)"
     )
 
 
@@ -160,13 +164,12 @@ def _parse_topics(topics: Sequence[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _reader(path: Path) -> Iterator[AnyReader]:
+    """An open bag; damage that shows now or while it is read ends in a GeolocError."""
     try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-        reader.open()
-    except (AnyReaderError, OSError, ValueError) as error:
-        raise GeolocError(f"bag {path} cannot be read: {error}") from None
-    with contextlib.closing(reader):
-        yield reader
+        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+            yield reader
+    except (AnyReaderError, ReaderError, OSError, sqlite3.Error) as error:
+        raise GeolocError(f"bag {path} cannot be read: {error}; try `ros2 bag reindex`") from None
 
 
 def _choose(reader: AnyReader, topics: dict[str, str]) -> dict[str, str]:

@@ -221,7 +221,7 @@ def test_what_is_no_recording_is_refused(small_flight: Path, tmp_path: Path) -> 
     with pytest.raises(GeolocError, match="neither"):
         open_recording(tmp_path)
     (tmp_path / "x.mcap").write_bytes(b"not a bag at all")
-    with pytest.raises(GeolocError, match="cannot be read"):
+    with pytest.raises(GeolocError, match="reindex"):
         open_recording(tmp_path / "x.mcap")
     with pytest.raises(GeolocError, match="no topics"):
         open_recording(small_flight, ["image=/image"])
@@ -233,3 +233,19 @@ def test_what_is_no_recording_is_refused(small_flight: Path, tmp_path: Path) -> 
     record(small_flight, tmp_path / "good", StoragePlugin.SQLITE3)
     with pytest.raises(GeolocError, match="--map"):
         _ = open_recording(tmp_path / "good").map_path
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_damaged_bags_are_said_to_be(small_flight: Path, tmp_path: Path, plugin: StoragePlugin) -> None:
+    record(small_flight, tmp_path / "bag", plugin)
+    (file,) = [path for path in (tmp_path / "bag").iterdir() if path.suffix in (".db3", ".mcap")]
+    assert len(open_recording(file)) == 6
+    whole = file.read_bytes()
+    for share in (0.0, 0.001, 0.5):
+        file.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(GeolocError, match="cannot be read"):
+            list(open_recording(tmp_path / "bag"))
+    file.write_bytes(whole)
+    (tmp_path / "bag" / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    with pytest.raises(GeolocError, match="cannot be read"):
+        open_recording(tmp_path / "bag")
