@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from geoloc_models.data.pairs import ImagePair
 from geoloc_models.data.samples import PairSamples, SampleSettings, collate
-from geoloc_models.drl.losses import spatial_cross_entropy
+from geoloc_models.drl.losses import spatial_cross_entropy, weighted_balance_loss
 from geoloc_models.errors import GeolocError
 
 
@@ -42,10 +43,18 @@ class TrainingSettings:
     warmup_batches: int = 200
     target_sigma_nodes: float = 0.7
     """Spread of the soft target; about 1 m of the pairs' truth is noise."""
+    loss: Literal["spatial", "wbl"] = "spatial"
+    """spatial: cross-entropy of the softmax over the map; wbl: the paper's weighted balance loss."""
+    positive_cells: int = 7
+    """WBL's R, nodes; about 32 / stride - 1."""
+    negative_weight: float = 130.0
+    """WBL's w_neg."""
     average_decay: float = 0.998
     """Exponential moving average of the weights, which is what is checked and shipped."""
-    checkpoint_batches: int = 200
-    check_batches: int = 600
+    checkpoint_batches: int = 50
+    check_batches: int = 150
+    check_maps: int = 48
+    """Held-out search maps of a check; six views each."""
     seed: int = 666
 
 
@@ -82,7 +91,7 @@ def train(
     )
     stream = PairSamples(pairs, samples, settings.seed, start)
     loader = DataLoader(stream, settings.maps_per_batch, num_workers=workers, collate_fn=collate)
-    check = _held_out_check(held_out, samples, device)
+    check = _held_out_check(held_out, samples, settings, device)
     console = Console()
     columns = (
         TextColumn("{task.description}"),
@@ -97,7 +106,7 @@ def train(
         for step, batch in zip(range(start, total), loader, strict=False):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * _rate(step, total, settings.warmup_batches)
-            loss = _loss(model, batch, settings.target_sigma_nodes, device)
+            loss = _loss(model, batch, settings, device)
             if not math.isfinite(loss.item()):
                 raise GeolocError(
                     f"the loss became {loss.item()} at batch {step}: lower --learning-rate, or resume from {checkpoint}"
@@ -155,31 +164,33 @@ def _rate(step: int, total: int, warmup: int) -> float:
     return max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def _loss(model: nn.Module, batch: dict[str, Tensor], sigma_nodes: float, device: str) -> Tensor:
-    """Spatial cross-entropy of one batch, network in bfloat16."""
+def _loss(model: nn.Module, batch: dict[str, Tensor], settings: TrainingSettings, device: str) -> Tensor:
+    """The loss of one batch, network in bfloat16."""
     search_map = batch["map"].to(device, memory_format=torch.channels_last)
     query = batch["query"].to(device, memory_format=torch.channels_last)
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        logits = model(query, search_map)
-    stride = search_map.shape[-1] / (logits.shape[-1] - 1)
-    return spatial_cross_entropy(logits.float(), batch["target"].to(device) / stride, sigma_nodes)
+        logits = model(query, search_map).float()
+    target = batch["target"].to(device) / search_map.shape[-1]
+    if settings.loss == "wbl":
+        return weighted_balance_loss(logits, target, settings.positive_cells, settings.negative_weight)
+    return spatial_cross_entropy(logits, target * (logits.shape[-1] - 1), settings.target_sigma_nodes)
 
 
 def _held_out_check(
-    pairs: list[ImagePair], samples: SampleSettings, device: str, maps: int = 48
+    pairs: list[ImagePair], samples: SampleSettings, settings: TrainingSettings, device: str
 ) -> Callable[[nn.Module], dict[str, float]]:
     """A fixed set of held-out samples, drawn once; the returned function scores a model on it."""
     batches: list[dict[str, Tensor]] = []
     if pairs:
         stream = iter(PairSamples(pairs, samples, seed=1))
-        batches = [collate([next(stream) for _ in range(8)]) for _ in range(maps // 8)]
+        batches = [collate([next(stream) for _ in range(8)]) for _ in range(settings.check_maps // 8)]
 
     @torch.inference_mode()
     def check(model: nn.Module) -> dict[str, float]:
         model.eval()
         errors, losses = [], []
         for batch in batches:
-            losses.append(_loss(model, batch, 0.7, device))
+            losses.append(_loss(model, batch, settings, device))
             with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
                 logits = model(batch["query"].to(device), batch["map"].to(device)).float().cpu()
             best = logits.flatten(1).argmax(1)

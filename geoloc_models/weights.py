@@ -15,20 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from geoloc_models.drl.compact import CompactMixFusion
+from geoloc_models.drl.presets import Network, build
 from geoloc_models.errors import GeolocError
 
 FOLDER = Path(__file__).parent / "pretrained"
-NETWORKS: dict[str, type[nn.Module]] = {"mix_compact": CompactMixFusion}
-"""Networks that an engine can run, by the name that weights files carry."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
     """How to use a network: stored as metadata of its file.
 
-    network: a key of NETWORKS; query_px: side of the query; gsd_min_m, gsd_max_m: ground sample distances it was
-    trained for; temperature: divides the logits so that the posterior is calibrated.
+    network: a preset of `geoloc_models.drl.presets`; query_px: side of the query; gsd_min_m, gsd_max_m: ground sample
+    distances it was trained for; temperature: divides the logits so that the posterior is calibrated.
     """
 
     network: str
@@ -42,7 +40,7 @@ class WeightsInfo:
 class LoadedWeights:
     """A network in evaluation mode, how to use it, and `id`: its name and the start of its digest."""
 
-    model: nn.Module
+    model: Network
     info: WeightsInfo
     id: str
 
@@ -78,8 +76,10 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
         info = WeightsInfo(**json.loads(metadata["geoloc"]))
-        model = NETWORKS[info.network]()
+        model = build(info.network)
         model.load_state_dict(state, strict=True)
+    except GeolocError as error:
+        raise GeolocError(f"weights {path} name a network that this version lacks: {error}") from error
     except (SafetensorError, OSError) as error:
         raise GeolocError(
             f"weights {path} are damaged or no safetensors file ({error}); get them again"

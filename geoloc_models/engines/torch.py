@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from geoloc_models.drl.compact import CompactMixFusion
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import load_weights
@@ -38,7 +37,6 @@ class TorchEngine:
         except RuntimeError as error:
             raise GeolocError(f"unknown device {device!r}: use 'auto', 'cpu' or 'cuda'") from error
         loaded = load_weights(weights)
-        assert isinstance(loaded.model, CompactMixFusion)
         self._model = loaded.model.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._temperature = loaded.info.temperature
         # bfloat16 only pays where the processor has matrix units for it; elsewhere it is emulated.
@@ -46,7 +44,7 @@ class TorchEngine:
         self.weights_id = loaded.id
         self.device = str(self._device)
         self.query_px = loaded.info.query_px
-        self.map_multiple_px = CompactMixFusion.multiple_px
+        self.map_multiple_px = loaded.model.multiple_px
         self.gsd_range_m = (loaded.info.gsd_min_m, loaded.info.gsd_max_m)
 
     @torch.inference_mode()
@@ -65,11 +63,12 @@ class TorchEngine:
                 f"search map {search_map.shape[:2]} is smaller than the query {query.shape[:2]}: ask for a larger crop"
             )
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
-            logits = self._model(self._tensor(query), self._tensor(search_map))[0, 0].float().cpu().numpy()
-        stride = CompactMixFusion.stride_px
+            padded = self._tensor(search_map)
+            logits = self._model(self._tensor(query), padded)[0, 0].float().cpu().numpy()
+        stride_px = padded.shape[-1] / (logits.shape[-1] - 1)
         # Nodes over the padding are no places.
-        inside = logits[: search_map.shape[0] // stride + 1, : search_map.shape[1] // stride + 1]
-        return heatmap_from_logits(inside, float(stride), self._temperature)
+        rows, cols = (int(side / stride_px) + 1 for side in search_map.shape[:2])
+        return heatmap_from_logits(logits[:rows, :cols], stride_px, self._temperature)
 
     def _tensor(self, image: np.ndarray) -> torch.Tensor:
         """(1, 3, H, W) float32 on the device, padded with the mean colour to sides the network takes."""

@@ -15,7 +15,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "train",
         help="train the localizer on picture pairs",
-        description="Train the compact Mix-Fusion on pairs of pictures of the same ground at two dates. Scenes whose "
+        description="Train a Mix-Fusion network on pairs of pictures of the same ground at two dates. Scenes whose "
         "name falls into the held-out fifth are never trained on. Continues from OUT/checkpoint.pt if it is there.",
     )
     parser.add_argument(
@@ -26,6 +26,24 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--source", action="append", choices=SOURCES, help="use only these sources (repeat; default all)"
+    )
+    parser.add_argument(
+        "--network",
+        default="mix_compact",
+        help="preset: mix_compact, mix_vits14_pyramid_gc, mix_cvt13_fpn_linear, mix_cvt13_ccn_{avg,linear,gem,gc} "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--backbone-weights",
+        type=Path,
+        metavar="FILE",
+        help="start the backbone from DINOv2 ViT-S/14 (timm names) or from CvT-13 of its model zoo",
+    )
+    parser.add_argument(
+        "--loss",
+        choices=("spatial", "wbl"),
+        default="spatial",
+        help="softmax cross-entropy over the map, or the paper's weighted balance loss (default %(default)s)",
     )
     parser.add_argument(
         "--samples", type=int, default=160_000, help="query/map pairs in all (default %(default)s)"
@@ -53,7 +71,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--export",
         type=Path,
         metavar="FILE",
-        help="where to write the weights (default OUT/mix_compact.safetensors)",
+        help="where to write the weights (default OUT/NETWORK.safetensors)",
     )
     parser.set_defaults(run=run)
 
@@ -64,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     from geoloc_models.data.pairs import list_pairs
     from geoloc_models.data.samples import SampleSettings
-    from geoloc_models.drl.compact import CompactMixFusion
+    from geoloc_models.drl.presets import PRESETS, build
     from geoloc_models.training import TrainingSettings, calibrate, train
     from geoloc_models.weights import WeightsInfo, save_weights
 
@@ -81,20 +99,31 @@ def run(args: argparse.Namespace) -> int:
     ]
     samples = SampleSettings(heading_deg=args.heading_deg)
     settings = TrainingSettings(
+        loss=args.loss,
         samples=args.samples,
         maps_per_batch=args.maps_per_batch,
         learning_rate=args.learning_rate,
         seed=args.seed,
     )
+    query_px = 128
+    if args.network in PRESETS:
+        preset = PRESETS[args.network]
+        query_px = preset.query_px
+        samples = replace(samples, map_px=preset.map_px, query_px=preset.query_px)
+        settings = replace(
+            settings, positive_cells=preset.positive_cells, negative_weight=preset.negative_weight
+        )
     torch.manual_seed(args.seed)
-    model = train(CompactMixFusion(), pairs, held_out, args.out, samples, settings, device)
+    model = train(
+        build(args.network, args.backbone_weights), pairs, held_out, args.out, samples, settings, device
+    )
     # The temperature comes from scenes that were trained on neither way: half of the held-out ones.
     temperature = calibrate(
         model, held_out[::2] or pairs, replace(samples, tilt_deg=6.0, height_share=0.07), device
     )
-    path = args.export or args.out / "mix_compact.safetensors"
+    path = args.export or args.out / f"{args.network}.safetensors"
     info = WeightsInfo(
-        "mix_compact", query_px=128, gsd_min_m=0.25, gsd_max_m=1.2, temperature=round(temperature, 3)
+        args.network, query_px=query_px, gsd_min_m=0.25, gsd_max_m=1.2, temperature=round(temperature, 3)
     )
     digest = save_weights(path, model, info)
     print(

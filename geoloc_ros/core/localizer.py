@@ -299,7 +299,7 @@ class Localizer:
             )
         if heatmap.peak_ratio < s.min_peak_ratio:
             raise Refused(
-                f"ambiguous: the best place beats the second {heatmap.peak_ratio:.1f}:1, the limit is {s.min_peak_ratio:g}"
+                f"ambiguous: the best place beats the second {heatmap.peak_ratio:.1f}:1, the limit {s.min_peak_ratio:g}"
             )
         distance = math.sqrt(self._tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2))
         if distance > s.gate_sigma:
