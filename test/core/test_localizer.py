@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core loop on a textured map, with template matching as the engine: right fixes, and words for bad frames."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from geoloc_ros.core.baselines import NccEngine
+from geoloc_ros.core.camera import CameraModel, nadir_rotation
+from geoloc_ros.core.flight import Frame
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.localizer import Estimate, Localizer, LocalizerSettings, State
+from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.simulator import CameraSimulator
+
+CAMERA = CameraModel(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
+HEIGHT_M = 100.0
+
+
+class _Shape:
+    """What a baseline copies from the network."""
+
+    query_px, map_multiple_px, gsd_range_m = 96, 16, (0.25, 1.2)
+
+
+@pytest.fixture(scope="module")
+def map_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("map") / "map.tif"
+    rng = np.random.default_rng(0)
+    image = np.zeros((1200, 1200, 3), np.float32)
+    for octave in (12, 40, 150, 400):
+        image += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (1200, 1200)) * 30
+    with rasterio.open(
+        path, "w", driver="GTiff", width=1200, height=1200, count=3, dtype="uint8", crs="EPSG:32632",
+        transform=from_origin(460000, 5250000, 0.5, 0.5),
+    ) as file:  # fmt: skip
+        file.write(np.clip(image + 120, 0, 255).astype(np.uint8).transpose(2, 0, 1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(map_path: Path) -> Iterator[tuple[RasterMap, CameraSimulator, LocalEnu]]:
+    with RasterMap(map_path) as raster:
+        south, west, north, east = raster.bounds_deg
+        yield raster, CameraSimulator(map_path, CAMERA), LocalEnu((south + north) / 2, (west + east) / 2)
+
+
+@pytest.fixture
+def localizer(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> Localizer:
+    raster, _, home = world
+    localizer = Localizer(NccEngine(_Shape()), raster, LocalizerSettings(lost_frames=4))  # type: ignore[arg-type]
+    localizer.set_prior(*home.to_geodetic(10.0, -8.0), 60.0, 0.0)
+    return localizer
+
+
+def seen(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu],
+    stamp_s: float,
+    east_m: float,
+    north_m: float,
+    tilt_rad: float = 0.0,
+) -> Frame:
+    _, camera, home = world
+    rotation = cv2.Rodrigues(np.array([0.0, tilt_rad, 0.0]))[0] @ nadir_rotation(30.0)
+    image = camera.render(*home.to_geodetic(east_m, north_m), HEIGHT_M, rotation)
+    return Frame(image, stamp_s, rotation, HEIGHT_M, CAMERA)
+
+
+def error_m(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], estimate: Estimate, east_m: float, north_m: float
+) -> float:
+    east, north = world[2].to_enu(estimate.lat_deg, estimate.lon_deg)
+    return math.hypot(east - east_m, north - north_m)
+
+
+@pytest.mark.parametrize("tilt_deg", [0.0, 12.0])
+def test_follows_the_vehicle_not_the_pictures_centre(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer, tilt_deg: float
+) -> None:
+    for step in range(8):
+        east, north = 6.0 * step, 3.0 * step
+        estimate = localizer.process(seen(world, 0.5 * step, east, north, math.radians(tilt_deg)))
+        assert error_m(world, estimate, east, north) < 1.5, (step, estimate.reason)
+        assert estimate.valid == (step >= 1), estimate.reason
+    assert localizer.state == State.TRACKING
+    assert estimate.filtered is not None
+    np.testing.assert_allclose(estimate.filtered.velocity_enu, (12.0, 6.0), atol=2.5)
+    assert set(estimate.latencies_ms) == {"rectify", "crop", "network", "post", "total"}
+    # The search narrows once the track is known.
+    assert estimate.search_size_m < 120.0
+
+
+def test_first_fix_waits_for_a_second_that_agrees(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    estimate = localizer.process(seen(world, 0.0, 0.0, 0.0))
+    assert not estimate.valid
+    assert "confirming: 1 of 2" in estimate.reason
+
+
+def bad_frames(good: Frame) -> dict[str, tuple[Frame, str]]:
+    assert good.image is not None
+    other = CameraModel(640, 480, CAMERA.matrix)
+    return {
+        "no picture": (replace(good, image=None, problem="picture is damaged"), "picture is damaged"),
+        "attitude": (
+            replace(good, rotation_enu_from_optical=np.full((3, 3), np.nan)),
+            "attitude is not finite",
+        ),
+        "no rotation": (replace(good, rotation_enu_from_optical=np.zeros((3, 3))), "no rotation"),
+        "height 0": (replace(good, height_m=0.0), "height above ground is 0.0 m"),
+        "height below": (replace(good, height_m=-3.0), "height above ground is -3.0 m"),
+        "height nan": (replace(good, height_m=math.nan), "height above ground is nan m"),
+        "upside down": (
+            replace(good, rotation_enu_from_optical=np.diag([1.0, -1.0, 1.0]) @ nadir_rotation()),
+            "attitude",
+        ),
+        "other camera": (replace(good, camera=other), "camera_info"),
+        "flat": (replace(good, image=np.full_like(good.image, 99)), "ambiguous"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_frames(Frame(np.zeros((1, 1, 3), np.uint8), 0, None, 1, CAMERA)))
+def test_bad_frame_is_told_and_the_next_good_one_is_used(
+    name: str, world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    for step in range(3):
+        localizer.process(seen(world, 0.5 * step, 0.0, 0.0))
+    frame, words = bad_frames(seen(world, 1.5, 0.0, 0.0))[name]
+    estimate = localizer.process(frame)
+    assert not estimate.valid
+    assert words in estimate.reason
+    after = localizer.process(seen(world, 2.0, 0.0, 0.0))
+    assert after.valid
+    assert error_m(world, after, 0.0, 0.0) < 1.5
+
+
+def test_no_prior_no_fix(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> None:
+    estimate = Localizer(NccEngine(_Shape()), world[0]).process(seen(world, 0.0, 0.0, 0.0))  # type: ignore[arg-type]
+    assert (estimate.valid, estimate.state) == (False, State.UNINITIALIZED)
+    assert "no prior" in estimate.reason
+    assert math.isnan(estimate.lat_deg)
+
+
+def test_prior_off_the_map_says_so(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    localizer.set_prior(10.0, 20.0, 50.0, 0.0)
+    estimate = localizer.process(seen(world, 0.0, 0.0, 0.0))
+    assert not estimate.valid
+    assert estimate.reason.startswith("no map:")
+
+
+def test_clock_going_back_forgets_the_track(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    for step in range(3):
+        localizer.process(seen(world, 10.0 + step, 0.0, 0.0))
+    estimate = localizer.process(seen(world, 5.0, 0.0, 0.0))
+    assert (estimate.valid, estimate.state) == (False, State.UNINITIALIZED)
+    assert "clock went back by 7.00 s" in estimate.reason
+    assert not localizer.process(seen(world, 5.5, 0.0, 0.0)).valid
+
+
+def test_teleport_is_refused_then_lost_then_a_prior_brings_it_back(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    for step in range(3):
+        localizer.process(seen(world, 0.1 * step, 0.0, 0.0))
+    states = []
+    for step in range(4):
+        estimate = localizer.process(seen(world, 0.3 + 0.01 * step, 25.0, 0.0))
+        assert not estimate.valid
+        states.append(estimate.state)
+    assert states == [State.TRACKING] * 3 + [State.LOST]
+    assert "lost after 4 frames" in estimate.reason
+    still = localizer.process(seen(world, 0.5, 25.0, 0.0))
+    assert still.reason.startswith("lost:")
+    localizer.set_prior(*world[2].to_geodetic(25.0, 0.0), 30.0, 0.5)
+    localizer.process(seen(world, 0.6, 25.0, 0.0))
+    assert localizer.process(seen(world, 0.7, 25.0, 0.0)).valid
+
+
+def test_pointing_error_enters_the_covariance(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    """One degree at 100 m is 1.75 m, and the map adds 1 m: never less is claimed."""
+    estimate = localizer.process(seen(world, 0.0, 0.0, 0.0))
+    floor = (HEIGHT_M * math.radians(1.0)) ** 2 + 1.0
+    assert np.linalg.eigvalsh(estimate.covariance_enu_m2)[0] >= floor
