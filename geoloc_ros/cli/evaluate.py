@@ -8,9 +8,15 @@ import functools
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.scores import Run
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -82,8 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from geoloc_ros.core.baselines import make_baseline
     from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
     from geoloc_ros.core.maps import RasterMap
-    from geoloc_ros.core.report import write_report
-    from geoloc_ros.core.scores import summarize, write_errors_csv, write_tum
+    from geoloc_ros.core.scores import summarize
 
     fix_threads(args.threads)
     if args.frames is not None and args.frames < 1:
@@ -91,38 +96,50 @@ def run(args: argparse.Namespace) -> int:
     protocol = FlightProtocol(args.prior_noise, args.crop if args.independent else None, args.seed)
     recording = open_recording(args.flight, args.topic)
     map_path = recording.map_path if args.map is None else args.map
+    about = {
+        "flight": args.flight.name,
+        "map": str(map_path),
+        "note": args.note or ("the map is the flight folder's own" if args.map is None else ""),
+    }
     network = TorchEngine(args.weights, device=args.device)
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}
-    console = Console()
     runs = []
-    raster = RasterMap(map_path)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
         for name, engine in engines.items():
             frames = itertools.islice(recording, args.frames)
             task = progress.add_task(name, total=min(len(recording), args.frames or len(recording)))
             done = evaluate_flight(
                 frames, engine, raster, protocol, name=name, advance=functools.partial(progress.advance, task)
             )
-            done.about |= {"flight": args.flight.name, "map": str(map_path), "note": args.note}
+            done.about |= about
             runs.append(done)
-    summaries = [summarize(done) for done in runs]
-    console.print(_table(summaries, args.flight.name))
-    if args.json is not None:
-        figures = {**summaries[0], "runs": summaries}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    if args.out is not None:
-        write_report(args.out, runs, raster, f"Flight {args.flight.name}", args.note)
-        write_tum(args.out / "truth.tum", runs[0].frames, truth=True)
-        for done in runs:
-            write_tum(args.out / f"{done.name}.tum", done.frames)
-            write_errors_csv(args.out / f"{done.name}_errors.csv", done.frames)
-    raster.close()
+        _write(args, runs, raster)
+    Console().print(summary_table([summarize(done) for done in runs], args.flight.name))
     return 0
 
 
-def _table(summaries: list[dict[str, Any]], flight: str) -> Any:
+def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None:
+    """The files that --json and --out ask for."""
+    from geoloc_ros.core.report import write_report
+    from geoloc_ros.core.scores import summarize, write_errors_csv, write_tum
+
+    if args.json is not None:
+        summaries = [summarize(run) for run in runs]
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(
+            json.dumps({**summaries[0], "runs": summaries}, indent=2, allow_nan=False) + "\n"
+        )
+    if args.out is not None:
+        write_report(args.out, runs, raster, f"Flight {args.flight.name}", runs[0].about["note"])
+        write_tum(args.out / "truth.tum", runs[0].frames, truth=True)
+        for run in runs:
+            write_tum(args.out / f"{run.name}.tum", run.frames)
+            write_errors_csv(args.out / f"{run.name}_errors.csv", run.frames)
+
+
+def summary_table(summaries: list[dict[str, Any]], flight: str) -> Table:
+    """The figures of several runs side by side, for the terminal."""
     from rich.table import Table
 
     from geoloc_ros.core.scores import table_rows

@@ -6,9 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geoloc_models.metrics import MA_DISTANCES_M
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from geoloc_models.evaluation import PairProtocol
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -110,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(summaries: list[dict[str, Any]], protocol: Any) -> Any:
+def _table(summaries: list[dict[str, Any]], protocol: PairProtocol) -> Table:
     from rich.table import Table
 
     table = Table(
