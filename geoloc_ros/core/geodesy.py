@@ -52,8 +52,8 @@ class LocalEnu:
 
 def displaced(lat_deg: float, lon_deg: float, distance_m: float, seed: int) -> tuple[float, float]:
     """(lat_deg, lon_deg) `distance_m` away in a direction that the seed fixes: a prior with a known error."""
-    angle = np.random.default_rng(seed).uniform(0.0, 2.0 * math.pi)
-    east_m, north_m = distance_m * math.cos(angle), distance_m * math.sin(angle)
+    bearing = np.random.default_rng(seed).uniform(0.0, 2.0 * math.pi)
+    east_m, north_m = distance_m * math.sin(bearing), distance_m * math.cos(bearing)
     place: tuple[float, float] = LocalEnu(lat_deg, lon_deg).to_geodetic(east_m, north_m)
     return place
 

@@ -31,7 +31,7 @@ _NUMBERS = {
     "start_s": (0.0, 0.0, 1e6, "where to start, s after the first frame"),
     "duration_s": (0.0, 0.0, 1e6, "how much to play, s of flight; 0: all"),
     "prior_noise_m": (30.0, 0.0, 1e5, "distance of the prior from the first frame's true place, m"),
-    "prior_radius_m": (0.0, 0.0, 1e5, "radius of the prior, m; 0: twice prior_noise_m, at least 30"),
+    "prior_radius_m": (0.0, 0.0, 1e5, "radius of the prior, m; 0: twice prior_noise_m, at least 20"),
     "wait_s": (60.0, 0.0, 3600.0, "how long to wait for listeners and for the localizer, s"),
 }
 
@@ -105,7 +105,7 @@ class FlightPlayerNode(Node):
         truth = self._flight.truth(self._indices[0])
         lat_deg, lon_deg = displaced(truth.lat_deg, truth.lon_deg, noise_m, value(self, "seed"))
         request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg)
-        request.radius_m = radius_m or max(30.0, 2.0 * noise_m)
+        request.radius_m = radius_m or max(20.0, 2.0 * noise_m)
         end, refusal = time.monotonic() + value(self, "wait_s"), f"{self._prior.srv_name} does not answer"
         while not self._ended.is_set():
             if self._prior.wait_for_service(0.2):

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes as processes, and what they say: for commands that run the live graph themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rclpy
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from builtin_interfaces.msg import Time
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import NavSatFix
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.flight import Truth
+from geoloc_ros.core.localizer import State
+from geoloc_ros.core.scores import FrameScore, score_fix
+from geoloc_ros.messages import time_from_seconds
+from geoloc_ros.msg import LocalizerStatus
+
+END_S = 10.0
+"""How long a process may take to end after Ctrl-C before it is killed."""
+
+
+class LiveGraph:
+    """Processes of this package's nodes; they end with the block."""
+
+    def __init__(self, log_folder: Path) -> None:
+        """Logs and parameter files go to `log_folder`, which is made if need be."""
+        self._folder = log_folder
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        _use_large_shared_memory()
+
+    def __enter__(self) -> LiveGraph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self._processes.values():
+            _wait_or_kill(process)
+
+    def start(self, node: str, **parameters: Any) -> int:
+        """Start one of geoloc_ros.nodes with these parameters; returns its process id."""
+        file = self._folder / f"{node}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
+        command = [sys.executable, "-m", f"geoloc_ros.nodes.{node}", "--ros-args", "--params-file", str(file)]
+        with self.log(node).open("wb") as log:
+            self._processes[node] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        return self._processes[node].pid
+
+    def log(self, node: str) -> Path:
+        """Where a node's output goes."""
+        return self._folder / f"{node}.log"
+
+    def ended(self, node: str) -> bool:
+        """Whether a node's process has ended well; GeolocError with its last words if it or another failed."""
+        for name, process in self._processes.items():
+            if process.poll() not in (None, 0):
+                lines = self.log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                last = lines[-1] if lines else f"exit status {process.returncode}"
+                raise GeolocError(f"node {name} ended: {last} (all of it in {self.log(name)})")
+        return self._processes[node].poll() == 0
+
+
+class Recorder:
+    """Keeps every fix and status of the localizer, by image stamp, in nanoseconds."""
+
+    def __init__(self) -> None:
+        """Join the graph; call `close` to leave it."""
+        # A domain of its own keeps a demo from flying somebody else's robots; one that is set is used.
+        os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
+        rclpy.init()
+        self.node = Node("recorder")
+        self.fixes: dict[int, NavSatFix] = {}
+        self.statuses: dict[int, LocalizerStatus] = {}
+        self.node.create_subscription(NavSatFix, "localizer/fix", self._on_fix, 100)
+        self.node.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 100)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def wait_for(self, stamp_s: float, timeout_s: float) -> None:
+        """Wait for the answer to the frame of that stamp, or give up on it."""
+        end = time.monotonic() + timeout_s
+        while nanoseconds(time_from_seconds(stamp_s)) not in self.statuses and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def score(self, index: int, stamp_s: float, truth: Truth) -> FrameScore:
+        """The fix published for the frame of that stamp against the truth; a frame without one is a miss."""
+        stamp_ns = nanoseconds(time_from_seconds(stamp_s))
+        known: dict[str, Any] = {"reason": "dropped: a newer frame was there, or it was lost on the way"}
+        status, fix = self.statuses.get(stamp_ns), self.fixes.get(stamp_ns)
+        if status is not None:
+            known = {
+                "search_size_m": status.search_size_m,
+                "latency_ms": status.latency_total_ms,
+                "state": State(status.state).name,
+                "peak": status.peak,
+                "reason": status.reason,
+            }
+        place = None
+        if fix is not None and status is not None and status.valid:
+            place = (fix.latitude, fix.longitude)
+            known["covariance_enu_m2"] = np.reshape(fix.position_covariance, (3, 3))[:2, :2]
+        return score_fix(
+            index=index,
+            stamp_s=stamp_s,
+            truth_lat_lon_deg=(truth.lat_deg, truth.lon_deg),
+            lat_lon_deg=place,
+            height_m=truth.height_above_ground_m,
+            **known,
+        )
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+    def _on_fix(self, message: NavSatFix) -> None:
+        self.fixes[nanoseconds(message.header.stamp)] = message
+
+    def _on_status(self, message: LocalizerStatus) -> None:
+        self.statuses[nanoseconds(message.header.stamp)] = message
+
+
+def nanoseconds(stamp: Time) -> int:
+    """A stamp as one whole number."""
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _use_large_shared_memory() -> None:
+    """Raw frames do not fit into Fast DDS's default shared-memory segment: take our profile if none is set."""
+    if "FASTRTPS_DEFAULT_PROFILES_FILE" in os.environ or "FASTDDS_DEFAULT_PROFILES_FILE" in os.environ:
+        return
+    try:
+        profile = str(Path(get_package_share_directory("geoloc_ros")) / "config" / "fastdds.xml")
+    except PackageNotFoundError:
+        raise GeolocError(
+            "the package geoloc_ros is not in this environment; source its setup.bash"
+        ) from None
+    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = profile
