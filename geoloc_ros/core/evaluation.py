@@ -8,7 +8,6 @@ alone in a map crop of fixed size that is off by a seeded offset, which is what 
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +35,9 @@ from geoloc_ros.core.scores import Closeup, FrameScore, Run, score_fix
 
 CLOSEUPS = 6
 """Worst frames that are kept with their pictures."""
+
+_APART = 5
+"""Frames between two of them at least, so that one bad place does not fill the page."""
 
 # The prior's radius is 3 sigma: a prior that is off by M is called twice as uncertain as its own error.
 _RADIUS_PER_NOISE = 2.0
@@ -83,15 +85,12 @@ def evaluate_flight(
     else:
         answers = _alone(with_truth, engine, map_source, protocol, protocol.crop_m, settings)
     scores: list[FrameScore] = []
-    worst: list[tuple[float, int, Closeup]] = []
+    worst: list[tuple[float, Closeup]] = []
     for score, closeup in answers:
         scores.append(score)
         if closeup is not None:
             # A refused frame is shown only where there are not enough fixes to show.
-            badness = score.error_m if score.valid else -1.0
-            heapq.heappush(worst, (badness, -score.index, closeup))
-            if len(worst) > CLOSEUPS:
-                heapq.heappop(worst)
+            worst = _keep_worst(worst, score.error_m if score.valid else -1.0, closeup)
         advance()
     if not scores:
         raise GeolocError("no frame has a true position, so there is nothing to score; record a truth topic")
@@ -101,9 +100,20 @@ def evaluate_flight(
         weights=engine.weights_id,
         device=engine.device,
         frames=scores,
-        closeups=[closeup for _, _, closeup in sorted(worst, key=lambda item: item[:2], reverse=True)],
+        closeups=[closeup for _, closeup in worst],
         about=_about(protocol),
     )
+
+
+def _keep_worst(
+    worst: list[tuple[float, Closeup]], badness: float, closeup: Closeup
+) -> list[tuple[float, Closeup]]:
+    """The worst few with one more, worst first; of frames close to each other only the worst is kept."""
+    near = [item for item in worst if abs(item[1].index - closeup.index) < _APART]
+    if any(item[0] >= badness for item in near):
+        return worst
+    others = [item for item in worst if abs(item[1].index - closeup.index) >= _APART]
+    return sorted([*others, (badness, closeup)], key=lambda item: -item[0])[:CLOSEUPS]
 
 
 def _about(protocol: FlightProtocol) -> dict[str, Any]:

@@ -188,6 +188,11 @@ def _draw_errors(figure: Figure, runs: Sequence[Run], theme: str) -> None:
     # Linear near zero, where fixes live, logarithmic where a baseline goes astray.
     axes.set_yscale("symlog", linthresh=10.0)
     axes.set_ylim(bottom=0.0)
+    top_m = axes.get_ylim()[1]
+    ticks = [tick for tick in (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000, 2000) if tick <= top_m]
+    axes.set_yticks(ticks)
+    axes.set_ylim(0.0, top_m)
+    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.margins(x=0.0)
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.set_ylabel("error, m")
