@@ -5,7 +5,8 @@
     world.write_geotiff("map.tif", date=1)
 
 Made for demos, tests and training where no real imagery may be shipped. `world_layout.py` decides what stands
-where, `world_render.py` draws it; this module ties the two dates together and georeferences them.
+where, `world_canvas.py` draws it, `world_render.py` lights and photographs it; this module ties the two dates
+together and georeferences them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 
+from geoloc_models.data.world_canvas import Look
 from geoloc_models.data.world_layout import make_layout
-from geoloc_models.data.world_render import Ground, Look, draw_date
+from geoloc_models.data.world_render import Ground, draw_date
 from geoloc_models.errors import GeolocError
 
 ORIGIN_DEG = (49.05, 9.62)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generated world: repeatable, two dates that differ in look but not in place, georeferenced as stated."""
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from pyproj import Transformer
 from geoloc_models.data.world import World, generate_world
 from geoloc_models.data.world_layout import make_layout
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli import world as command
 
 SIZE_M, GSD_M = 420.0, 0.5
 
@@ -100,6 +102,21 @@ def test_both_geotiffs_lie_on_the_same_ground(world: World, tmp_path: Path) -> N
     assert opened[0] == opened[1]
     assert opened[0][1].a == GSD_M
     assert opened[0][1].e == -GSD_M
+
+
+def test_command_writes_both_maps_and_a_preview(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    arguments = ["world", "--out", str(tmp_path / "w"), "--size-m", "120", "--gsd-m", "0.4", "--seed", "2"]
+    args = parser.parse_args(arguments)
+    assert args.run(args) == 0
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == [
+        "map_date1.tif",
+        "map_date2.tif",
+        "preview.png",
+    ]
+    with rasterio.open(tmp_path / "w" / "map_date2.tif") as source:
+        assert source.shape == (300, 300)
 
 
 def test_southern_and_western_places_get_their_zone() -> None:
