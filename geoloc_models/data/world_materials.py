@@ -139,7 +139,7 @@ def tree_colours(green: float, rng: np.random.Generator) -> np.ndarray:
     leafy = (1 - t) * np.array([66, 84, 46]) + t * np.array([108, 116, 66])
     autumn = (1 - t) * np.array([112, 92, 66]) + t * np.array([126, 106, 84])
     t = np.linspace(0, 1, 128)[:, None]
-    needles = (1 - t) * np.array([46, 62, 42]) + t * np.array([74, 86, 54])
+    needles = (1 - t) * np.array([54, 64, 44]) + t * np.array([80, 86, 56])
     colours = np.zeros((256, 3), np.float32)
     colours[1:128] = green * leafy + (1 - green) * autumn + rng.normal(0, 4, (127, 3))
     colours[128:] = needles + rng.normal(0, 3, (128, 3)) + rng.normal(0, 3, 3)

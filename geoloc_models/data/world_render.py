@@ -145,7 +145,7 @@ def _light(canvas: Canvas, ground: Ground, look: Look, rng: np.random.Generator)
         colour[under] = crown + (colour[under] - crown) * share[:, None]
         light = _shade(canvas, look, rows, bare) * (1 + 0.03 / 32 * drift[rows])
         lit = sun[rows].astype(np.float32) * np.float32(1 / 255)
-        for channel, ambient in enumerate(look.ambient * np.array([0.92, 1.0, 1.12])):
+        for channel, ambient in enumerate(look.ambient * np.array([0.95, 1.0, 1.07])):
             # Pictures are stored with a display gamma: half the light looks like 0.73 of it.
             gain = np.sqrt(ambient + (1 - ambient) * lit * light)
             out[rows, :, channel] = np.clip(colour[..., channel] * gain, 0, 255)
