@@ -49,6 +49,11 @@ def is_held_out(name: str) -> bool:
     return zlib.crc32(scene_of(name).encode()) % 5 == 0
 
 
+def calibrates(name: str) -> bool:
+    """Whether a held-out scene is the half that calibration may see; the other half judges the calibration."""
+    return zlib.crc32(scene_of(name).encode()) % 10 == 0
+
+
 def list_pairs(root: Path, source: str, held_out: bool | None = None) -> list[ImagePair]:
     """Pairs of `source` ("levir", "srif", "dsifn", "tiles") under `root`; held_out None gives all."""
     if source not in _LISTERS:

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, calibrate and export."""
     import torch
 
-    from geoloc_models.data.pairs import list_pairs
+    from geoloc_models.data.pairs import calibrates, list_pairs
     from geoloc_models.data.samples import SampleSettings
     from geoloc_models.drl.presets import PRESETS, build
     from geoloc_models.training import TrainingSettings, calibrate, train
@@ -117,10 +117,18 @@ def run(args: argparse.Namespace) -> int:
     model = train(
         build(args.network, args.backbone_weights), pairs, held_out, args.out, samples, settings, device
     )
-    # The temperature comes from scenes that were trained on neither way: half of the held-out ones.
-    temperature = calibrate(
-        model, held_out[::2] or pairs, replace(samples, tilt_deg=6.0, height_share=0.07), device
+    # Calibrated as it is used: larger views than in training, errors of a usual IMU and altimeter, and only
+    # half of the held-out scenes, so that the other half can tell whether the calibration holds.
+    flown = replace(
+        samples,
+        query_px=query_px,
+        map_px=3 * query_px,
+        map_scale=(0.8, 1.2),
+        tilt_deg=6.0,
+        heading_deg=min(6.0, args.heading_deg),
+        height_share=0.07,
     )
+    temperature = calibrate(model, [p for p in held_out if calibrates(p.name)] or pairs, flown, device)
     path = args.export or args.out / f"{args.network}.safetensors"
     info = WeightsInfo(
         args.network, query_px=query_px, gsd_min_m=0.25, gsd_max_m=1.2, temperature=round(temperature, 3)
