@@ -29,8 +29,8 @@ WORLD_M, WORLD_GSD_M = 1100.0, 0.3
 HEIGHT_M, SPEED_M_S, RATE_HZ, DURATION_S = 120.0, 12.0, 2.0, 80.0
 """The generated flight: pictures of one date over the map of the other."""
 
-LAST_ANSWER_S = 5.0
-"""How long the answer to the last frame may take."""
+ANSWER_S = 5.0
+"""How long the answer to a frame may take."""
 
 _GENERATED_NOTE = "generated world: pictures of one date, map of another"
 
@@ -49,7 +49,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--flight", metavar="FLIGHT", type=Path, help="flight folder; without it a world is generated")
     add("--map", metavar="MAP", type=Path, help="raster to search; the flight's map.tif if not given")
     add("--out", metavar="DIR", type=Path, default=Path("out/demo"), help="folder to write to")
-    add("--rate", metavar="X", type=float, default=1.0, help="speed of the replay, 1 is real time")
+    add("--rate", metavar="X", type=float, default=10.0, help="speed of the replay at most, 1 is real time")
+    add("--no-wait", action="store_true", help="let frames drop where the machine is slower than the replay")
     add("--prior-noise", metavar="M", type=float, default=30.0, help="error of the first prior, m")
     add("--weights", metavar="W", default="default", help="name or file of the network's weights")
     add("--threads", metavar="N", type=int, default=2, help="CPU threads of inference")
@@ -138,13 +139,14 @@ def fly_live(flight: Flight, map_path: Path, args: argparse.Namespace, console: 
                 flight=str(flight.folder.resolve()),
                 altitude_type="range",
                 rate=args.rate,
+                answer_s=0.0 if args.no_wait else ANSWER_S,
                 prior_noise_m=args.prior_noise,
                 seed=args.seed,
             )
             while not graph.ended("flight_player"):
                 time.sleep(0.1)
                 progress.update(task, completed=len(recorder.statuses))
-            recorder.wait_for(flight.stamp_s(len(flight) - 1), LAST_ANSWER_S)
+            recorder.wait_for(flight.stamp_s(len(flight) - 1), ANSWER_S)
     finally:
         recorder.close()
     frames = [recorder.score(i, flight.stamp_s(i), flight.truth(i)) for i in range(len(flight))]
@@ -155,7 +157,7 @@ def fly_live(flight: Flight, map_path: Path, args: argparse.Namespace, console: 
         weights=last.weights_id if last else "",
         device=last.device if last else "",
         frames=frames,
-        about={"seed": args.seed, "prior_noise_m": args.prior_noise, "rate": args.rate},
+        about={"seed": args.seed, "prior_noise_m": args.prior_noise},
     )
 
 

@@ -20,6 +20,8 @@ from ament_index_python.packages import PackageNotFoundError, get_package_share_
 from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import NavSatFix
 
 from geoloc_models.errors import GeolocError
@@ -69,24 +71,30 @@ class LiveGraph:
         return self._folder / f"{node}.log"
 
     def ended(self, node: str) -> bool:
-        """Whether a node's process has ended well; GeolocError with its last words if it or another failed."""
+        """Whether a node's process has ended well; GeolocError if it or another failed."""
+        self.check()
+        return self._processes[node].poll() == 0
+
+    def check(self) -> None:
+        """GeolocError, with the last words of the node, if one has failed."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
                 lines = self.log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 last = lines[-1] if lines else f"exit status {process.returncode}"
                 raise GeolocError(f"node {name} ended: {last} (all of it in {self.log(name)})")
-        return self._processes[node].poll() == 0
 
 
 class Recorder:
     """Keeps every fix and status of the localizer, by image stamp, in nanoseconds."""
 
-    def __init__(self) -> None:
-        """Join the graph; call `close` to leave it."""
+    def __init__(self, **parameters: Any) -> None:
+        """Join the graph with these parameters; call `close` to leave it."""
         # A domain of its own keeps a demo from flying somebody else's robots; one that is set is used.
         os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
-        rclpy.init()
-        self.node = Node("recorder")
+        # Ctrl-C stays Python's own: it has to end the command, not only ROS.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.node = Node("recorder", parameter_overrides=overrides)
         self.fixes: dict[int, NavSatFix] = {}
         self.statuses: dict[int, LocalizerStatus] = {}
         self.node.create_subscription(NavSatFix, "localizer/fix", self._on_fix, 100)

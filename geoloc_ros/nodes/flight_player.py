@@ -9,19 +9,20 @@ import time
 from typing import Any
 
 import rclpy
+from builtin_interfaces.msg import Time
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.flight import Flight
 from geoloc_ros.core.geodesy import displaced
+from geoloc_ros.messages import time_from_seconds
+from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import declare, value
+from geoloc_ros.nodes.prior_client import PriorClient
 from geoloc_ros.nodes.running import spin_until_interrupted
-from geoloc_ros.srv import SetPrior
 
 CLOCK_HZ = 100.0
-ANSWER_S = 5.0
-"""How long the localizer may take to answer set_prior."""
 PAUSE_S = 0.5
 """Real time between hearing subscribers and the first frame, and after the last frame."""
 
@@ -32,6 +33,12 @@ _NUMBERS = {
     "duration_s": (0.0, 0.0, 1e6, "how much to play, s of flight; 0: all"),
     "prior_noise_m": (30.0, 0.0, 1e5, "distance of the prior from the first frame's true place, m"),
     "prior_radius_m": (0.0, 0.0, 1e5, "radius of the prior, m; 0: twice prior_noise_m, at least 20"),
+    "answer_s": (
+        0.0,
+        0.0,
+        60.0,
+        "hold each frame until the last is answered, but no longer than this, s; 0: do not",
+    ),
     "wait_s": (60.0, 0.0, 3600.0, "how long to wait for listeners and for the localizer, s"),
 }
 
@@ -49,13 +56,21 @@ class FlightPlayerNode(Node):
         for name, (default, low, high, text) in _NUMBERS.items():
             declare(self, name, default, text, low, high)
         self._topics = FrameTopics(self)
-        self._prior = self.create_client(SetPrior, "localizer/set_prior")
+        self._prior = PriorClient(self)
         folder = value(self, "flight")
         if not folder:
             raise GeolocError("no flight is set; start with -p flight:=FOLDER")
         self._flight = Flight.open(folder)
         self._indices = self._chosen()
         self._ended = threading.Event()
+        self._answered = threading.Condition()
+        self._answered_stamp = Time()
+        self.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 10)
+
+    def _on_status(self, message: LocalizerStatus) -> None:
+        with self._answered:
+            self._answered_stamp = message.header.stamp
+            self._answered.notify()
 
     def _chosen(self) -> list[int]:
         """Frames inside start_s and duration_s."""
@@ -100,27 +115,11 @@ class FlightPlayerNode(Node):
             self._ended.wait(0.05)
 
     def _set_prior(self) -> None:
-        """Ask until the localizer takes the prior: it refuses while it is still loading."""
         noise_m, radius_m = value(self, "prior_noise_m"), value(self, "prior_radius_m")
         truth = self._flight.truth(self._indices[0])
         lat_deg, lon_deg = displaced(truth.lat_deg, truth.lon_deg, noise_m, value(self, "seed"))
-        request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg)
-        request.radius_m = radius_m or max(20.0, 2.0 * noise_m)
-        end, refusal = time.monotonic() + value(self, "wait_s"), f"{self._prior.srv_name} does not answer"
-        while not self._ended.is_set():
-            if self._prior.wait_for_service(0.2):
-                answered = threading.Event()
-                future = self._prior.call_async(request)
-                future.add_done_callback(lambda _, answered=answered: answered.set())
-                if answered.wait(ANSWER_S):
-                    response = future.result()
-                    if response.success:
-                        self.get_logger().info(f"prior set: {response.message}")
-                        return
-                    refusal = response.message
-            if time.monotonic() > end:
-                raise GeolocError(f"no prior set within {value(self, 'wait_s'):g} s: {refusal}")
-            self._ended.wait(0.2)
+        radius_m = radius_m or max(20.0, 2.0 * noise_m)
+        self._prior.set(lat_deg, lon_deg, radius_m, value(self, "wait_s"), self._ended)
 
     def _play_once(self) -> None:
         rate, first_s = value(self, "rate"), self._flight.stamp_s(self._indices[0])
@@ -130,12 +129,21 @@ class FlightPlayerNode(Node):
             frame = self._flight[index]  # reading takes its time, so it is done ahead of the frame's moment
             if frame.problem:
                 self.get_logger().warning(frame.problem)
-            while (behind_s := first_s + (time.monotonic() - start) * rate) < frame.stamp_s:
-                self._topics.publish_clock(behind_s)
-                if self._ended.wait(min(1.0 / CLOCK_HZ, (frame.stamp_s - behind_s) / rate)):
+            while (reached_s := first_s + (time.monotonic() - start) * rate) < frame.stamp_s:
+                self._topics.publish_clock(reached_s)
+                if self._ended.wait(min(1.0 / CLOCK_HZ, (frame.stamp_s - reached_s) / rate)):
                     return
             self._topics.publish_clock(frame.stamp_s)
             self._topics.publish(frame, None if frame.image is None else self._flight.encoded(index))
+            if value(self, "answer_s") > 0:
+                self._wait_for_answer(frame.stamp_s)
+                # Time stood still while waiting, so that the next frames do not come in a burst.
+                start = max(start, time.monotonic() - (frame.stamp_s - first_s) / rate)
+
+    def _wait_for_answer(self, stamp_s: float) -> None:
+        stamp = time_from_seconds(stamp_s)
+        with self._answered:
+            self._answered.wait_for(lambda: self._answered_stamp == stamp, value(self, "answer_s"))
 
 
 def main() -> int:

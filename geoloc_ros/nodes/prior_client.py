@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling a localizer where to start, for nodes that know."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from rclpy.node import Node
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.srv import SetPrior
+
+ANSWER_S = 5.0
+"""How long the localizer may take to answer one call."""
+PAUSE_S = 0.2
+
+
+class PriorClient:
+    """A client of localizer/set_prior. The node must be spun by another thread than the caller's."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._client = node.create_client(SetPrior, "localizer/set_prior")
+
+    def set(
+        self,
+        lat_deg: float,
+        lon_deg: float,
+        radius_m: float,
+        wait_s: float,
+        ended: threading.Event | None = None,
+    ) -> None:
+        """Ask until the localizer takes the prior, as it refuses while it is still loading, or `ended` is set.
+
+        GeolocError with the last refusal when it has not after `wait_s`.
+        """
+        ended = ended or threading.Event()
+        request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg, radius_m=radius_m)
+        end, refusal = time.monotonic() + wait_s, f"{self._client.srv_name} does not answer"
+        while not ended.is_set():
+            response = self._ask(request) if self._client.wait_for_service(PAUSE_S) else None
+            if response is not None and response.success:
+                self._node.get_logger().info(f"prior set: {response.message}")
+                return
+            refusal = refusal if response is None else response.message
+            if time.monotonic() > end:
+                raise GeolocError(f"no prior set within {wait_s:g} s: {refusal}")
+            ended.wait(PAUSE_S)
+
+    def _ask(self, request: SetPrior.Request) -> SetPrior.Response | None:
+        """The answer to one call, None if it does not come."""
+        answered = threading.Event()
+        future = self._client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        return future.result() if answered.wait(ANSWER_S) else None
