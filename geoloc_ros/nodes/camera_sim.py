@@ -23,17 +23,17 @@ from geoloc_ros.nodes.running import spin_until_interrupted
 
 # name: (default, lowest, highest, what it is)
 _NUMBERS = {
-    "height_m": (120.0, 1.0, 10000.0, "height above ground"),
-    "speed_m_s": (12.0, 0.1, 200.0, "ground speed between the turns"),
+    "height_m": (120.0, 1.0, 10000.0, "height above ground, m"),
+    "speed_m_s": (12.0, 0.1, 200.0, "ground speed between the turns, m/s"),
     "rate_hz": (20.0, 0.1, 100.0, "frames a second"),
     "start_s": (0.0, 0.0, 1e6, "where on the path to start, s"),
-    "attitude_noise_deg": (0.0, 0.0, 30.0, "error of the published roll and pitch, 1 sigma"),
-    "heading_noise_deg": (0.0, 0.0, 90.0, "error of the published heading, 1 sigma"),
+    "attitude_noise_deg": (0.0, 0.0, 30.0, "error of the published roll and pitch, degrees, 1 sigma"),
+    "heading_noise_deg": (0.0, 0.0, 90.0, "error of the published heading, degrees, 1 sigma"),
     "height_noise": (0.0, 0.0, 0.5, "error of the published height, share of it, 1 sigma"),
     "exposure": (TYPICAL.exposure, 0.05, 20.0, "gain of the picture"),
     "noise": (TYPICAL.noise, 0.0, 100.0, "sensor noise, 8-bit levels, 1 sigma"),
-    "blur_px": (TYPICAL.blur_px, 0.0, 20.0, "lens blur, standard deviation"),
-    "shutter_s": (TYPICAL.shutter_s, 0.0, 1.0, "open time, for motion blur"),
+    "blur_px": (TYPICAL.blur_px, 0.0, 20.0, "lens blur, standard deviation, px"),
+    "shutter_s": (TYPICAL.shutter_s, 0.0, 1.0, "open time, for motion blur, s"),
 }
 _FOCAL_PX = 490.0
 

@@ -46,13 +46,13 @@ _NUMBERS = {
         0.0,
         -360.0,
         360.0,
-        "heading of the picture's top, clockwise from north, without imu and odom",
+        "heading of the picture's top without imu and odom, degrees clockwise from north",
     ),
-    "sensor_wait_s": (0.05, 0.0, 1.0, "how long a frame waits for the attitude and range of its moment"),
-    "imu_max_age_s": (0.2, 0.0, 10.0, "largest time between a frame and the attitude used for it"),
-    "altitude_max_age_s": (1.0, 0.0, 60.0, "largest time between a frame and the height used for it"),
-    "odom_max_age_s": (0.5, 0.0, 10.0, "largest time between a frame and the odom heading used for it"),
-    "gnss_max_age_s": (2.0, 0.0, 60.0, "largest time between a frame and the gnss fix that seeds it"),
+    "sensor_wait_s": (0.05, 0.0, 1.0, "how long a frame waits for the attitude and range of its moment, s"),
+    "imu_max_age_s": (0.2, 0.0, 10.0, "largest time between a frame and the attitude used for it, s"),
+    "altitude_max_age_s": (1.0, 0.0, 60.0, "largest time between a frame and the height used for it, s"),
+    "odom_max_age_s": (0.5, 0.0, 10.0, "largest time between a frame and the odom heading used for it, s"),
+    "gnss_max_age_s": (2.0, 0.0, 60.0, "largest time between a frame and the gnss fix that seeds it, s"),
 }
 _DOWN_XYZW = [math.sqrt(0.5), -math.sqrt(0.5), 0.0, 0.0]
 
