@@ -137,8 +137,7 @@ class Outputs:
             image = messages.image_from_heatmap(heatmap, size_px, colour, stamp, self._map_frame)
             self._heatmap.publish(image)
         if self._overlay.get_subscription_count() > 0:
-            truth_xy_px = None if truth is None else crop.geodetic_to_pixel(*truth)
-            drawn = draw_overlay(crop.image, heatmap, estimate.valid, truth_xy_px)
+            drawn = draw_overlay(crop, heatmap, estimate, truth)
             self._overlay.publish(messages.image_from_rgb(drawn, stamp, self._map_frame))
         if self._grid.get_subscription_count() > 0 and self._map_origin is not None:
             grid = messages.grid_from_heatmap(heatmap, crop, self._map_origin, stamp, self._map_frame)
