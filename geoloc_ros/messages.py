@@ -408,7 +408,8 @@ def status_from_estimate(
     message.sigma_m = (
         math.nan if track is None else math.sqrt(np.linalg.eigvalsh(track.covariance[:2, :2])[-1])
     )
-    message.search_size_m = float(estimate.search_size_m)
+    searched = estimate.crop
+    message.search_size_m = float(estimate.search_size_m if searched is None else searched.size_m)
     message.candidates = 0 if heatmap is None else 1
     for stage in ("decode", "rectify", "crop", "network", "post", "total", "age"):
         setattr(message, f"latency_{stage}_ms", float(latencies_ms.get(stage, math.nan)))
