@@ -13,7 +13,9 @@ rclpy = pytest.importorskip("rclpy", reason="no ROS 2 in this environment")
 # The tests are imported by path, so the module that they share needs one.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Scene, Spinner, draw_map  # noqa: E402
+from harness import FRAMES, Scene, Spinner, draw_map  # noqa: E402
+
+from geoloc_ros.core.flight import write_flight  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +47,12 @@ def scene(map_path: Path) -> Iterator[Scene]:
     scene = Scene(map_path)
     yield scene
     scene.close()
+
+
+@pytest.fixture
+def folder(scene: Scene, tmp_path: Path) -> Path:
+    """A short flight folder over that map, dated in this century."""
+    scene.stamp_s = 1.7e9
+    frames = [scene.next() for _ in range(FRAMES)]
+    write_flight(tmp_path / "flight", frames[0].camera, frames, scene.path)
+    return tmp_path / "flight"

@@ -32,6 +32,7 @@ from geoloc_ros.nodes.frame_topics import FrameTopics
 
 CAMERA = CameraModel(640, 480, np.array([[490.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]]))
 HEIGHT_M = 110.0
+FRAMES = 12  # of the short flight
 
 
 def parameters(**values: Any) -> list[Parameter]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from geoloc_ros.msg import LocalizerStatus
-from harness import Scene, Spinner, error_m, parameters, until
+from harness import FRAMES, Spinner, error_m, parameters, until
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, Range
@@ -19,24 +19,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, 
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
 from geoloc_ros.core.camera import rotation_enu_from_optical
-from geoloc_ros.core.flight import Flight, Truth, write_flight
+from geoloc_ros.core.flight import Flight, Truth
 from geoloc_ros.core.geodesy import LocalEnu, displaced
 from geoloc_ros.nodes.flight_player import FlightPlayerNode
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.localizer import LocalizerNode
 from geoloc_ros.nodes.map_server import MapServerNode
-
-FRAMES = 12
-STEP_S = 0.5
-
-
-@pytest.fixture
-def folder(scene: Scene, tmp_path: Path) -> Path:
-    """A short flight over the drawn map, with a date of this century and a wandering attitude."""
-    scene.stamp_s = 1.7e9
-    frames = [scene.next(STEP_S) for _ in range(FRAMES)]
-    write_flight(tmp_path / "flight", frames[0].camera, frames, scene.path)
-    return tmp_path / "flight"
 
 
 class Listener(Node):
