@@ -96,6 +96,17 @@ def test_a_fifth_of_scenes_is_held_out() -> None:
     assert 0.15 < share < 0.25
 
 
+def test_scenes_that_overlap_training_scenes_are_in_neither_set(shared_data: Path) -> None:
+    both = {
+        held_out: {scene_of(p.name) for p in list_pairs(shared_data, "levir", held_out)}
+        for held_out in (True, False)
+    }
+    everything = {scene_of(p.name) for p in list_pairs(shared_data, "levir")}
+    assert not both[True] & both[False]
+    assert "istrain_True_19" in everything - both[True] - both[False]
+    assert len(both[True]) >= 15
+
+
 def test_missing_data_says_which_layout(tmp_path: Path) -> None:
     with pytest.raises(GeolocError, match=r"no levir pairs under .*pairs/levir"):
         list_pairs(tmp_path, "levir")
