@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, NavSatStatus, Range
 from std_msgs.msg import Float64, Header
@@ -252,17 +253,39 @@ class Motion:
 
     heading_deg: float  # of the nose, clockwise from north
     velocity_enu_m_s: tuple[float, float, float]
+    position_m: np.ndarray  # (3,) in its frame
+    rotation_odom_from_body: np.ndarray  # (3, 3)
+    frame_id: str
 
 
 def motion_from_odometry(message: Odometry) -> Motion:
-    """Heading and velocity; GeolocError for an attitude or velocity that is not finite."""
+    """Heading, velocity and pose; GeolocError for an attitude or velocity that is not finite."""
     q, linear = message.pose.pose.orientation, message.twist.twist.linear
     rotation = rotation_from_quaternion(q.x, q.y, q.z, q.w)
     east, north, up = (rotation @ [linear.x, linear.y, linear.z]).tolist()  # twist is in the body frame
     if not all(map(math.isfinite, (east, north, up))):
         raise GeolocError("velocity of the odometry is not finite; check the VIO")
     heading_deg = math.degrees(math.atan2(rotation[0, 0], rotation[1, 0]))
-    return Motion(heading_deg, (east, north, up))
+    place = message.pose.pose.position
+    position_m = np.array([place.x, place.y, place.z])
+    return Motion(heading_deg, (east, north, up), position_m, rotation, message.header.frame_id)
+
+
+def transform_from_odom(
+    position_enu_m: tuple[float, float, float],
+    rotation_enu_from_body: np.ndarray,
+    motion: Motion,
+    stamp: Time,
+    map_frame: str,
+) -> TransformStamped:
+    """map→odom (REP-105): where the odometry's frame lies in the map, if the body is at the filtered place."""
+    message = TransformStamped(child_frame_id=motion.frame_id)
+    message.header = Header(stamp=stamp, frame_id=map_frame)
+    rotation = rotation_enu_from_body @ motion.rotation_odom_from_body.T
+    shift, q = message.transform.translation, message.transform.rotation
+    shift.x, shift.y, shift.z = (np.array(position_enu_m) - rotation @ motion.position_m).tolist()
+    q.x, q.y, q.z, q.w = quaternion_from_rotation(rotation)
+    return message
 
 
 def odometry_from_filter(

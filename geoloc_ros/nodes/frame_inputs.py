@@ -83,6 +83,7 @@ class Gathered:
 
     frame: Frame
     attitude: Quaternion | None  # ENU from FLU body
+    motion: messages.Motion | None  # from odometry
     decode_ms: float
 
 
@@ -173,7 +174,7 @@ class FrameInputs:
             velocity_enu_m_s=None if odom is None else (odom.velocity_enu_m_s[0], odom.velocity_enu_m_s[1]),
             heading_deg=value(self._node, "heading_deg") if odom is None else odom.heading_deg,
         )
-        return Gathered(frame, attitude, decode_ms)
+        return Gathered(frame, attitude, odom, decode_ms)
 
     def gnss_at(self, stamp_s: float) -> messages.GnssFix | None:
         """The newest valid GNSS fix if it is young enough for a frame of `stamp_s`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -38,6 +39,9 @@ def declare_output_parameters(node: LifecycleNode) -> None:
     )
     declare(node, "ground_altitude_m", math.nan, text)
     declare(node, "altitude_stddev_m", 5.0, "standard deviation of the fix's altitude, m", 0.1, 1000.0)
+    declare(
+        node, "publish_tf", False, "publish map→odom from the filtered place, imu and odom; needs tf2_ros"
+    )
     declare(node, "heatmap_encoding", "mono8", "encoding of ~/heatmap", choices=HEATMAP_ENCODINGS)
 
 
@@ -54,6 +58,7 @@ class Outputs:
         if len(datum) != 2:
             raise GeolocError(f"datum has {len(datum)} values; it needs latitude and longitude")
         self._map_origin = None if math.isnan(datum[0]) else LocalEnu(*datum)
+        self._broadcaster = _transform_broadcaster(node) if value(node, "publish_tf") else None
         self._fix = node.create_lifecycle_publisher(NavSatFix, "~/fix", 10)
         self._status = node.create_lifecycle_publisher(LocalizerStatus, "~/status", 10)
         self._odometry = node.create_lifecycle_publisher(Odometry, "~/odometry", 10)
@@ -114,10 +119,11 @@ class Outputs:
         track = estimate.filtered
         east_m, north_m = self._map_origin.to_enu(track.lat_deg, track.lon_deg)
         height_m = gathered.frame.height_m
+        place_m = (east_m, north_m, height_m if math.isfinite(height_m) else 0.0)
         rotation = None if gathered.attitude is None else rotation_from_quaternion(*gathered.attitude)
         self._odometry.publish(
             messages.odometry_from_filter(
-                (east_m, north_m, height_m if math.isfinite(height_m) else 0.0),
+                place_m,
                 track.velocity_enu,
                 track.covariance,
                 rotation,
@@ -125,6 +131,11 @@ class Outputs:
                 (self._map_frame, self._base_frame),
             )
         )
+
+        if self._broadcaster is not None and rotation is not None and gathered.motion is not None:
+            self._broadcaster.sendTransform(
+                messages.transform_from_odom(place_m, rotation, gathered.motion, stamp, self._map_frame)
+            )
 
     def publish_pictures(self, estimate: Estimate, truth: tuple[float, float] | None, stamp: Time) -> None:
         """Heatmap, overlay and grid, each drawn only while someone listens."""
@@ -142,6 +153,17 @@ class Outputs:
         if self._grid.get_subscription_count() > 0 and self._map_origin is not None:
             grid = messages.grid_from_heatmap(heatmap, crop, self._map_origin, stamp, self._map_frame)
             self._grid.publish(grid)
+
+
+def _transform_broadcaster(node: LifecycleNode) -> Any:
+    """tf2_ros's broadcaster; GeolocError where tf2_ros is missing, as it has no wheel."""
+    try:
+        from tf2_ros import TransformBroadcaster
+    except ImportError:
+        raise GeolocError(
+            "publish_tf needs tf2_ros, which is not here; install ros-$ROS_DISTRO-tf2-ros or set it to false"
+        ) from None
+    return TransformBroadcaster(node)
 
 
 class Diagnostics:

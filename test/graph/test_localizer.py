@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 import os
@@ -489,6 +490,15 @@ def test_damaged_weights(spinner: Spinner, scene: Scene, map_path: Path, tmp_pat
     result = call(client, request).results[0]
     assert not result.successful
     assert "weights is read at configure" in result.reason
+
+
+def test_transform_without_tf2(spinner: Spinner, scene: Scene, map_path: Path) -> None:
+    """tf2_ros has no wheel: where it is missing, asking for it is answered in words."""
+    if importlib.util.find_spec("tf2_ros") is not None:
+        pytest.skip("tf2_ros is here")
+    rig = Rig(spinner, scene, map_path, start=False, publish_tf=True)
+    assert not rig.transition(Transition.TRANSITION_CONFIGURE)
+    assert rig.drone.diagnosed("publish_tf needs tf2_ros") == DiagnosticStatus.ERROR
 
 
 def test_lifecycle(spinner: Spinner, scene: Scene, map_path: Path) -> None:

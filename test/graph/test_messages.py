@@ -242,6 +242,24 @@ def test_odometry_comes_back_as_motion() -> None:
         messages.motion_from_odometry(message)
 
 
+def test_map_to_odom_puts_the_body_where_the_filter_has_it() -> None:
+    """The odometry's pose of the body, taken through map→odom, is the filtered place with the IMU's attitude."""
+    in_odom = Rotation.from_euler("ZYX", [40, 3, -2], degrees=True).as_matrix()
+    in_map = Rotation.from_euler("ZYX", [65, 4, 1], degrees=True).as_matrix()
+    odometry = messages.odometry_from_filter(
+        (7.0, -3.0, 80.0), (0.0, 0.0), np.eye(4), in_odom, STAMP, ("odom", "base_link")
+    )
+    motion = messages.motion_from_odometry(odometry)
+    message = messages.transform_from_odom((120.0, 250.0, 110.0), in_map, motion, STAMP, "map")
+    assert (message.header.frame_id, message.child_frame_id) == ("map", "odom")
+    q, t = message.transform.rotation, message.transform.translation
+    rotation = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    np.testing.assert_allclose(
+        rotation @ [7.0, -3.0, 80.0] + [t.x, t.y, t.z], [120.0, 250.0, 110.0], atol=1e-9
+    )
+    np.testing.assert_allclose(rotation @ in_odom, in_map, atol=1e-9)
+
+
 def crop_of(image: np.ndarray, status: CropStatus = CropStatus.OK) -> MapCrop:
     return MapCrop(image, 27.1, 112.8, 200.0, 200.0 / len(image), 1.0, status, "covered")
 
