@@ -19,7 +19,7 @@ import numpy as np
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation import MAX_CENTRE_OFFSET, Engine
 from geoloc_ros.core.camera import RectifiedView
-from geoloc_ros.core.flight import Frame, Truth
+from geoloc_ros.core.flight import Frame, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import (
     Estimate,
@@ -38,10 +38,6 @@ CLOSEUPS = 6
 
 _APART = 5
 """Frames between two of them at least, so that one bad place does not fill the page."""
-
-# The prior's radius is 3 sigma: a prior that is off by M is called twice as uncertain as its own error.
-_RADIUS_PER_NOISE = 2.0
-_MIN_RADIUS_M = 20.0
 
 
 @dataclass(frozen=True)
@@ -134,11 +130,7 @@ def _track(
     first = next(frames, None)
     if first is None:
         return
-    bearing = np.random.default_rng(protocol.seed).uniform(0.0, 2 * np.pi)
-    off = protocol.prior_noise_m * np.array([np.sin(bearing), np.cos(bearing)])
-    lat_deg, lon_deg = LocalEnu(first[1].lat_deg, first[1].lon_deg).to_geodetic(*off)
-    radius_m = max(_RADIUS_PER_NOISE * protocol.prior_noise_m, _MIN_RADIUS_M)
-    localizer.set_prior(lat_deg, lon_deg, radius_m)
+    localizer.set_prior(*noisy_prior(first[1], protocol.prior_noise_m, protocol.seed))
     for index, (frame, truth) in enumerate(itertools.chain([first], frames)):
         estimate = localizer.process(frame)
         yield score_estimate(index, estimate, truth), _closeup(index, estimate, truth)

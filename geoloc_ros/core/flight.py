@@ -23,6 +23,7 @@ import numpy as np
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import CameraModel, quaternion_from_rotation, rotation_from_quaternion
+from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.images import decode_compressed
 
 COLUMNS = (
@@ -45,6 +46,19 @@ class Truth:
     lat_deg: float
     lon_deg: float
     height_above_ground_m: float
+
+
+PRIOR_RADIUS_PER_NOISE = 2.0
+"""A prior's radius is 3 sigma: one that is off by so many metres is called twice as uncertain as that."""
+MIN_PRIOR_RADIUS_M = 20.0
+
+
+def noisy_prior(truth: Truth, noise_m: float, seed: int) -> tuple[float, float, float]:
+    """(lat_deg, lon_deg, radius_m) of a prior `noise_m` off the truth, in a direction that the seed fixes."""
+    bearing = np.random.default_rng(seed).uniform(0.0, 2.0 * math.pi)
+    east_m, north_m = noise_m * math.sin(bearing), noise_m * math.cos(bearing)
+    lat_deg, lon_deg = LocalEnu(truth.lat_deg, truth.lon_deg).to_geodetic(east_m, north_m)
+    return lat_deg, lon_deg, max(PRIOR_RADIUS_PER_NOISE * noise_m, MIN_PRIOR_RADIUS_M)
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,6 @@ class LocalEnu:
         return lat_deg, lon_deg
 
 
-def displaced(lat_deg: float, lon_deg: float, distance_m: float, seed: int) -> tuple[float, float]:
-    """(lat_deg, lon_deg) `distance_m` away in a direction that the seed fixes: a prior with a known error."""
-    bearing = np.random.default_rng(seed).uniform(0.0, 2.0 * math.pi)
-    east_m, north_m = distance_m * math.sin(bearing), distance_m * math.cos(bearing)
-    place: tuple[float, float] = LocalEnu(lat_deg, lon_deg).to_geodetic(east_m, north_m)
-    return place
-
-
 def _plain(values: Any) -> Any:
     """Arrays as float64; scalars, NumPy's own included, as float, so that scalars in give scalars out."""
     return float(values) if np.ndim(values) == 0 else np.asarray(values, dtype=np.float64)

@@ -13,8 +13,7 @@ from builtin_interfaces.msg import Time
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.flight import Flight
-from geoloc_ros.core.geodesy import displaced
+from geoloc_ros.core.flight import Flight, noisy_prior
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_topics import FrameTopics
@@ -115,10 +114,9 @@ class FlightPlayerNode(Node):
             self._ended.wait(0.05)
 
     def _set_prior(self) -> None:
-        noise_m, radius_m = value(self, "prior_noise_m"), value(self, "prior_radius_m")
         truth = self._flight.truth(self._indices[0])
-        lat_deg, lon_deg = displaced(truth.lat_deg, truth.lon_deg, noise_m, value(self, "seed"))
-        radius_m = radius_m or max(20.0, 2.0 * noise_m)
+        lat_deg, lon_deg, radius_m = noisy_prior(truth, value(self, "prior_noise_m"), value(self, "seed"))
+        radius_m = value(self, "prior_radius_m") or radius_m
         self._prior.set(lat_deg, lon_deg, radius_m, value(self, "wait_s"), self._ended)
 
     def _play_once(self) -> None:

@@ -19,8 +19,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, 
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
 from geoloc_ros.core.camera import rotation_enu_from_optical
-from geoloc_ros.core.flight import Flight, Truth
-from geoloc_ros.core.geodesy import LocalEnu, displaced
+from geoloc_ros.core.flight import Flight, Truth, noisy_prior
+from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.nodes.flight_player import FlightPlayerNode
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.localizer import LocalizerNode
@@ -141,12 +141,12 @@ def test_flight_is_located_in_the_graph(spinner: Spinner, folder: Path) -> None:
 def test_prior_is_as_far_off_as_asked(folder: Path) -> None:
     """The prior's error is what the parameter says, in the direction of the seed."""
     truth: Truth = Flight.open(folder).truth(0)
-    places = [displaced(truth.lat_deg, truth.lon_deg, 30.0, seed) for seed in (0, 0, 1)]
-    assert places[0] == places[1] != places[2]
-    for place in places:
-        assert np.hypot(*LocalEnu(truth.lat_deg, truth.lon_deg).to_enu(*place)) == pytest.approx(
-            30.0, abs=1e-6
-        )
+    priors = [noisy_prior(truth, 30.0, seed) for seed in (0, 0, 1)]
+    assert priors[0] == priors[1] != priors[2]
+    for lat_deg, lon_deg, radius_m in priors:
+        off_m = np.hypot(*LocalEnu(truth.lat_deg, truth.lon_deg).to_enu(lat_deg, lon_deg))
+        assert off_m == pytest.approx(30.0, abs=1e-6)
+        assert radius_m == 60.0
 
 
 def test_png_flight_is_played(spinner: Spinner, folder: Path) -> None:
