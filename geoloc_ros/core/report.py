@@ -233,11 +233,13 @@ def _draw_cdf(figure: Figure, runs: Sequence[Run], theme: str) -> None:
             y = np.repeat(np.arange(errors.size + 1) / len(run.frames), 2)
             axes.plot(x, y, color=colour, lw=2.0 if row == 0 else 1.4, label=run.name)
     axes.set_xscale("log")
-    axes.set_xlim(0.3, furthest_m * 1.2)
+    axes.set_xlim(0.1, furthest_m * 1.2)
     axes.set_ylim(0.0, 1.02)
     for distance_m in MA_DISTANCES_M:
         axes.axvline(distance_m, color=_PAPER[theme]["grid"], lw=1.0, zorder=0)
-    ticks = [tick for tick in (0.5, 1, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= furthest_m * 1.2]
+    ticks = [
+        tick for tick in (0.2, 0.5, 1, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= furthest_m * 1.2
+    ]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(True, axis="y", lw=0.7)
