@@ -15,6 +15,7 @@ from harness import FRAMES, Spinner, error_m, parameters, until
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, Range
+from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
@@ -30,12 +31,12 @@ from geoloc_ros.nodes.map_server import MapServerNode
 class Listener(Node):
     """Keeps all that a player says, in the order in which it came."""
 
-    def __init__(self, namespace: str, image_type: Any = Image) -> None:
+    def __init__(self, namespace: str, image_type: Any = Image, altitude_type: Any = Range) -> None:
         super().__init__("listener", namespace=namespace)
         self.heard: dict[str, list[Any]] = {}
         for topic, kind in (
-            ("image", image_type), ("camera_info", CameraInfo), ("imu", Imu), ("altitude", Range), ("truth", NavSatFix),
-            ("/clock", Clock), ("localizer/fix", NavSatFix), ("localizer/status", LocalizerStatus),
+            ("image", image_type), ("camera_info", CameraInfo), ("imu", Imu), ("altitude", altitude_type),
+            ("truth", NavSatFix), ("/clock", Clock), ("localizer/fix", NavSatFix), ("localizer/status", LocalizerStatus),
         ):  # fmt: skip
             self.heard[topic] = []
             self.create_subscription(kind, topic, self.heard[topic].append, best_effort(100))
@@ -111,19 +112,28 @@ def test_no_flight(flight: str, message: str) -> None:
         FlightPlayerNode(parameter_overrides=parameters(flight=flight))
 
 
-def test_flight_is_located_in_the_graph(spinner: Spinner, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "types"),
+    [
+        ({"altitude_type": "range", "image_transport": "raw"}, (Image, Range)),
+        ({"altitude_type": "float64", "image_transport": "compressed"}, (CompressedImage, Float64)),
+    ],
+)
+def test_flight_is_located_in_the_graph(
+    spinner: Spinner, folder: Path, form: dict[str, str], types: tuple[Any, Any]
+) -> None:
     """Player, map server and localizer on simulated time: a prior 15 m off, then a fix for every frame."""
-    listener: Listener = spinner.add(Listener("/live"))
+    listener: Listener = spinner.add(Listener("/live", *types))
     map_path = str(Flight.open(folder).map_path)
     spinner.add(MapServerNode(namespace="/live", parameter_overrides=parameters(map=map_path)))
     localizer = LocalizerNode(
         namespace="/live",
-        parameter_overrides=parameters(use_sim_time=True, altitude_type="range", threads=2),
+        parameter_overrides=parameters(use_sim_time=True, threads=2, **form),
     )
     localizer.trigger_configure()
     localizer.trigger_activate()
     spinner.add(localizer)
-    node = player(spinner, folder, "/live", answer_s=20.0, prior_noise_m=15.0)
+    node = player(spinner, folder, "/live", answer_s=20.0, prior_noise_m=15.0, **form)
     playing = threading.Thread(target=node.play)
     playing.start()
     playing.join(120.0)
