@@ -36,7 +36,8 @@ class Listener(Node):
         self.heard: dict[str, list[Any]] = {}
         for topic, kind in (
             ("image", image_type), ("camera_info", CameraInfo), ("imu", Imu), ("altitude", altitude_type),
-            ("truth", NavSatFix), ("/clock", Clock), ("localizer/fix", NavSatFix), ("localizer/status", LocalizerStatus),
+            ("truth", NavSatFix), ("/clock", Clock), ("localizer/fix", NavSatFix),
+            ("localizer/status", LocalizerStatus),
         ):  # fmt: skip
             self.heard[topic] = []
             self.create_subscription(kind, topic, self.heard[topic].append, best_effort(100))
