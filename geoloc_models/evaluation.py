@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,27 +21,13 @@ import torch
 
 from geoloc_models import metrics
 from geoloc_models.data.pairs import ImagePair, ground_from_view, list_pairs, read_rgb, warp
-from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
 
 MAX_CENTRE_OFFSET = 0.425
 """Largest offset of the view's centre from the map's in each axis, in sides of the map."""
 
 _TRIES = 50
-
-
-class Engine(Protocol):
-    """What finds a view in a map: a network's engine or a baseline."""
-
-    weights_id: str
-    device: str
-    query_px: int
-    map_multiple_px: int
-    gsd_range_m: tuple[float, float]
-
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """Where the centre of `query` lies in `search_map`; (h, w, 3) uint8 RGB, same metres per pixel."""
-        ...
 
 
 def fix_threads(threads: int) -> None:

@@ -82,8 +82,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from geoloc_models.engines import Engine
     from geoloc_models.engines.torch import TorchEngine
-    from geoloc_models.evaluation import Engine, fix_threads
+    from geoloc_models.evaluation import fix_threads
     from geoloc_ros.core.bags import open_recording
     from geoloc_ros.core.baselines import make_baseline
     from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight

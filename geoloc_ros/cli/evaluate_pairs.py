@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from geoloc_models.engines import Engine
     from geoloc_models.engines.torch import TorchEngine
-    from geoloc_models.evaluation import Engine, PairProtocol, evaluate_pairs, fix_threads
+    from geoloc_models.evaluation import PairProtocol, evaluate_pairs, fix_threads
     from geoloc_ros.core.baselines import make_baseline
 
     fix_threads(args.threads)

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from geoloc_models.errors import GeolocError
 
 # In the order of the help page. The module is the name with "-" turned into "_".
-COMMANDS = ("demo", "evaluate", "evaluate-pairs", "simulate", "world", "train", "bench", "bench-graph", "models")
+COMMANDS = (
+    "demo",
+    "evaluate",
+    "evaluate-pairs",
+    "simulate",
+    "world",
+    "train",
+    "bench",
+    "bench-graph",
+    "models",
+)
 
 DESCRIPTION = "Find where a drone is by matching its camera against a map."
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation import Engine
 
 
 class _Baseline:

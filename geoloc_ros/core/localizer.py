@@ -7,11 +7,12 @@ import enum
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import RectifiedView, footprint_m, nadir_rotation, rectify
 from geoloc_ros.core.flight import Frame
@@ -27,18 +28,6 @@ class State(enum.IntEnum):
     RELOCALIZING = 1
     TRACKING = 2
     LOST = 3
-
-
-class Engine(Protocol):
-    """Whatever turns a query and a search map into a heatmap: the network, or a baseline."""
-
-    query_px: int
-    map_multiple_px: int
-    gsd_range_m: tuple[float, float]
-
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """Both uint8 RGB, north-up, at the same ground sample distance."""
-        ...
 
 
 def _setting(default: Any, description: str) -> Any:
@@ -58,8 +47,13 @@ class LocalizerSettings:
     gate_sigma: float = _setting(
         4.0, "a fix farther than this from the prediction is refused, standard deviations"
     )
-    confirm_frames: int = _setting(2, "fixes in a row that must agree before a track starts")
-    lost_frames: int = _setting(10, "refused frames in a row after which the track is lost")
+    confirm_frames: int = _setting(
+        3, "fixes that must agree before they count, at a start and after a long gap"
+    )
+    confirm_sigma_m: float = _setting(
+        30.0, "position uncertainty beyond which fixes must be confirmed anew, m"
+    )
+    lost_after_s: float = _setting(20.0, "time without an accepted fix after which the track is lost, s")
     lost_sigma_m: float = _setting(150.0, "position uncertainty beyond which the track is lost, m (1 sigma)")
     search_sigma: float = _setting(3.0, "half-width of the search around the prediction, standard deviations")
     min_search_m: float = _setting(20.0, "least half-width of the search around the prediction, m")
@@ -117,11 +111,20 @@ class Match:
 
 
 class Refused(Exception):
-    """This frame gives no fix, and why; what was already there comes along for the debug pictures."""
+    """This frame gives no fix, and why; what was already there comes along for the debug pictures.
 
-    def __init__(self, reason: str, crop: MapCrop | None = None, view: RectifiedView | None = None) -> None:
+    contradicts: the frame was clear, but places the vehicle elsewhere than the track does.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        crop: MapCrop | None = None,
+        view: RectifiedView | None = None,
+        contradicts: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.crop, self.view = crop, view
+        self.crop, self.view, self.contradicts = crop, view, contradicts
 
 
 def match_frame(
@@ -154,7 +157,10 @@ def match_frame(
             crop,
             view,
         )
-    heatmap = engine.infer(view.image, crop.image)
+    try:
+        heatmap = engine.infer(view.image, crop.image)
+    except GeolocError as error:
+        raise Refused(str(error), crop, view) from error
     clock = _lap(stages, "network", clock)
     # The heatmap places the view's centre; the vehicle is where its nadir is.
     lat_deg, lon_deg = _moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
@@ -233,8 +239,10 @@ class Localizer:
         self._map = map_source
         self._settings = settings or LocalizerSettings()
         self._tracker: Tracker | None = None
+        self._before: Tracker | None = None  # the track without the fixes that still wait for confirmation
         self._confirmed = 0
-        self._refused = 0
+        self._fixed_s = math.nan  # when a fix was last accepted, or the search began
+        self._lost_sigma_m = math.inf
         self._stamp_s = -math.inf
         self.state = State.UNINITIALIZED
 
@@ -245,8 +253,13 @@ class Localizer:
         if not (math.isfinite(radius_m) and radius_m > 0):
             raise GeolocError(f"radius of the prior is {radius_m} m; it must be positive")
         s = self._settings
-        self._tracker = Tracker(lat_deg, lon_deg, radius_m / 3, s.sigma_speed_m_s, stamp_s)
-        self._confirmed = self._refused = 0
+        self._tracker, self._before = (
+            Tracker(lat_deg, lon_deg, radius_m / 3, s.sigma_speed_m_s, stamp_s),
+            None,
+        )
+        # A prior may be wider than what a track may grow to.
+        self._lost_sigma_m = max(s.lost_sigma_m, radius_m / 2)
+        self._confirmed, self._fixed_s = 0, math.nan
         self.state = State.RELOCALIZING
 
     def process(self, frame: Frame) -> Estimate:
@@ -276,10 +289,10 @@ class Localizer:
             )
             self._gate(match)
         except Refused as refused:
-            reason = self._miss(str(refused))
+            reason = self._miss(refused, frame.stamp_s)
             crop, view = (match.crop, match.view) if match else (refused.crop, refused.view)
             return self._estimate(frame, reason, match, half_width_m, start, crop, view)
-        reason = self._accept(match)
+        reason = self._accept(match, frame.stamp_s)
         return self._estimate(frame, reason, match, half_width_m, start, match.crop, match.view)
 
     def _predict(self, frame: Frame) -> None:
@@ -288,6 +301,11 @@ class Localizer:
         self._tracker.predict(frame.stamp_s, s.sigma_acceleration_m_s2)
         if frame.velocity_enu_m_s is not None and np.isfinite(frame.velocity_enu_m_s).all():
             self._tracker.observe_velocity(frame.velocity_enu_m_s, s.sigma_odometry_m_s)
+        if math.isnan(self._fixed_s):
+            self._fixed_s = frame.stamp_s
+        if self.state == State.TRACKING and self._tracker.sigma_m > s.confirm_sigma_m:
+            # So much ground may hold a look-alike: one clear peak is no longer enough.
+            self.state, self._confirmed = State.RELOCALIZING, 0
 
     def _gate(self, match: Match) -> None:
         """Raise Refused unless the heatmap is clear and agrees with the prediction."""
@@ -304,31 +322,33 @@ class Localizer:
         distance = math.sqrt(self._tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2))
         if distance > s.gate_sigma:
             raise Refused(
-                f"off the track: {distance:.1f} standard deviations from the prediction, the limit is {s.gate_sigma:g}"
+                f"off the track: {distance:.1f} standard deviations from the prediction, the limit is {s.gate_sigma:g}",
+                contradicts=True,
             )
 
-    def _accept(self, match: Match) -> str:
+    def _accept(self, match: Match, stamp_s: float) -> str:
         """Fuse; returns the reason why it is not yet a fix, or nothing."""
         assert self._tracker is not None
+        if self._confirmed == 0 and self.state == State.RELOCALIZING:
+            self._before = self._tracker.copy()
         self._tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
         self._confirmed += 1
-        self._refused = 0
         if self._confirmed < self._settings.confirm_frames:
-            return f"confirming: {self._confirmed} of {self._settings.confirm_frames} fixes in a row agree"
-        self.state = State.TRACKING
+            return f"confirming: {self._confirmed} of {self._settings.confirm_frames} fixes agree"
+        self.state, self._before, self._fixed_s = State.TRACKING, None, stamp_s
         return ""
 
-    def _miss(self, reason: str) -> str:
-        """Count a refused frame; lose the track when there are too many."""
+    def _miss(self, refused: Refused, stamp_s: float) -> str:
+        """The reason of a refused frame; undoes what was not confirmed, and loses the track in the end."""
         assert self._tracker is not None
-        s = self._settings
-        self._refused += 1
-        if self.state == State.RELOCALIZING:
-            self._confirmed = 0
-        if self._refused >= s.lost_frames or self._tracker.sigma_m > s.lost_sigma_m:
+        if refused.contradicts and self._before is not None:
+            # Two places contradict each other and neither is confirmed: start over from before both.
+            self._tracker, self._before, self._confirmed = self._before, None, 0
+        silent_s = stamp_s - self._fixed_s
+        if silent_s > self._settings.lost_after_s or self._tracker.sigma_m > self._lost_sigma_m:
             self.state = State.LOST
-            reason = f"{reason}; lost after {self._refused} frames without a fix: set a prior or provide gnss"
-        return reason
+            return f"{refused}; lost after {silent_s:.1f} s without a fix: set a new prior, or provide a valid gnss"
+        return str(refused)
 
     def _estimate(
         self,

@@ -35,6 +35,13 @@ class Tracker:
         self._covariance = np.diag([sigma_m**2, sigma_m**2, sigma_speed_m_s**2, sigma_speed_m_s**2])
         self.stamp_s = stamp_s
 
+    def copy(self) -> "Tracker":
+        """An independent track in the same state."""
+        other = Tracker.__new__(Tracker)
+        other._frame, other.stamp_s = self._frame, self.stamp_s
+        other._state, other._covariance = self._state.copy(), self._covariance.copy()
+        return other
+
     def predict(self, stamp_s: float, sigma_acceleration_m_s2: float) -> None:
         """Move on to stamp_s."""
         dt = 0.0 if self.stamp_s is None else max(0.0, stamp_s - self.stamp_s)

@@ -19,7 +19,7 @@ def test_equals_batch_least_squares() -> None:
     rng = np.random.default_rng(0)
     frame, track = LocalEnu(*HOME), tracker()
     times = np.array([0.5, 1.2, 1.9, 3.0, 4.1])
-    fixes = np.outer(times, [4.0, -2.0]) + [5.0, 3.0] + rng.normal(size=(5, 2))
+    fixes = np.outer(times, [4.0, -2.0]) + np.array([5.0, 3.0]) + rng.normal(size=(5, 2))
     covariances = [np.diag(rng.uniform(1, 9, 2)) for _ in times]
     for time, fix, covariance in zip(times, fixes, covariances, strict=True):
         track.predict(time, 0.0)
