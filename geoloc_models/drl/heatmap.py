@@ -38,6 +38,22 @@ class Heatmap:
         p = self.probability[self.probability > 0]
         return float(-(p * np.log(p)).sum() / np.log(self.probability.size))
 
+    def given(self, centre_xy_px: tuple[float, float], covariance_px: np.ndarray) -> "Heatmap":
+        """The posterior when the place was expected at centre_xy_px with covariance_px (2, 2) of (x, y), px^2."""
+        rows, cols = np.ogrid[: self.probability.shape[0], : self.probability.shape[1]]
+        dx, dy = cols * self.stride_px - centre_xy_px[0], rows * self.stride_px - centre_xy_px[1]
+        inverse = np.linalg.inv(covariance_px)
+        distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+        weighted = self.probability * np.exp(-0.5 * (distance2 - distance2.min())).astype(np.float32)
+        total = float(weighted.sum())
+        # Nothing of the posterior lies near the prior: the prior cannot choose.
+        return self if total <= 0.0 else heatmap_from_probability(weighted / total, self.stride_px)
+
+    def mass_near(self, xy_px: tuple[float, float]) -> float:
+        """Probability within the peak window around a place, 0..1."""
+        row, col = round(xy_px[1] / self.stride_px), round(xy_px[0] / self.stride_px)
+        return float(_window(self.probability, row, col, PEAK_WINDOW_NODES)[0].sum())
+
     def resized(self, height: int, width: int) -> np.ndarray:
         """(height, width) float32 map at full resolution, scaled so that its maximum is 1, for display."""
         rows = ((np.arange(height, dtype=np.float32) + 0.5) / self.stride_px)[:, None].repeat(width, 1)
@@ -59,7 +75,11 @@ def heatmap_from_logits(logits: np.ndarray, stride_px: float, temperature: float
     scaled = logits.astype(np.float32) / temperature
     scaled -= scaled.max()
     probability = np.exp(scaled)
-    probability /= probability.sum()
+    return heatmap_from_probability(probability / probability.sum(), stride_px)
+
+
+def heatmap_from_probability(probability: np.ndarray, stride_px: float) -> Heatmap:
+    """probability: (H, W) float32, sums to 1."""
     smooth = cv2.filter2D(probability, -1, hann_kernel(SMOOTHING_NODES), borderType=cv2.BORDER_REFLECT_101)
     row, col = np.unravel_index(int(smooth.argmax()), smooth.shape)
     window, top, left = _window(probability, int(row), int(col), PEAK_WINDOW_NODES)

@@ -38,7 +38,12 @@ def _setting(default: Any, description: str) -> Any:
 class LocalizerSettings:
     """All thresholds. Each is a parameter of the node under the same name."""
 
-    min_peak: float = _setting(0.5, "least probability mass around the heatmap's peak for a fix, 0..1")
+    min_peak: float = _setting(
+        0.5, "least probability mass around the peak, given the track, for a fix, 0..1"
+    )
+    min_support: float = _setting(0.25, "least probability mass around that peak without the track, 0..1")
+    prior_scale: float = _setting(2.0, "how much wider than the track's own the prior on the heatmap is")
+    min_prior_m: float = _setting(15.0, "least standard deviation of the prior on the heatmap, m")
     min_peak_ratio: float = _setting(3.0, "least ratio of the peak over the second mode for a fix")
     min_coverage: float = _setting(0.5, "least share of the search map that must hold map data, 0..1")
     min_view_coverage: float = _setting(
@@ -50,8 +55,9 @@ class LocalizerSettings:
     confirm_frames: int = _setting(
         3, "fixes that must agree before they count, at a start and after a long gap"
     )
+    min_start_peak: float = _setting(0.8, "as min_peak, while no track is confirmed, 0..1")
     confirm_sigma_m: float = _setting(
-        30.0, "position uncertainty beyond which fixes must be confirmed anew, m"
+        50.0, "position uncertainty beyond which fixes must be confirmed anew, m"
     )
     lost_after_s: float = _setting(20.0, "time without an accepted fix after which the track is lost, s")
     lost_sigma_m: float = _setting(150.0, "position uncertainty beyond which the track is lost, m (1 sigma)")
@@ -99,12 +105,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Match:
-    """One frame against one crop: the vehicle's position and its covariance in ENU, m^2, no gate passed yet."""
+    """One frame against one crop: the vehicle's position and its covariance in ENU, m^2, no gate passed yet.
+
+    support: probability mass that the network alone sees at the place, 0..1.
+    """
 
     lat_deg: float
     lon_deg: float
     covariance_enu_m2: np.ndarray
     heatmap: Heatmap
+    support: float
     crop: MapCrop
     view: RectifiedView
     latencies_ms: dict[str, float]
@@ -135,11 +145,13 @@ def match_frame(
     map_source: MapSource,
     settings: LocalizerSettings,
     whole_views: bool = True,
+    expected_enu_m2: np.ndarray | None = None,
 ) -> Match:
     """Find a frame in the square of +-half_width_m around `centre` (lat_deg, lon_deg), where the vehicle is expected.
 
     whole_views: the crop is larger by the view, so that a view centred on the edge of the square still lies on the
-    map; otherwise the square is all there is. Raises Refused with the reason when no position can come of it.
+    map; otherwise the square is all there is. expected_enu_m2: (2, 2) covariance of the vehicle about `centre`, m^2;
+    with it the heatmap is the posterior given that expectation. Raises Refused with the reason when no position can come of it.
     """
     stages: dict[str, float] = {}
     clock = time.perf_counter()
@@ -162,13 +174,18 @@ def match_frame(
     except GeolocError as error:
         raise Refused(str(error), crop, view) from error
     clock = _lap(stages, "network", clock)
+    flip = np.diag([1.0, -1.0])  # pixel y points south
+    alone = heatmap
+    if expected_enu_m2 is not None:
+        middle = (crop.image.shape[1] / 2, crop.image.shape[0] / 2)
+        heatmap = alone.given(middle, flip @ expected_enu_m2 @ flip / view.gsd_m**2)
     # The heatmap places the view's centre; the vehicle is where its nadir is.
     lat_deg, lon_deg = _moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
-    flip = np.diag([1.0, -1.0])  # pixel y points south
     covariance = flip @ heatmap.covariance_px @ flip * view.gsd_m**2
     covariance = covariance + _pointing_covariance(frame.height_m, offset, tilt_sigma, settings)
     _lap(stages, "post", clock)
-    return Match(lat_deg, lon_deg, covariance, heatmap, crop, view, stages)
+    support = alone.mass_near(heatmap.peak_xy_px)
+    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, view, stages)
 
 
 def _rectified(
@@ -285,7 +302,13 @@ class Localizer:
             sigma_m = self._tracker.sigma_m
             half_width_m = max(self._settings.min_search_m, self._settings.search_sigma * sigma_m)
             match = match_frame(
-                frame, self._tracker.place, half_width_m, self._engine, self._map, self._settings
+                frame,
+                self._tracker.place,
+                half_width_m,
+                self._engine,
+                self._map,
+                self._settings,
+                expected_enu_m2=self._expected(),
             )
             self._gate(match)
         except Refused as refused:
@@ -307,17 +330,35 @@ class Localizer:
             # So much ground may hold a look-alike: one clear peak is no longer enough.
             self.state, self._confirmed = State.RELOCALIZING, 0
 
+    def _expected(self) -> np.ndarray | None:
+        """Covariance of the predicted position, widened: a track that is a little wrong must not pull the heatmap.
+
+        None while no track is confirmed: a prior says where to search, and a wrong one must not make its own evidence.
+        """
+        assert self._tracker is not None
+        s = self._settings
+        if self.state != State.TRACKING:
+            return None
+        covariance = self._tracker.track().covariance[:2, :2]
+        return np.asarray(covariance * s.prior_scale**2 + np.eye(2) * s.min_prior_m**2)
+
     def _gate(self, match: Match) -> None:
         """Raise Refused unless the heatmap is clear and agrees with the prediction."""
         s, heatmap = self._settings, match.heatmap
         assert self._tracker is not None
-        if heatmap.peak < s.min_peak:
+        least = s.min_peak if self.state == State.TRACKING else s.min_start_peak
+        if heatmap.peak < least:
             raise Refused(
-                f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {s.min_peak:.0%}"
+                f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {least:.0%}"
             )
         if heatmap.peak_ratio < s.min_peak_ratio:
             raise Refused(
                 f"ambiguous: the best place beats the second {heatmap.peak_ratio:.1f}:1, the limit {s.min_peak_ratio:g}"
+            )
+        if match.support < s.min_support:
+            raise Refused(
+                f"ambiguous: without the track only {match.support:.0%} of the probability lies there, the limit is "
+                f"{s.min_support:.0%}"
             )
         distance = math.sqrt(self._tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2))
         if distance > s.gate_sigma:

@@ -70,7 +70,9 @@ def test_independent_frames_and_their_number(small_flight: Path, tmp_path: Path)
 
 
 def held_out_name() -> str:
-    return next(name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(200, 299)) if is_held_out(name))
+    return next(
+        name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(200, 299)) if is_held_out(name)
+    )
 
 
 def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

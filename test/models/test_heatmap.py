@@ -60,3 +60,35 @@ def test_resized_puts_nodes_on_pixel_edges() -> None:
     rows, cols = np.nonzero(full >= full.max() - 1e-6)
     assert rows.mean() + 0.5 == pytest.approx(28.0)
     assert cols.mean() + 0.5 == pytest.approx(44.0)
+
+
+def test_a_prior_chooses_between_look_alikes() -> None:
+    both = np.logaddexp(gaussian_logits(20, 20, 0.8), gaussian_logits(50, 55, 0.8) + 0.3)
+    alone = heatmap_from_logits(both, 4.0)
+    given = alone.given((84.0, 76.0), np.diag([60.0**2, 40.0**2]))
+    assert alone.peak_xy_px == pytest.approx((220, 200), abs=0.5)
+    assert given.peak_xy_px == pytest.approx((80, 80), abs=0.5)
+    assert given.peak > 0.9
+    assert given.probability.sum() == pytest.approx(1, rel=1e-5)
+    # What the network alone saw there stays known.
+    assert alone.mass_near(given.peak_xy_px) == pytest.approx(1 / (1 + np.exp(0.3)), abs=0.02)
+
+
+def test_prior_is_bayes_rule() -> None:
+    rng = np.random.default_rng(0)
+    alone = heatmap_from_logits(rng.normal(size=(20, 24)), 4.0)
+    covariance = np.array([[300.0, 80.0], [80.0, 200.0]])
+    given = alone.given((40.0, 30.0), covariance)
+    expected = np.zeros((20, 24))
+    for row in range(20):
+        for col in range(24):
+            off = np.array([col * 4 - 40.0, row * 4 - 30.0])
+            expected[row, col] = alone.probability[row, col] * np.exp(
+                -0.5 * off @ np.linalg.inv(covariance) @ off
+            )
+    np.testing.assert_allclose(given.probability, expected / expected.sum(), rtol=1e-4, atol=1e-9)
+
+
+def test_a_prior_that_excludes_everything_changes_nothing() -> None:
+    alone = heatmap_from_logits(gaussian_logits(5, 5, 0.3), 4.0)
+    assert alone.given((280.0, 280.0), np.eye(2)) is alone
