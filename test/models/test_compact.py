@@ -103,6 +103,7 @@ def test_training_learns_resumes_and_exports(textured_pair: ImagePair, tmp_path:
             checkpoint_batches=10,
             check_batches=1000,
             check_maps=8,
+            average_decay=0.9,
         )
         train(CompactMixFusion(), [textured_pair], [textured_pair], tmp_path, samples, settings, workers=0)
         lines = (tmp_path / "log.jsonl").read_text().splitlines()
@@ -113,7 +114,8 @@ def test_training_learns_resumes_and_exports(textured_pair: ImagePair, tmp_path:
     last = run(50)
     assert last["batch"] == 50
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 50
-    assert last["held_out_loss"] < 0.75 * first["held_out_loss"]
+    # Knowing nothing costs log(33 * 33) = 7.0.
+    assert last["held_out_loss"] < 5.8
 
     with pytest.raises(GeolocError, match="is of another model"):
         train(
