@@ -26,7 +26,7 @@ from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
 from geoloc_ros.core.trajectory import Trajectory
 
 WORLD_M, WORLD_GSD_M = 1100.0, 0.3
-HEIGHT_M, SPEED_M_S, RATE_HZ, DURATION_S = 120.0, 12.0, 2.0, 80.0
+HEIGHT_M, SPEED_M_S, RATE_HZ, DURATION_S = 120.0, 20.0, 2.0, 90.0
 """The generated flight: pictures of one date over the map of the other."""
 
 ANSWER_S = 5.0
@@ -95,7 +95,7 @@ def _generate(folder: Path, seed: int, console: Console) -> Path:
             world.write_geotiff(folder / f"map_date{date}.tif", date)
     with console.status("flying over it"):
         simulator = CameraSimulator(folder / "map_date1.tif", DEFAULT_CAMERA, TYPICAL, seed)
-        path = Trajectory.over(simulator, "lawnmower", HEIGHT_M, SPEED_M_S, seed)
+        path = Trajectory.over(simulator, "loop", HEIGHT_M, SPEED_M_S, seed)
         frames = (
             Frame(
                 image=simulator.render_pose(pose),
