@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,29 @@ class LocalizerSettings:
     sigma_height_share: float = _setting(0.03, "error of the height above ground, share of it (1 sigma)")
     sigma_map_m: float = _setting(1.0, "error of the map's georeference, m (1 sigma per axis)")
 
+    def __post_init__(self) -> None:
+        """GeolocError for a value that no flight could be located with."""
+        for setting in fields(self):
+            number = getattr(self, setting.name)
+            # Without a spread of its own the prior on the heatmap would be a point.
+            least = {"confirm_frames": 1, "max_search_px": 1, "min_prior_m": 0.1}.get(setting.name, 0)
+            most = 1.0 if setting.name in _SHARES else math.inf
+            if not (math.isfinite(number) and least <= number <= most):
+                limit = f"{least} to {most:g}" if math.isfinite(most) else f"{least} or more"
+                raise GeolocError(f"{setting.name} is {number}; it must be {limit}")
+
+
+_SHARES = frozenset({"min_peak", "min_support", "min_coverage", "min_view_coverage", "min_start_peak"})
+
 
 @dataclass(frozen=True)
 class Estimate:
     """What one frame said.
 
-    lat_deg, lon_deg, covariance_enu_m2 (2, 2): the frame's own fix (the vehicle, not the picture's centre), NaN when
-    there is none. `valid` is True only for a fix that passed every gate; `reason` says in words why it did not.
-    filtered: the track after this frame, None without one. latencies_ms: rectify, crop, network, post, total.
+    lat_deg, lon_deg, covariance_enu_m2 (2, 2): the frame's own fix (the vehicle, not the picture's centre; while
+    TRACKING the heatmap's posterior given the track), NaN when there is none. `valid` is True only for a fix that
+    passed every gate; `reason` says in words why it did not. filtered: the track after this frame and without fixes
+    that wait for confirmation, None without a track. latencies_ms: rectify, crop, network, post, total.
     """
 
     stamp_s: float
@@ -151,7 +166,8 @@ def match_frame(
 
     whole_views: the crop is larger by the view, so that a view centred on the edge of the square still lies on the
     map; otherwise the square is all there is. expected_enu_m2: (2, 2) covariance of the vehicle about `centre`, m^2;
-    with it the heatmap is the posterior given that expectation. Raises Refused with the reason when no position can come of it.
+    with it the heatmap is the posterior given that expectation. Raises Refused with the reason when no position can
+    come of it.
     """
     stages: dict[str, float] = {}
     clock = time.perf_counter()
@@ -203,14 +219,19 @@ def _rectified(
         gsd_m = footprint_m(frame.camera, rotation, frame.height_m) / engine.query_px
         gsd_m = float(np.clip(gsd_m, finest, coarsest))
         searched_px = settings.max_search_px - (engine.query_px if whole_views else 0)
+        seen_m = gsd_m * engine.query_px
         gsd_m = max(gsd_m, 2 * half_width_m / searched_px)
         view = rectify(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.query_px)
     except GeolocError as error:
         raise Refused(str(error)) from error
     if view.coverage < settings.min_view_coverage:
+        view_m = engine.query_px * gsd_m
+        remedy = "fly higher or use a wider lens"
+        if view_m > seen_m:
+            remedy = f"a search of ±{half_width_m:.0f} m needs such a view; give a nearer prior or fly higher"
         raise Refused(
-            f"the camera saw {view.coverage:.0%} of the {engine.query_px * gsd_m:.0f} m view, the limit is "
-            f"{settings.min_view_coverage:.0%}: fly higher or use a wider lens",
+            f"the camera saw {view.coverage:.0%} of the {view_m:.0f} m view, the limit is "
+            f"{settings.min_view_coverage:.0%}: {remedy}",
             view=view,
         )
     return view, tilt_sigma
@@ -255,8 +276,13 @@ class Localizer:
         self._engine = engine
         self._map = map_source
         self._settings = settings or LocalizerSettings()
+        if self._settings.max_search_px <= engine.query_px:
+            raise GeolocError(
+                f"max_search_px is {self._settings.max_search_px}; it must be more than the view's {engine.query_px} px"
+            )
         self._tracker: Tracker | None = None
-        self._before: Tracker | None = None  # the track without the fixes that still wait for confirmation
+        # The track without the fixes that still wait for confirmation, None when none does.
+        self._before: Tracker | None = None
         self._confirmed = 0
         self._fixed_s = math.nan  # when a fix was last accepted, or the search began
         self._lost_sigma_m = math.inf
@@ -282,19 +308,25 @@ class Localizer:
     def process(self, frame: Frame) -> Estimate:
         """Locate one frame. A bad frame gives an invalid estimate with the reason; nothing is raised."""
         start = time.perf_counter()
-        if not frame.stamp_s >= self._stamp_s:
+        if not math.isfinite(frame.stamp_s):
+            return self._estimate(frame, f"stamp is {frame.stamp_s} s, no moment in time: stamp each picture")
+        if frame.stamp_s < self._stamp_s:
             back_s = self._stamp_s - frame.stamp_s
-            self._tracker, self.state, self._stamp_s = None, State.UNINITIALIZED, -math.inf
-            if math.isfinite(frame.stamp_s):
-                self._stamp_s = frame.stamp_s
+            self._tracker = self._before = None
+            self.state, self._stamp_s = State.UNINITIALIZED, frame.stamp_s
             return self._estimate(
                 frame, f"the clock went back by {back_s:.2f} s: the track is forgotten, set a new prior"
             )
-        self._stamp_s = frame.stamp_s
+        repeated, self._stamp_s = frame.stamp_s == self._stamp_s, frame.stamp_s
         if self._tracker is None:
             return self._estimate(frame, "no prior yet: set one, or provide a valid gnss")
         if self.state == State.LOST:
             return self._estimate(frame, "lost: set a new prior, or provide a valid gnss")
+        if repeated:
+            # One picture twice would confirm itself.
+            return self._estimate(
+                frame, f"stamp {frame.stamp_s:.3f} s is that of the last frame: stamp each picture anew"
+            )
         match: Match | None = None
         half_width_m = math.nan
         try:
@@ -311,7 +343,9 @@ class Localizer:
                 expected_enu_m2=self._expected(),
             )
             self._gate(match)
-        except Refused as refused:
+        except (Refused, GeolocError) as error:
+            # A GeolocError of its own: the track has left the Earth.
+            refused = error if isinstance(error, Refused) else Refused(str(error))
             reason = self._miss(refused, frame.stamp_s)
             crop, view = (match.crop, match.view) if match else (refused.crop, refused.view)
             return self._estimate(frame, reason, match, half_width_m, start, crop, view)
@@ -321,13 +355,17 @@ class Localizer:
     def _predict(self, frame: Frame) -> None:
         assert self._tracker is not None
         s = self._settings
-        self._tracker.predict(frame.stamp_s, s.sigma_acceleration_m_s2)
-        if frame.velocity_enu_m_s is not None and np.isfinite(frame.velocity_enu_m_s).all():
-            self._tracker.observe_velocity(frame.velocity_enu_m_s, s.sigma_odometry_m_s)
+        for tracker in (self._tracker, self._before):
+            if tracker is None:
+                continue
+            tracker.predict(frame.stamp_s, s.sigma_acceleration_m_s2)
+            if frame.velocity_enu_m_s is not None and np.isfinite(frame.velocity_enu_m_s).all():
+                tracker.observe_velocity(frame.velocity_enu_m_s, s.sigma_odometry_m_s)
         if math.isnan(self._fixed_s):
             self._fixed_s = frame.stamp_s
-        if self.state == State.TRACKING and self._tracker.sigma_m > s.confirm_sigma_m:
-            # So much ground may hold a look-alike: one clear peak is no longer enough.
+        if self._tracker.sigma_m > s.confirm_sigma_m:
+            # So much ground may hold a look-alike: one clear peak is not enough, and to lie somewhere in it is no
+            # agreement with the fixes before.
             self.state, self._confirmed = State.RELOCALIZING, 0
 
     def _expected(self) -> np.ndarray | None:
@@ -370,13 +408,14 @@ class Localizer:
     def _accept(self, match: Match, stamp_s: float) -> str:
         """Fuse; returns the reason why it is not yet a fix, or nothing."""
         assert self._tracker is not None
-        if self._confirmed == 0 and self.state == State.RELOCALIZING:
+        if self.state == State.RELOCALIZING and self._before is None:
             self._before = self._tracker.copy()
         self._tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
         self._confirmed += 1
         if self._confirmed < self._settings.confirm_frames:
             return f"confirming: {self._confirmed} of {self._settings.confirm_frames} fixes agree"
         self.state, self._before, self._fixed_s = State.TRACKING, None, stamp_s
+        self._lost_sigma_m = self._settings.lost_sigma_m
         return ""
 
     def _miss(self, refused: Refused, stamp_s: float) -> str:
@@ -402,6 +441,8 @@ class Localizer:
         view: RectifiedView | None = None,
     ) -> Estimate:
         latencies = dict(match.latencies_ms) if match else {}
+        # An unconfirmed fix must not make the published track look certain.
+        track = self._tracker if self._before is None else self._before
         latencies["total"] = 0.0 if start is None else (time.perf_counter() - start) * 1e3
         return Estimate(
             stamp_s=frame.stamp_s,
@@ -411,9 +452,7 @@ class Localizer:
             lat_deg=match.lat_deg if match else math.nan,
             lon_deg=match.lon_deg if match else math.nan,
             covariance_enu_m2=match.covariance_enu_m2 if match else np.full((2, 2), math.nan),
-            filtered=self._tracker.track()
-            if self._tracker is not None and self.state != State.LOST
-            else None,
+            filtered=None if track is None or self.state == State.LOST else track.track(),
             heatmap=match.heatmap if match else None,
             crop=crop,
             view=view,

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
+from geoloc_models.errors import GeolocError
 from geoloc_ros.core.baselines import NccEngine
 from geoloc_ros.core.camera import CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Frame
@@ -97,7 +98,7 @@ def test_follows_the_vehicle_not_the_pictures_centre(
     assert estimate.search_size_m < 120.0
 
 
-def test_first_fix_waits_for_a_second_that_agrees(
+def test_first_fix_waits_for_two_more_that_agree(
     world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
 ) -> None:
     estimate = localizer.process(seen(world, 0.0, 0.0, 0.0))
@@ -215,6 +216,73 @@ def test_after_a_long_gap_fixes_are_confirmed_anew(
     assert "confirming: 1 of 3" in late.reason
     localizer.process(seen(world, 12.2, 4.0, 0.0))
     assert localizer.process(seen(world, 12.4, 4.0, 0.0)).valid
+
+
+def test_unconfirmed_fixes_leave_the_published_track_uncertain(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    """The prior is 20 m (1 sigma): two fixes that wait for a third must not make the odometry surer than that."""
+    tracks = [localizer.process(seen(world, 0.1 * step, 0.0, 0.0)).filtered for step in range(3)]
+    sigmas_m = [math.sqrt(np.linalg.eigvalsh(track.covariance[:2, :2])[-1]) for track in tracks if track]
+    assert sigmas_m[0] >= 20.0 and sigmas_m[1] >= 20.0 and sigmas_m[2] < 5.0, sigmas_m
+
+
+def test_undone_fix_leaves_a_track_of_the_frames_own_moment(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    """After the undoing as uncertain as if the wrong picture had never come."""
+    other = Localizer(NccEngine(_Shape()), world[0])  # type: ignore[arg-type]
+    other.set_prior(*world[2].to_geodetic(10.0, -8.0), 60.0, 0.0)
+    right = seen(world, 0.2, 0.0, 0.0)
+    localizer.process(seen(world, 0.0, 38.0, 30.0))
+    undone = localizer.process(right)
+    never = other.process(replace(right, image=None, problem="none"))
+    assert "off the track" in undone.reason
+    assert undone.filtered is not None and never.filtered is not None
+    np.testing.assert_allclose(undone.filtered.covariance, never.filtered.covariance, rtol=1e-6)
+
+
+def test_the_same_picture_again_confirms_nothing(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    frame = seen(world, 1.0, 0.0, 0.0)
+    estimates = [localizer.process(frame) for _ in range(4)]
+    assert not any(estimate.valid for estimate in estimates)
+    assert "that of the last frame" in estimates[-1].reason
+
+
+def test_a_fix_in_much_ground_agrees_with_nothing(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    """After eight seconds without a word one clear picture is the first again, not the second of three."""
+    localizer.process(seen(world, 0.0, 0.0, 0.0))
+    late = localizer.process(seen(world, 8.0, 4.0, 0.0))
+    assert "confirming: 1 of 3" in late.reason
+
+
+@pytest.mark.parametrize("stamp_s", [math.nan, math.inf, 1e9])
+def test_stamp_beyond_reason_is_told(
+    stamp_s: float, world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    for step in range(4):
+        assert localizer.process(seen(world, 0.5 * step, 6.0 * step, 0.0)).valid == (step >= 2)
+    estimate = localizer.process(replace(seen(world, 2.0, 24.0, 0.0), stamp_s=stamp_s))
+    assert not estimate.valid
+    assert estimate.state == (State.LOST if stamp_s == 1e9 else State.TRACKING)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("confirm_frames", 0), ("min_peak", 1.5), ("lost_after_s", -1.0), ("gate_sigma", math.nan)],
+)
+def test_impossible_setting_is_refused(name: str, number: float) -> None:
+    with pytest.raises(GeolocError, match=f"^{name} is {number}; it must be"):
+        LocalizerSettings(**{name: number})  # type: ignore[arg-type]
+
+
+def test_search_smaller_than_the_view_is_refused(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> None:
+    with pytest.raises(GeolocError, match="max_search_px is 96; it must be more than the view's 96 px"):
+        Localizer(NccEngine(_Shape()), world[0], LocalizerSettings(max_search_px=96))  # type: ignore[arg-type]
 
 
 def test_pointing_error_enters_the_covariance(
