@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start map_server and localizer: `ros2 launch geoloc_ros localize.launch.py map:=map.tif`."""
 
+import os
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
@@ -9,6 +11,10 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 CONFIG = PathJoinSubstitution([FindPackageShare("geoloc_ros"), "config"])
+
+# Fast DDS 2 knows the first name only; with Fast DDS 3 (Kilted and later) it brings a deprecation warning per node.
+_FAST_DDS_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE" if _FAST_DDS_2 else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 TOPICS = {
     "image": "camera frames: sensor_msgs/Image, or CompressedImage with image_transport: compressed",
@@ -54,7 +60,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "dds_profile",
             default_value=EnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PathJoinSubstitution([CONFIG, "fastdds.xml"])
+                PROFILE_VARIABLE, default_value=PathJoinSubstitution([CONFIG, "fastdds.xml"])
             ),
             description="Fast DDS profile; the one shipped has shared memory for raw frames",
         ),
@@ -63,7 +69,6 @@ def generate_launch_description() -> LaunchDescription:
             for topic, text in TOPICS.items()
         ),
     ]
-    dds_profile = LaunchConfiguration("dds_profile")
     namespace = LaunchConfiguration("namespace")
     log_level = ["--log-level", LaunchConfiguration("log_level")]
     use_sim_time = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
@@ -97,9 +102,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *arguments,
-            # Fast DDS 2 (Humble, Jazzy) reads the first name, Fast DDS 3 (Kilted and later) the second.
-            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", dds_profile),
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", dds_profile),
+            SetEnvironmentVariable(PROFILE_VARIABLE, LaunchConfiguration("dds_profile")),
             map_server,
             localizer,
         ]

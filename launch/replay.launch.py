@@ -7,10 +7,12 @@ from launch.actions import (
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
+    RegisterEventHandler,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
@@ -18,55 +20,57 @@ SHARE = FindPackageShare("geoloc_ros")
 TOPICS = ("image", "camera_info", "imu", "altitude", "odom", "gnss", "truth")
 
 
-def start_source(context: LaunchContext) -> list:
-    """The player of the one source that was named."""
-    flight = LaunchConfiguration("flight").perform(context)
-    bag = LaunchConfiguration("bag").perform(context)
-    if bool(flight) == bool(bag):
-        raise RuntimeError("replay.launch.py plays one source; give flight:=FOLDER or bag:=BAG")
-    if bag:
-        rate = LaunchConfiguration("rate").perform(context)
-        return [
-            ExecuteProcess(
-                cmd=["ros2", "bag", "play", bag, "--clock", "100", "--rate", rate], output="screen"
-            )
-        ]
-    return [
-        Node(
-            package="geoloc_ros",
-            executable="flight_player",
-            name="flight_player",
-            namespace=LaunchConfiguration("namespace"),
-            output="screen",
-            parameters=[
-                LaunchConfiguration("flight_player_params"),
-                {
-                    "flight": ParameterValue(LaunchConfiguration("flight"), value_type=str),
-                    "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
-                },
-            ],
-            remappings=[
-                (topic, LaunchConfiguration(topic)) for topic in TOPICS if topic not in ("odom", "gnss")
-            ],
-        )
-    ]
-
-
-def start_localizer(context: LaunchContext) -> list:
-    """The graph of localize.launch.py, on the time of the recording; a flight folder brings its own map."""
-    map_path = LaunchConfiguration("map").perform(context)
-    flight = LaunchConfiguration("flight").perform(context)
-    if not map_path and not flight:
-        raise RuntimeError("a bag holds no map; give map:=FILE")
+def localizer(map_path: str) -> IncludeLaunchDescription:
+    """The graph of localize.launch.py on the time of the recording."""
     forwarded = {name: LaunchConfiguration(name) for name in ("namespace", "localizer_params", *TOPICS)}
-    forwarded["map"] = map_path or f"{flight}/map.tif"
+    forwarded["map"] = map_path
     forwarded["use_sim_time"] = "true"
     source = PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "localize.launch.py"]))
-    return [IncludeLaunchDescription(source, launch_arguments=forwarded.items())]
+    return IncludeLaunchDescription(source, launch_arguments=forwarded.items())
+
+
+def flight_player() -> Node:
+    """The player of a flight folder; it waits by itself until the localizer takes its prior."""
+    return Node(
+        package="geoloc_ros",
+        executable="flight_player",
+        name="flight_player",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        parameters=[
+            LaunchConfiguration("flight_player_params"),
+            {
+                "flight": ParameterValue(LaunchConfiguration("flight"), value_type=str),
+                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
+            },
+        ],
+        remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS if topic not in ("odom", "gnss")],
+    )
+
+
+def bag_player() -> RegisterEventHandler:
+    """`ros2 bag play` once the localizer is active: it waits for nobody, and loading the network takes seconds."""
+    command = ["ros2", "bag", "play", LaunchConfiguration("bag"), "--clock", "100"]
+    player = ExecuteProcess(cmd=[*command, "--rate", LaunchConfiguration("rate")], output="screen")
+    return RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player], handle_once=True))
+
+
+def play(context: LaunchContext) -> list:
+    """Localizer, map server and the player of the one source that was named."""
+    flight = LaunchConfiguration("flight").perform(context)
+    bag = LaunchConfiguration("bag").perform(context)
+    map_path = LaunchConfiguration("map").perform(context)
+    if bool(flight) == bool(bag):
+        raise RuntimeError("replay.launch.py plays one source; give flight:=FOLDER or bag:=BAG")
+    if flight:
+        return [localizer(map_path or f"{flight}/map.tif"), flight_player()]
+    if not map_path:
+        raise RuntimeError("a bag holds no map; give map:=FILE")
+    return [bag_player(), localizer(map_path)]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Localizer and map server first, then the player, which waits for its subscribers."""
+    """Arguments; what they start depends on their values."""
     arguments = [
         DeclareLaunchArgument("flight", default_value="", description="flight folder to play"),
         DeclareLaunchArgument("bag", default_value="", description="bag to play instead, sqlite3 or MCAP"),
@@ -92,6 +96,4 @@ def generate_launch_description() -> LaunchDescription:
             for topic in TOPICS
         ),
     ]
-    return LaunchDescription(
-        [*arguments, OpaqueFunction(function=start_localizer), OpaqueFunction(function=start_source)]
-    )
+    return LaunchDescription([*arguments, OpaqueFunction(function=play)])
