@@ -32,8 +32,8 @@ _TRIES = 50
 
 def fix_threads(threads: int) -> None:
     """Use so many CPU threads and nothing that depends on chance, so that figures repeat to the last digit."""
-    if threads < 1:
-        raise GeolocError(f"{threads} threads cannot compute anything; give at least 1")
+    if not 1 <= threads <= 256:
+        raise GeolocError(f"{threads} threads cannot compute anything; give 1 to 256")
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     # cuDNN's benchmark mode picks algorithms by their timing, and they round differently.

@@ -15,6 +15,7 @@ from geoloc_models.data.world import generate_world
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation import fix_threads
+from geoloc_ros.cli.arguments import seed
 from geoloc_ros.cli.evaluate import summary_table
 from geoloc_ros.cli.simulate import DEFAULT_CAMERA
 from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
@@ -54,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--prior-noise", metavar="M", type=float, default=30.0, help="error of the first prior, m")
     add("--weights", metavar="W", default="default", help="name or file of the network's weights")
     add("--threads", metavar="N", type=int, default=2, help="CPU threads of inference")
-    add("--seed", metavar="N", type=int, default=0, help="of world, flight and prior")
+    add("--seed", metavar="N", type=seed, default=0, help="of world, flight and prior")
     add("--note", metavar="TEXT", default="", help="remark on the data for the report")
     parser.set_defaults(run=run)
 

@@ -7,10 +7,12 @@ import argparse
 import functools
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.arguments import make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="CPU threads; fixed, so that figures repeat (default: 2)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="seed of all draws (default: 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
     add("--frames", type=int, metavar="N", help="use the first N frames only")
     add(
         "--topic", action="append", default=[], metavar="ROLE=NAME",
@@ -96,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         raise GeolocError(f"--frames {args.frames} leaves nothing to score; give at least 1")
     protocol = FlightProtocol(args.prior_noise, args.crop if args.independent else None, args.seed)
     recording = open_recording(args.flight, args.topic)
+    make_writable(args.out, args.json)
     map_path = recording.map_path if args.map is None else args.map
     about = {
         "flight": args.flight.name,
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
             done = evaluate_flight(
                 frames, engine, raster, protocol, name=name, advance=functools.partial(progress.advance, task)
             )
+            if all(math.isnan(frame.peak) for frame in done.frames):
+                raise GeolocError(f"no frame could be searched on {map_path}: {done.frames[0].reason}")
             done.about |= about
             runs.append(done)
         _write(args, runs, raster)

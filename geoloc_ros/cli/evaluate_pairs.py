@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.metrics import MA_DISTANCES_M
+from geoloc_ros.cli.arguments import make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="CPU threads; fixed, so that figures repeat (default: 2)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all draws (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="use this many samples only")
     parser.add_argument("--json", type=Path, metavar="F", help="write the figures to this file")
     parser.set_defaults(run=run)
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         limit=args.limit,
     )
+    make_writable(file=args.json)
     network = TorchEngine(args.weights, device=args.device)
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}

@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GeolocError as error:
         print(f"geoloc: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # What cannot be read is told by who reads it; this is what cannot be written.
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"geoloc: {place}{error.strerror or error}; give a path that can be written", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("geoloc: stopped", file=sys.stderr)
         return 130

@@ -12,8 +12,10 @@ import numpy as np
 from rich.progress import track
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.arguments import make_writable, seed
 from geoloc_ros.core.camera import CameraModel
 from geoloc_ros.core.flight import Frame, Truth, write_flight
+from geoloc_ros.core.maps import RasterMap
 from geoloc_ros.core.simulator import TYPICAL, CameraSimulator, Degradation, Pose
 from geoloc_ros.core.trajectory import PATTERNS, SensorNoise, Trajectory
 
@@ -41,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--rate-hz", type=float, default=2.0, help="pictures a second")
     add("--start-s", type=float, default=0.0, help="time along the path at which the flight starts")
     add("--duration-s", type=float, help="length of the flight; the whole path if not given")
-    add("--seed", type=int, default=0, help="of path, gusts and noise")
+    add("--seed", type=seed, default=0, help="of path, gusts and noise")
     add("--attitude-noise-deg", type=float, default=0.0, help="error of recorded roll and pitch, 1 sigma")
     add("--heading-noise-deg", type=float, default=0.0, help="error of recorded heading, 1 sigma")
     add("--height-noise", type=float, default=0.0, help="error of recorded height, share of it, 1 sigma")
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     served = args.map or args.raster
     if not served.is_file():
         raise GeolocError(f"served map {served} is no file; give a raster file with --map")
+    RasterMap(served).close()  # a flight with a map that does not open would be of no use
     camera = CameraModel.from_yaml(args.camera) if args.camera else DEFAULT_CAMERA
     degradation = Degradation(
         exposure=args.exposure,
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     trajectory = Trajectory.over(simulator, args.pattern, args.height_m, args.speed_m_s, args.seed)
     poses = list(trajectory.sample(args.rate_hz, args.start_s, args.duration_s))
     noise = SensorNoise(args.attitude_noise_deg, args.heading_noise_deg, args.height_noise, args.seed)
+    make_writable(args.out)
     frames = track(_frames(simulator, poses, noise), "pictures", total=len(poses), transient=True)
     count = write_flight(args.out, camera, frames, served)
     simulator.close()

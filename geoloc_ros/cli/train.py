@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.arguments import make_writable, seed
 
 SOURCES = ("levir", "srif", "dsifn", "tiles")
 
@@ -64,7 +65,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="largest heading error drawn (180: unknown; default %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=666, help="seed of weights and samples (default %(default)s)"
+        "--seed", type=seed, default=666, help="seed of weights and samples (default %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument(
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.samples <= 0:
         raise GeolocError(f"--samples is {args.samples}: give a positive number")
+    make_writable(args.out)
     device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     sources = args.source or SOURCES
     pairs = [pair for source in sources for pair in list_pairs(args.data, source, held_out=False)]

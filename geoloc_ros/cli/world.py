@@ -10,6 +10,7 @@ import cv2
 from rich.console import Console
 
 from geoloc_models.data.world import generate_world
+from geoloc_ros.cli.arguments import make_writable, seed
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,16 +26,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--out", metavar="DIR", type=Path, required=True, help="folder to write to")
     add("--size-m", type=float, default=1500.0, help="side of the square area")
     add("--gsd-m", type=float, default=0.3, help="metres per pixel, 0.1 to 1.0")
-    add("--seed", type=int, default=0, help="of everything")
+    add("--seed", type=seed, default=0, help="of everything")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write map_date1.tif, map_date2.tif and preview.png."""
     console = Console()
+    make_writable(args.out)
     with console.status(f"generating {args.size_m:g} m at {args.gsd_m:g} m a pixel"):
         world = generate_world(args.size_m, args.gsd_m, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
     with console.status("writing GeoTIFFs"):
         for date in (1, 2):
             world.write_geotiff(args.out / f"map_date{date}.tif", date)

@@ -44,8 +44,10 @@ class Degradation:
             raise GeolocError(f"exposure {self.exposure} and gamma {self.gamma} must be positive")
         if not 0.0 <= self.vignetting < 1.0:
             raise GeolocError(f"vignetting is {self.vignetting}; give the share of light lost, 0 to below 1")
-        if min(self.blur_px, self.noise, self.shutter_s) < 0:
-            raise GeolocError("blur_px, noise and shutter_s must not be negative")
+        if not all(0 <= amount < math.inf for amount in (self.blur_px, self.noise, self.shutter_s)):
+            raise GeolocError(
+                f"blur_px {self.blur_px}, noise {self.noise} and shutter_s {self.shutter_s} must be 0 or more"
+            )
 
 
 TYPICAL = Degradation(exposure=1.0, gamma=1.0, vignetting=0.15, blur_px=0.6, noise=3.0, shutter_s=0.004)

@@ -24,6 +24,7 @@ MAX_ACCELERATION_M_S2 = 1.5
 """What a survey multirotor allows itself: 9 degrees of lean."""
 
 PATTERNS = ("lawnmower", "loop", "line")
+MAX_RATE_HZ = 1000.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Trajectory:
         margin_m: distance of the path from the raster's edge; None takes the picture's half diagonal on the
         ground and what ten degrees of lean add. GeolocError where the raster is too small for the height.
         """
+        if not height_m > 0:
+            raise GeolocError(f"height is {height_m} m; it must be positive")
         frame, (west, south, east, north) = simulator.free_area()
         reach = float(np.abs(np.linalg.norm(simulator.camera.border, axis=1)).max())
         margin = height_m * (reach + math.tan(math.radians(10.0))) if margin_m is None else margin_m
@@ -119,12 +122,14 @@ class Trajectory:
 
     def sample(self, rate_hz: float, start_s: float = 0.0, duration_s: float | None = None) -> Iterator[Pose]:
         """Poses at a steady rate from `start_s` to the end of the path, or for `duration_s`, the shorter."""
-        if not rate_hz > 0:
-            raise GeolocError(f"rate is {rate_hz} Hz; it must be positive")
+        if not 0 < rate_hz <= MAX_RATE_HZ:
+            raise GeolocError(f"rate is {rate_hz} Hz; it must be positive and at most {MAX_RATE_HZ:g}")
         if not 0.0 <= start_s < self.duration_s:
             raise GeolocError(f"start is {start_s} s; the path takes {self.duration_s:.0f} s")
         length_s = self.duration_s - start_s
         if duration_s is not None:
+            if not duration_s >= 0:
+                raise GeolocError(f"duration is {duration_s} s; it must not be negative")
             length_s = min(duration_s, length_s)
         for index in range(int(length_s * rate_hz + 1e-9) + 1):
             yield self.at(start_s + index / rate_hz)
@@ -155,8 +160,11 @@ class SensorNoise:
 
     def __init__(self, attitude_deg: float, heading_deg: float, height_share: float, seed: int = 0) -> None:
         """Standard deviations over time; zero records the truth."""
-        if min(attitude_deg, heading_deg, height_share) < 0:
-            raise GeolocError("noise of attitude, heading and height must not be negative")
+        if not all(0 <= sigma < math.inf for sigma in (attitude_deg, heading_deg, height_share)):
+            raise GeolocError(
+                f"noise of attitude, heading and height is {attitude_deg}°, {heading_deg}° and {height_share}; "
+                "each must be 0 or more"
+            )
         rng = np.random.default_rng((seed, 2))
         self._sigmas = np.array([math.radians(attitude_deg)] * 2 + [math.radians(heading_deg), height_share])
         self._waves = [_Waves.draw(rng, 0.005, 0.3) for _ in self._sigmas]

@@ -19,7 +19,7 @@ from geoloc_ros.core.simulator import TYPICAL, CameraSimulator, Degradation
 from geoloc_ros.core.trajectory import PATTERNS, SensorNoise, Trajectory
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import choice, declare, value
-from geoloc_ros.nodes.running import spin_until_interrupted
+from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
 
 # name: (default, lowest, highest, what it is)
 _NUMBERS = {
@@ -114,11 +114,8 @@ class CameraSimNode(Node):
 def main() -> int:
     """Fly until interrupted; 2 if the parameters do not allow it."""
     rclpy.init()
-    try:
-        node = CameraSimNode()
-    except GeolocError as error:
-        print(f"camera_sim: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
+    node = made_or_told("camera_sim", CameraSimNode)
+    if node is None:
         return 2
     try:
         spin_until_interrupted(node)

@@ -19,7 +19,7 @@ from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.prior_client import PriorClient
-from geoloc_ros.nodes.running import spin_until_interrupted
+from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
 
 CLOCK_HZ = 100.0
 PAUSE_S = 0.5
@@ -147,11 +147,8 @@ class FlightPlayerNode(Node):
 def main() -> int:
     """Play the flight and end; 2 if it cannot be played."""
     rclpy.init()
-    try:
-        node = FlightPlayerNode()
-    except GeolocError as error:
-        print(f"flight_player: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
+    node = made_or_told("flight_player", FlightPlayerNode)
+    if node is None:
         return 2
     failures: list[GeolocError] = []
 

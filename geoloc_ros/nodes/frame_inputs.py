@@ -100,7 +100,10 @@ class FrameInputs:
         mount = value(node, "camera_mount_xyzw")
         if len(mount) != 4:
             raise GeolocError(f"camera_mount_xyzw has {len(mount)} values; it needs x, y, z, w")
-        self._flu_from_optical = rotation_from_quaternion(*mount)
+        try:
+            self._flu_from_optical = rotation_from_quaternion(*mount)
+        except GeolocError as error:
+            raise GeolocError(f"camera_mount_xyzw {mount} is no rotation; give a unit quaternion") from error
         # A broken sample keeps its place, so that no frame of its moment is answered from a neighbour.
         self._attitude: Timeline[Quaternion | GeolocError] = Timeline(_unless_broken(blend_quaternions))
         self._height_m: Timeline[float | GeolocError] = Timeline(_unless_broken(blend_numbers))

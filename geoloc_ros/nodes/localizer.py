@@ -36,7 +36,7 @@ from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, declare_input_p
 from geoloc_ros.nodes.localizer_outputs import Diagnostics, Outputs, declare_output_parameters
 from geoloc_ros.nodes.map_client import MapClient
 from geoloc_ros.nodes.parameters import declare, value
-from geoloc_ros.nodes.running import spin_until_interrupted
+from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
 from geoloc_ros.srv import SetPrior
 
 DISORDER_S = 1.0
@@ -363,9 +363,11 @@ class LocalizerNode(LifecycleNode):
 
 
 def main() -> int:
-    """Run the node until it is interrupted."""
+    """Run the node until it is interrupted; 2 if a parameter does not fit."""
     rclpy.init()
-    node = LocalizerNode()
+    node = made_or_told("localizer", LocalizerNode)
+    if node is None:
+        return 2
     try:
         if value(node, "autostart") and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()

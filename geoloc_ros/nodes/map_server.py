@@ -13,7 +13,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.maps import CropStatus, MapCrop, MapLayer, RasterMap
 from geoloc_ros.messages import empty_crop, response_from_crop
 from geoloc_ros.nodes.parameters import declare, value
-from geoloc_ros.nodes.running import spin_until_interrupted
+from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
 from geoloc_ros.srv import GetMap
 
 MAX_CROP_PX = 8192
@@ -55,7 +55,10 @@ class MapServerNode(Node):
 
     def _open(self) -> RasterMap:
         paths = value(self, "map")
-        paths = [path for path in ([paths] if isinstance(paths, str) else paths) if path]
+        paths = [paths] if isinstance(paths, str) else paths
+        if not (isinstance(paths, list | tuple) and all(isinstance(path, str) for path in paths)):
+            raise GeolocError(f"map is {paths}; give a file or a list of files as text")
+        paths = [path for path in paths if path]
         if not paths:
             raise GeolocError("no map is set; start with -p map:=FILE")
         nodata_rgb = _colour(value(self, "nodata_rgb"))
@@ -104,9 +107,11 @@ def _colour(text: str) -> tuple[int, int, int] | None:
 
 
 def main() -> int:
-    """Run the node until it is interrupted."""
+    """Run the node until it is interrupted; 2 if a parameter does not fit."""
     rclpy.init()
-    node = MapServerNode()
+    node = made_or_told("map_server", MapServerNode)
+    if node is None:
+        return 2
     try:
         spin_until_interrupted(node)
     finally:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
@@ -23,7 +24,8 @@ def declare(
 ) -> None:
     """Declare one parameter. `low` and `high` (both or neither) bound a number, `choices` a string.
 
-    `either_type` lets it change its type, as between one file and a list of files.
+    `either_type` lets it change its type, as between one file and a list of files. GeolocError where the value
+    that the node was started with does not fit.
     """
     descriptor = ParameterDescriptor(description=description, dynamic_typing=either_type)
     if choices:
@@ -34,7 +36,22 @@ def declare(
         else:
             bounds = FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
             descriptor.floating_point_range = [bounds]
-    node.declare_parameter(name, default, descriptor)
+    try:
+        node.declare_parameter(name, default, descriptor)
+    except ParameterException as error:
+        # rclpy's words name the parameter, the value and the limit, but not the remedy.
+        raise GeolocError(f"{error.args[0]}; {_remedy(default)}") from error
+
+
+def _remedy(default: Any) -> str:
+    """What a value of the parameter's type looks like."""
+    if isinstance(default, bool):
+        return "give true or false"
+    if isinstance(default, float):
+        return "give a number within the limits and with a decimal point, such as 1.0"
+    if isinstance(default, int):
+        return "give a whole number within the limits"
+    return "give text" if isinstance(default, str) else f"give {len(default)} numbers with decimal points"
 
 
 def value(node: Node, name: str) -> Any:

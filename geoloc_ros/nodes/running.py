@@ -3,9 +3,27 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+
+from geoloc_models.errors import GeolocError
+
+AnyNode = TypeVar("AnyNode", bound=Node)
+
+
+def made_or_told(name: str, make: Callable[[], AnyNode]) -> AnyNode | None:
+    """A new node; None, with one line on stderr and ROS shut down, where its parameters do not allow it."""
+    try:
+        return make()
+    except GeolocError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return None
 
 
 def spin_until_interrupted(node: Node) -> None:

@@ -41,10 +41,17 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("node", "message"), [("flight_player", "no flight is set"), ("camera_sim", "no map is set")]
+    ("node", "parameter", "message"),
+    [
+        ("flight_player", "loop:=true", "no flight is set"),
+        ("camera_sim", "seed:=1", "no map is set"),
+        ("camera_sim", "rate_hz:=1", "with a decimal point, such as 1.0"),
+        ("localizer", "threads:=9999", "Min: 0, Max: 256"),
+        ("map_server", "cache_mib:=text", "cache_mib"),
+    ],
 )
-def test_node_without_its_data_ends_in_one_line(node: str, message: str) -> None:
-    process = start(f"geoloc_ros.nodes.{node}")
+def test_impossible_parameters_end_in_one_line(node: str, parameter: str, message: str) -> None:
+    process = start(f"geoloc_ros.nodes.{node}", "--ros-args", "-p", parameter)
     output, _ = process.communicate(timeout=60.0)
     assert process.returncode == 2
     assert message in output.strip().splitlines()[-1]
