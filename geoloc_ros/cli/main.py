@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     # The command's own module is enough, unless the help page or a mistyped name needs them all.
     wanted = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
-    args = build_parser(wanted).parse_args(arguments)
     try:
-        return args.run(args)
+        args = build_parser(wanted).parse_args(arguments)
+        return int(args.run(args))
     except GeolocError as error:
         print(f"geoloc: {error}", file=sys.stderr)
         return 2

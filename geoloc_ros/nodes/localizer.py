@@ -282,8 +282,12 @@ class LocalizerNode(LifecycleNode):
 
     def _start_over(self, why: str) -> None:
         self._new_localizer()
+        clocks = self.count_publishers("/clock") if value(self, "use_sim_time") else 0
         self._note = f"{why}: the track is forgotten"
-        self.get_logger().warning(self._note)
+        if clocks > 1:
+            self._note += f" ({clocks} nodes publish /clock, stop all but one)"
+        # Two players at once turn the clock back a hundred times a second.
+        self.get_logger().warning(self._note, throttle_duration_sec=1.0)
         self._diagnostics.set(DiagnosticStatus.WARN, f"{self._note}, a new prior is needed")
 
     def _new_localizer(self) -> None:
