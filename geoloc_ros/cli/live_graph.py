@@ -172,4 +172,6 @@ def _use_large_shared_memory() -> None:
         raise GeolocError(
             "the package geoloc_ros is not in this environment; source its setup.bash"
         ) from None
-    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = profile
+    # Fast DDS 3 (Kilted and later) has a name of its own for the variable and warns of the old one.
+    fast_dds_2 = os.environ.get("ROS_DISTRO", "jazzy") in ("humble", "iron", "jazzy")
+    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE" if fast_dds_2 else "FASTDDS_DEFAULT_PROFILES_FILE"] = profile
