@@ -206,13 +206,15 @@ class GnssFix:
 
 
 def gnss_from_fix(message: NavSatFix) -> GnssFix | None:
-    """The fix, or None while the receiver has none (NO_FIX, NaN or impossible coordinates)."""
+    """The fix, or None while the receiver has none (NO_FIX, NaN, impossible coordinates, no idea where)."""
     lat_deg, lon_deg = message.latitude, message.longitude
     if message.status.status < NavSatStatus.STATUS_FIX:
         return None
     if not (math.isfinite(lat_deg) and math.isfinite(lon_deg) and abs(lat_deg) <= 90 and abs(lon_deg) <= 180):
         return None
     variance = max(message.position_covariance[0], message.position_covariance[4])
+    if math.isinf(variance):
+        return None
     known = message.position_covariance_type != NavSatFix.COVARIANCE_TYPE_UNKNOWN and variance > 0
     return GnssFix(lat_deg, lon_deg, message.altitude, math.sqrt(variance) if known else 0.0)
 
@@ -249,7 +251,7 @@ def no_fix(stamp: Time, frame_id: str) -> NavSatFix:
 
 @dataclass(frozen=True)
 class Motion:
-    """What odometry (VIO) says; its frame must be north-aligned ENU, as MAVROS's local frame is."""
+    """What odometry (VIO) says; without an imu its frame must be north-aligned ENU, as MAVROS's local frame is."""
 
     heading_deg: float  # of the nose, clockwise from north
     velocity_enu_m_s: tuple[float, float, float]
@@ -269,6 +271,16 @@ def motion_from_odometry(message: Odometry) -> Motion:
     place = message.pose.pose.position
     position_m = np.array([place.x, place.y, place.z])
     return Motion(heading_deg, (east, north, up), position_m, rotation, message.header.frame_id)
+
+
+def velocity_from_motion(
+    motion: Motion, attitude: tuple[float, float, float, float] | None
+) -> tuple[float, float]:
+    """(east, north) m/s. attitude: ENU from FLU body by the imu, which knows north where odometry may not."""
+    velocity = np.array(motion.velocity_enu_m_s)
+    if attitude is not None:
+        velocity = rotation_from_quaternion(*attitude) @ motion.rotation_odom_from_body.T @ velocity
+    return float(velocity[0]), float(velocity[1])
 
 
 def transform_from_odom(

@@ -174,7 +174,7 @@ class FrameInputs:
             height_m=height_m,
             camera=camera,
             problem=problems[0] if problems else "",
-            velocity_enu_m_s=None if odom is None else (odom.velocity_enu_m_s[0], odom.velocity_enu_m_s[1]),
+            velocity_enu_m_s=None if odom is None else messages.velocity_from_motion(odom, attitude),
             heading_deg=value(self._node, "heading_deg") if odom is None else odom.heading_deg,
         )
         return Gathered(frame, attitude, odom, decode_ms)

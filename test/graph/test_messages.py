@@ -242,6 +242,24 @@ def test_odometry_comes_back_as_motion() -> None:
         messages.motion_from_odometry(message)
 
 
+def test_velocity_of_odometry_that_knows_no_north_is_turned_by_the_imu() -> None:
+    in_odom = Rotation.from_euler("ZYX", [40, 3, -2], degrees=True)
+    in_map = Rotation.from_euler("ZYX", [130, 3, -2], degrees=True)
+    odometry = messages.odometry_from_filter(
+        (0.0, 0.0, 0.0), (3.0, -4.0), np.eye(4), in_odom.as_matrix(), STAMP, ("odom", "base_link")
+    )
+    motion = messages.motion_from_odometry(odometry)
+    assert messages.velocity_from_motion(motion, None) == pytest.approx((3.0, -4.0))
+    # A quarter turn to the left: east becomes north, south becomes east.
+    turned = messages.velocity_from_motion(motion, tuple(in_map.as_quat()))
+    assert turned == pytest.approx((4.0, 3.0))
+
+
+def test_gnss_of_infinite_variance_is_no_fix() -> None:
+    message = messages.fix_from_position(58.0, 26.0, 10.0, np.diag([np.inf, np.inf]), 1.0, STAMP, "gnss")
+    assert messages.gnss_from_fix(message) is None
+
+
 def test_map_to_odom_puts_the_body_where_the_filter_has_it() -> None:
     """The odometry's pose of the body, taken through map→odom, is the filtered place with the IMU's attitude."""
     in_odom = Rotation.from_euler("ZYX", [40, 3, -2], degrees=True).as_matrix()
