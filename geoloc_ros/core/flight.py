@@ -12,6 +12,7 @@ Position is the camera's; the quaternion turns the optical frame (x right, y dow
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import shutil
 from collections.abc import Iterable, Iterator
@@ -176,6 +177,11 @@ def _read_rows(path: Path) -> list[_Row]:
         raise GeolocError(f"{path} is not a CSV text file: {error}") from None
     if not rows:
         raise GeolocError(f"{path} lists no frames")
+    for row, after in itertools.pairwise(rows):
+        if after.stamp_s < row.stamp_s:
+            raise GeolocError(
+                f"{path}: {after.file} of {after.stamp_s} s comes after {row.stamp_s} s; sort the lines by stamp_s"
+            )
     return rows
 
 
@@ -192,6 +198,10 @@ def _parse_row(path: Path, line: int, values: dict[str, str]) -> _Row:
         raise GeolocError(
             f"{path} line {line}: stamp, latitude and longitude are {stamp_s}, {lat_deg}, {lon_deg}, "
             "and must be finite; correct or remove the line"
+        )
+    if abs(lat_deg) > 90:
+        raise GeolocError(
+            f"{path} line {line}: latitude_deg is {lat_deg}, the limit is 90; mind latitude before longitude"
         )
     return _Row(values["file"].strip(), stamp_s, Truth(lat_deg, lon_deg, height_m), (qx, qy, qz, qw))
 

@@ -157,7 +157,12 @@ def main() -> int:
             node.play()
         except GeolocError as error:
             failures.append(error)
-        rclpy.try_shutdown()
+        except RuntimeError:
+            # Ctrl-C takes ROS away under the player, which it notices at its next word.
+            if rclpy.ok():
+                raise
+        finally:
+            rclpy.try_shutdown()
 
     player = threading.Thread(target=play, name="play")
     player.start()

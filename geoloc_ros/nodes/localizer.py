@@ -276,6 +276,8 @@ class LocalizerNode(LifecycleNode):
                 if message is not None:
                     self._locate(message)
             except Exception:
+                if not rclpy.ok():
+                    return  # Ctrl-C has taken ROS away
                 # A fault of ours must not silence the node: it is told, and the next picture is tried.
                 self.get_logger().error(traceback.format_exc())
                 self._diagnostics.set(DiagnosticStatus.ERROR, "internal error, see the node's log")

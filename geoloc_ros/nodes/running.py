@@ -43,5 +43,7 @@ def _spin_until_refusal(node: Node) -> bool:
     except (KeyboardInterrupt, ExternalShutdownException):
         return False
     except RuntimeError as error:
-        node.get_logger().error(f"refused: {error}")
+        # After Ctrl-C it only says that ROS is gone.
+        if rclpy.ok():
+            node.get_logger().error(f"refused: {error}")
     return bool(rclpy.ok())

@@ -105,6 +105,11 @@ def test_damaged_attitude_is_nan_not_a_guess(folder: Path, quaternion: str) -> N
         ),
         (lambda text: text.replace("60.000010000", "north"), "line 3: latitude_deg is 'north'"),
         (lambda text: text.replace("60.000010000", "nan"), "line 3: .*must be finite"),
+        (lambda text: text.replace("60.000010000", "95.0"), "line 3: latitude_deg is 95.0, the limit is 90"),
+        (
+            lambda text: "\n".join([text.splitlines()[0], *reversed(text.splitlines()[1:])]),
+            "sort the lines by stamp_s",
+        ),
         (lambda text: text.splitlines()[0], "lists no frames"),
         (lambda text: text.rsplit(",", 2)[0], "line 4: qz is 'None'"),
         (lambda _: "", "lacks the column"),
