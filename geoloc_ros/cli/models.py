@@ -22,7 +22,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the table."""
     from geoloc_models.weights import FOLDER, load_weights, shipped
 
-    table = Table("name", "network", "parameters", "query", "m per px", "MB", "SHA-256")
+    # Fits 80 columns; where there are fewer, a long line beats names cut into pieces.
+    table = Table()
+    for column in ("name", "network", "params", "query", "m per px", "MB", "SHA-256"):
+        table.add_column(column, no_wrap=True, overflow="ignore")
     for name, entry in sorted(shipped().items()):
         loaded = load_weights(name)
         info = loaded.info
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             f"{info.query_px} px",
             f"{info.gsd_min_m:g} to {info.gsd_max_m:g}",
             f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}",
-            entry["sha256"][:12],
+            entry["sha256"][:8],
         )
     Console().print(table)
     return 0
