@@ -22,6 +22,7 @@ from geoloc_models.backbones.mixed_attention import (
     DropPath,
     KeysValues,
     MixBackbone,
+    Mlp,
     join_heads,
     mixed_attention,
     split_heads,
@@ -116,19 +117,6 @@ class Attention(nn.Module):
         return self.proj(join_heads(mixed)), (keys, values)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with QuickGELU between."""
-
-    def __init__(self, channels: int, ratio: int = 4) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, ratio * channels)
-        self.act = QuickGELU()
-        self.fc2 = nn.Linear(ratio * channels, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(tokens)))
-
-
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
@@ -138,7 +126,7 @@ class Block(nn.Module):
         self.attn = Attention(channels, heads)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels)
+        self.mlp = Mlp(channels, QuickGELU())
 
     def forward(
         self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None

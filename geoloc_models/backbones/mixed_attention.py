@@ -41,6 +41,19 @@ class QueryFeatures:
         )
 
 
+class Mlp(nn.Module):
+    """Two linear layers with an activation between; the keys are those of all published checkpoints."""
+
+    def __init__(self, channels: int, activation: nn.Module, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, ratio * channels)
+        self.act = activation
+        self.fc2 = nn.Linear(ratio * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
 class MixBackbone(nn.Module, ABC):
     """A one-stream backbone; images are (B, 3, H, W), RGB in 0..1, and z and x may differ in size.
 

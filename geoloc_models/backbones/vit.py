@@ -22,6 +22,7 @@ from torch.nn import functional
 from geoloc_models.backbones.mixed_attention import (
     KeysValues,
     MixBackbone,
+    Mlp,
     join_heads,
     mixed_attention,
     split_heads,
@@ -76,19 +77,6 @@ class Attention(nn.Module):
         return self.proj(join_heads(mixed)), (keys, values)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
-
-    def __init__(self, channels: int, ratio: int = 4) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, ratio * channels)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(ratio * channels, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(tokens)))
-
-
 class Block(nn.Module):
     """Pre-norm transformer block with layer scale."""
 
@@ -98,7 +86,7 @@ class Block(nn.Module):
         self.attn = Attention(channels, heads)
         self.ls1 = LayerScale(channels)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = Mlp(channels)
+        self.mlp = Mlp(channels, nn.GELU())
         self.ls2 = LayerScale(channels)
 
     def forward(self, tokens: Tensor, context: KeysValues | None) -> tuple[Tensor, KeysValues]:

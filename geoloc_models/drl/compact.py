@@ -85,8 +85,3 @@ def _cells_to_nodes(cells: Tensor, size: torch.Size) -> Tensor:
     padded = F.pad(cells, (1, 1, 1, 1), mode="replicate")
     # Cell centres lie half a cell inside; with one cell of padding, averaging neighbours gives values on cell edges.
     return F.interpolate(F.avg_pool2d(padded, 2, 1), size=tuple(size), mode="bilinear", align_corners=True)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

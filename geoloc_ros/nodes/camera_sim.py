@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import numpy as np
-import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
@@ -19,7 +18,7 @@ from geoloc_ros.core.simulator import TYPICAL, CameraSimulator, Degradation
 from geoloc_ros.core.trajectory import PATTERNS, SensorNoise, Trajectory
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import choice, declare, value
-from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
+from geoloc_ros.nodes.running import run_node
 
 # name: (default, lowest, highest, what it is)
 _NUMBERS = {
@@ -113,17 +112,7 @@ class CameraSimNode(Node):
 
 def main() -> int:
     """Fly until interrupted; 2 if the parameters do not allow it."""
-    rclpy.init()
-    node = made_or_told("camera_sim", CameraSimNode)
-    if node is None:
-        return 2
-    try:
-        spin_until_interrupted(node)
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("camera_sim", CameraSimNode)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import rclpy
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.maps import CropStatus, MapCrop, MapLayer, RasterMap
 from geoloc_ros.messages import empty_crop, response_from_crop
 from geoloc_ros.nodes.parameters import declare, value
-from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
+from geoloc_ros.nodes.running import run_node
 from geoloc_ros.srv import GetMap
 
 MAX_CROP_PX = 8192
@@ -108,17 +107,7 @@ def _colour(text: str) -> tuple[int, int, int] | None:
 
 def main() -> int:
     """Run the node until it is interrupted; 2 if a parameter does not fit."""
-    rclpy.init()
-    node = made_or_told("map_server", MapServerNode)
-    if node is None:
-        return 2
-    try:
-        spin_until_interrupted(node)
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("map_server", MapServerNode)
 
 
 if __name__ == "__main__":

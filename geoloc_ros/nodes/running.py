@@ -26,6 +26,21 @@ def made_or_told(name: str, make: Callable[[], AnyNode]) -> AnyNode | None:
         return None
 
 
+def run_node(name: str, make: Callable[[], AnyNode]) -> int:
+    """Make a node that has `close()`, spin it until it is interrupted, close it; 2 if its parameters do not fit."""
+    rclpy.init()
+    node = made_or_told(name, make)
+    if node is None:
+        return 2
+    try:
+        spin_until_interrupted(node)
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
 def spin_until_interrupted(node: Node) -> None:
     """Spin until Ctrl-C or shutdown."""
     while _spin_until_refusal(node):
