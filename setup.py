@@ -33,6 +33,7 @@ setup(
     install_requires=[line.replace("torch==", "torch<=") for line in requirements("runtime.txt")],
     extras_require={
         "xfeat": requirements("xfeat.txt"),
+        "timm": requirements("timm.txt"),
         "dev": requirements("test.txt"),
     },
     entry_points={"console_scripts": ["geoloc = geoloc_ros.cli.main:main"]},

@@ -58,10 +58,10 @@ command -v make >/dev/null || stop "make not found; install: sudo apt install ma
 
 # --- the virtual environment ---------------------------------------------------------------------------------
 requirements=(requirements/runtime.txt requirements/test.txt)
-without_dependencies=(-r requirements/xfeat.txt)
+without_dependencies=(-r requirements/xfeat.txt -r requirements/timm.txt)
 [ $ros = sourced ] || requirements+=(requirements/ros-jazzy.txt)
 stamp=.venv/.geoloc-stamp
-wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/xfeat.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
+wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/{xfeat,timm}.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
 
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
   rm -f "$stamp"
@@ -97,7 +97,7 @@ PY
     # The wheels' CMake files name the folders of the machine that built them.
     quietly cmake-paths .venv/bin/python tools/fix_wheel_paths.py .venv
   fi
-  quietly pip-xfeat .venv/bin/python -m pip install --no-compile --disable-pip-version-check --no-deps "${without_dependencies[@]}"
+  quietly pip-no-deps .venv/bin/python -m pip install --no-compile --disable-pip-version-check --no-deps "${without_dependencies[@]}"
   echo "$ros $version" >.venv/.geoloc-kind
   echo "$wanted" >"$stamp"
 fi
