@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with a data set, file by file, and the small readers that tell it instead of raising."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from geoloc_models.errors import GeolocError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".png")
+"""Of the published sets, whatever their case."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: where, and one sentence that says what and what to do."""
+
+    path: Path
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+def raise_first(faults: Sequence[Fault]) -> None:
+    """GeolocError with the first fault and how many more there are; nothing without faults."""
+    if faults:
+        more = f" ({len(faults) - 1} more; `geoloc dataset check` lists them)" if len(faults) > 1 else ""
+        raise GeolocError(f"{faults[0]}{more}")
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """All pictures of a folder, numbers in their names in order of size (2.jpg before 10.jpg)."""
+    if not folder.is_dir():
+        return []
+    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    return sorted(pictures, key=lambda path: _natural(path.name))
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """All folders in a folder, in natural order."""
+    return sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: _natural(path.name))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"([0-9]+)", name)
+    ]
+
+
+def picture_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
+    """(height, width) from the picture's header; None and a fault if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, SyntaxError):
+        faults.append(Fault(path, "is no readable picture; restore it or remove it"))
+        return None
+
+
+def read_json(path: Path, faults: list[Fault]) -> dict[str, Any] | None:
+    """The object of a UTF-8 JSON file; None and a fault if it is missing, damaged or no object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        faults.append(Fault(path, "is missing; restore it"))
+    except OSError as error:
+        faults.append(Fault(path, f"cannot be read: {error.strerror}"))
+    except UnicodeDecodeError as error:
+        faults.append(Fault(path, f"is not UTF-8 from byte {error.start} on; save it as UTF-8"))
+    except json.JSONDecodeError as error:
+        faults.append(
+            Fault(
+                path, f"is damaged JSON in line {error.lineno}, column {error.colno}: {error.msg}; restore it"
+            )
+        )
+    else:
+        if isinstance(values, dict):
+            return values
+        faults.append(Fault(path, f"holds a {type(values).__name__} where an object {{...}} belongs"))
+    return None
