@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random scale crop (RSC; DRL paper, section III-D): a search map of random size around a random centre."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,6 +41,24 @@ def fixed_scales(*sides_px: int) -> ScaleSampler:
         return int(rng.choice(sides_px))
 
     return draw
+
+
+def scales_from_text(text: str) -> ScaleSampler:
+    """The sampler that presets and commands name: "512" (single), "512,768,1000" (multiple), "512-1000" (random).
+
+    Sides are px; GeolocError for any other text, or a range that holds no even side.
+    """
+    if match := re.fullmatch(r"([0-9]+)-([0-9]+)", text):
+        low_px, high_px = int(match[1]), int(match[2])
+        if low_px + low_px % 2 < high_px and low_px >= 2:
+            return random_scale(low_px, high_px)
+    elif re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        sides_px = [int(side) for side in text.split(",")]
+        if min(sides_px) >= 2:
+            return fixed_scales(*sides_px)
+    raise GeolocError(
+        f"'{text}' names no crop sides; give px as 512 (single), 512,768,1000 (multiple) or 512-1000 (random)"
+    )
 
 
 class RandomScaleCrop:

@@ -9,6 +9,7 @@ from geoloc_models.data.random_scale_crop import (
     crop_with_mean_fill,
     fixed_scales,
     random_scale,
+    scales_from_text,
 )
 from geoloc_models.errors import GeolocError
 
@@ -59,6 +60,27 @@ def test_random_scale_takes_one_off_odd_sides() -> None:
     rng = np.random.default_rng(3)
     draws = {random_scale(10, 14)(rng) for _ in range(100)}
     assert draws == {10, 12}
+
+
+def test_text_names_the_variants_of_table_vi() -> None:
+    """Single, multiple and random scale draw exactly the sides that their names promise."""
+    rng = np.random.default_rng(7)
+
+    def drawn(text: str) -> set[int]:
+        scale = scales_from_text(text)
+        return {scale(rng) for _ in range(3000)}
+
+    assert drawn("512") == {512}
+    assert drawn("512,768,1000") == {512, 768, 1000}
+    assert drawn("768-1000") == set(range(768, 1000, 2))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "512-", "1000-512", "512-512", "0", "1", "512,", "512;768", "a", "-5", "0-10"]
+)
+def test_text_that_names_nothing_is_told(text: str) -> None:
+    with pytest.raises(GeolocError, match=r"names no crop sides; give px as 512 \(single\)"):
+        scales_from_text(text)
 
 
 def test_same_seed_same_crop() -> None:
