@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     query_px = 128
-    if args.network in PRESETS:
+    if args.network in PRESETS and PRESETS[args.network].family != "compact":
         preset = PRESETS[args.network]
         query_px = preset.query_px
         samples = replace(samples, map_px=preset.map_px, query_px=preset.query_px)

@@ -14,7 +14,7 @@ from geoloc_models.drl.losses import spatial_cross_entropy
 from geoloc_models.drl.macs import count_macs
 from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import FeaturePyramid
-from geoloc_models.drl.presets import PRESETS, MixPreset, build
+from geoloc_models.drl.presets import PRESETS, Preset, build
 from geoloc_models.errors import GeolocError
 
 SMALL = (
@@ -97,7 +97,7 @@ def test_counting_leaves_the_network_as_it_was() -> None:
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_give_the_maps_they_promise(name: str) -> None:
-    preset: MixPreset = PRESETS[name]
+    preset: Preset = PRESETS[name]
     network = build(name).to("meta").eval()
     assert preset.query_px % network.multiple_px == preset.map_px % network.multiple_px == 0
     z = torch.empty(2, 3, preset.query_px, preset.query_px, device="meta")
