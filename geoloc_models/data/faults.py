@@ -45,7 +45,9 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """All folders in a folder, in natural order."""
+    """All folders in a folder, in natural order; none if it is missing."""
+    if not folder.is_dir():
+        return []
     return sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: _natural(path.name))
 
 

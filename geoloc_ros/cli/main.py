@@ -15,6 +15,7 @@ COMMANDS = (
     "evaluate-pairs",
     "simulate",
     "world",
+    "dataset",
     "train",
     "bench",
     "bench-graph",
