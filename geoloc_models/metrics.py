@@ -14,6 +14,9 @@ EARTH_RADIUS_M = 6_378_137.0
 """The radius behind published UL14 numbers: the equator's, so 1 degree of latitude is 111,319.49 m."""
 
 MA_DISTANCES_M = (3, 5, 10, 20, 50)
+"""The distances of short tables."""
+MA_ALL_DISTANCES_M = (1, 3, 5, 10, 20, 30, 50, 100)
+"""All distances that the paper's tables use."""
 
 FALSE_FIX_SIGMA = 3.0
 FALSE_FIX_DISTANCE_M = 20.0
@@ -78,6 +81,19 @@ def sdm(lat_a_deg: ArrayLike, lon_a_deg: ArrayLike, lat_b_deg: ArrayLike, lon_b_
     d_lon = np.asarray(lon_a_deg, dtype=np.float64) - np.asarray(lon_b_deg, dtype=np.float64)
     scores = np.nan_to_num(np.exp(-5000.0 * np.hypot(d_lat, d_lon)), nan=0.0)
     return float(np.mean(scores)) if scores.size else float("nan")
+
+
+def sdm_at_k(
+    lat_deg: float, lon_deg: float, ranked_lat_deg: ArrayLike, ranked_lon_deg: ArrayLike, k: int
+) -> float:
+    """SDM@K of one query of DenseUAV (spec 5.3): the best k of a ranked gallery, earlier ranks weighing more.
+
+    ranked: (N,) degrees, best first; with fewer than k the list is as long as it is.
+    """
+    lats, lons = (np.asarray(values, dtype=np.float64)[:k] for values in (ranked_lat_deg, ranked_lon_deg))
+    weights = np.arange(len(lats), 0, -1, dtype=np.float64)
+    scores = np.exp(-5000.0 * np.hypot(lats - lat_deg, lons - lon_deg))
+    return float(weights @ scores / weights.sum())
 
 
 def nees(errors_m: ArrayLike, covariances_m2: ArrayLike) -> Floats:

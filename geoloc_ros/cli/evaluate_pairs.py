@@ -1,142 +1,219 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc evaluate-pairs`: accuracy on held-out picture pairs of two dates, beside the baselines."""
+"""`geoloc evaluate-pairs`: how well single views are found in maps, set by set, beside the baselines."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoloc_models.metrics import MA_DISTANCES_M
+from geoloc_models.errors import GeolocError
+from geoloc_models.metrics import MA_ALL_DISTANCES_M
 from geoloc_ros.cli.arguments import make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from geoloc_models.evaluation import PairProtocol
+    from geoloc_models.engines import Engine
+    from geoloc_models.evaluation import PairScores
+    from geoloc_models.pair_sets import PairSet
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
 _DESCRIPTION = """\
-Score the network on pairs of pictures that training never saw: a simulated camera view of one date is
-searched in a square map of the other, in both directions. DATA is the folder that holds pairs/levir,
-pairs/srif and so on. The same views and maps go to every baseline; all take turns on each sample."""
+Score the network on single views and maps that training never saw. A set is one of levir, srif and dsifn (held-out
+pictures of two dates under DATA/pairs: a simulated camera view of one date is searched in a square map of the other, in
+both directions); a folder with pre.tif and post.tif (the same, at random places of two rasters); a flight folder (real
+frames, rectified); or a UL14 folder (its test split). Folders are looked for under DATA, DATA/crossdate and
+DATA/flights. The map's centre is off by up to 0.425 of its side. The same views and maps go to every engine; all
+take turns on each sample."""
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "evaluate-pairs",
-        help="score the network and baselines on held-out picture pairs",
+        help="score the network and baselines on held-out views and maps",
         description=_DESCRIPTION,
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder with the picture pairs")
-    parser.add_argument(
-        "--set", dest="source", default="levir", metavar="NAME", help="which pairs (default: levir)"
-    )
-    parser.add_argument(
-        "--crop-m", type=float, default=200.0, metavar="M", help="side of the search map, m (default: 200)"
-    )
-    parser.add_argument(
-        "--view-m",
-        type=float,
-        default=70.0,
-        metavar="M",
-        help="nominal ground side of a view, m (default: 70)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder with pairs/, crossdate/ and flights/")
+    add(
+        "--set", dest="sets", action="append", default=[], metavar="NAME",
+        help="set to score; may be repeated (default: levir)",
+    )  # fmt: skip
+    add(
+        "--crop-m", type=float, action="append", default=[], metavar="M",
+        help="side of the search map, m; several are pooled (default: levir 200, srif 80, other sets 300)",
+    )  # fmt: skip
+    add(
+        "--view-m", type=float, metavar="M",
+        help="nominal ground side of a view, m (default: levir 70, srif 28, others 90; a flight's own)",
+    )  # fmt: skip
+    add(
         "--attitude-deg", type=float, default=6.0, metavar="D",
-        help="largest error of roll, pitch and yaw, degrees (default: 6)",
+        help="largest error of roll, pitch and yaw of simulated views, degrees (default: 6)",
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--height-percent", type=float, default=7.0, metavar="P",
-        help="largest error of the height, percent (default: 7)",
+        help="largest error of the height of simulated views, percent (default: 7)",
     )  # fmt: skip
-    parser.add_argument(
-        "--baseline",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="also run ncc or xfeat; may be repeated",
-    )
-    parser.add_argument("--weights", default="default", metavar="W", help="name or file (default: default)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=2,
-        metavar="N",
+    add(
+        "--stress", action="append", default=[], metavar="NAME",
+        help="also the same samples with heading, height, night, occlusion or jpeg gone wrong, or all; may be repeated",
+    )  # fmt: skip
+    add(
+        "--baseline", action="append", default=[], metavar="NAME",
+        help="also run ncc, sift, xfeat or aliked-lightglue; may be repeated",
+    )  # fmt: skip
+    add(
+        "--weights", action="append", default=[], metavar="W",
+        help="name or file; may be repeated to compare (default: default)",
+    )  # fmt: skip
+    add("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add(
+        "--threads", type=int, default=2, metavar="N",
         help="CPU threads; fixed, so that figures repeat (default: 2)",
-    )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
-    parser.add_argument("--limit", type=int, metavar="N", help="use this many samples only")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the figures to this file")
+    )  # fmt: skip
+    add("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
+    add("--limit", type=int, metavar="N", help="use this many samples of each set only")
+    add("--json", type=Path, metavar="F", help="write all figures to this file")
+    add("--csv", type=Path, metavar="F", help="write one row for each sample and engine to this file")
+    add("--out", type=Path, metavar="DIR", help="write plots here")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the table, write the JSON."""
+    """Evaluate set by set, print the tables, write what was asked for."""
     from rich.console import Console
-    from rich.progress import Progress
 
-    from geoloc_models.engines import Engine
-    from geoloc_models.engines.torch import TorchEngine
-    from geoloc_models.evaluation import PairProtocol, evaluate_pairs, fix_threads
-    from geoloc_ros.core.baselines import make_baseline
+    from geoloc_models.evaluation import evaluate_set, fix_threads, write_csv
+    from geoloc_ros.cli.progress import rated_progress
 
     fix_threads(args.threads)
-    protocol = PairProtocol(
-        source=args.source,
-        crop_m=args.crop_m,
-        view_m=args.view_m,
-        attitude_deg=args.attitude_deg,
-        height_percent=args.height_percent,
-        seed=args.seed,
-        limit=args.limit,
-    )
-    make_writable(file=args.json)
-    network = TorchEngine(args.weights, device=args.device)
-    engines: dict[str, Engine] = {"geoloc": network}
-    engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}
+    sets = _open_sets(args)
+    make_writable(args.out, args.json)
+    make_writable(file=args.csv)
+    engines = _engines(args)
+    scored: list[tuple[PairSet, str, list[PairScores]]] = []
+    with rated_progress() as progress:
+        task = progress.add_task("", total=sum(len(one) for one, _ in sets))
+        for one, stress in sets:
+            progress.update(task, description=one.name if stress == "none" else f"{one.name}, {stress}")
+            advance = functools.partial(progress.advance, task)
+            scored.append((one, stress, evaluate_set(one, engines, frozenset(args.baseline), advance)))
     console = Console()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{args.source} pairs", total=None)
-        scores = evaluate_pairs(
-            args.data,
-            protocol,
-            engines,
-            native=frozenset(args.baseline),
-            advance=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    summaries = [score.summary() for score in scores]
-    console.print(_table(summaries, protocol))
+    for name in dict.fromkeys(one.name for one, _, _ in scored):
+        own = [(one, stress, scores) for one, stress, scores in scored if one.name == name]
+        console.print(summary_table(*own[0]))
+        if len(own) > 1:
+            console.print(stress_table(name, {stress: scores for _, stress, scores in own}))
+    if args.csv is not None:
+        write_csv(args.csv, [(one.name, stress, score) for one, stress, scores in scored for score in scores])
     if args.json is not None:
-        figures = {**summaries[0], **vars(protocol), "methods": summaries}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        args.json.write_text(json.dumps(_figures(args, scored), indent=2, allow_nan=False) + "\n")
     return 0
 
 
-def _table(summaries: list[dict[str, Any]], protocol: PairProtocol) -> Table:
+def _open_sets(args: argparse.Namespace) -> list[tuple[PairSet, str]]:
+    """Each set under each stress, "none" first."""
+    from geoloc_models.pair_sets import PairProtocol
+    from geoloc_models.stress import choose_stresses
+    from geoloc_ros.core.pair_sets import open_set
+
+    stresses = choose_stresses(args.stress)
+    return [
+        (
+            open_set(
+                args.data,
+                name,
+                PairProtocol(
+                    attitude_deg=args.attitude_deg,
+                    height_percent=args.height_percent,
+                    seed=args.seed,
+                    limit=args.limit,
+                    stress=stress,
+                ),
+                args.crop_m,
+                args.view_m,
+            ),
+            stress,
+        )
+        for name in dict.fromkeys(args.sets or ["levir"])
+        for stress in stresses
+    ]
+
+
+def _engines(args: argparse.Namespace) -> dict[str, Engine]:
+    """The networks, "geoloc" where it is only one, then the baselines, which are fed like the first network."""
+    from geoloc_models.engines.torch import TorchEngine
+    from geoloc_ros.core.baselines import make_baseline
+
+    weights = list(dict.fromkeys(args.weights or ["default"]))
+    networks: dict[str, Engine] = {
+        ("geoloc" if len(weights) == 1 else Path(name).stem): TorchEngine(name, device=args.device)
+        for name in weights
+    }
+    if len(networks) < len(weights):
+        raise GeolocError(f"two of the weights {', '.join(weights)} have one name; rename one of the files")
+    first = next(iter(networks.values()))
+    return networks | {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
+
+
+def _figures(args: argparse.Namespace, scored: list[tuple[PairSet, str, list[PairScores]]]) -> dict[str, Any]:
+    """What --json holds: every set with its methods; the first method of the first set also at the top."""
+    sets: list[dict[str, Any]] = [
+        {"set": one.name, "about": one.about, "stress": stress, "methods": [s.summary() for s in scores]}
+        for one, stress, scores in scored
+    ]
+    return {**sets[0]["methods"][0], "seed": args.seed, "limit": args.limit, "sets": sets}
+
+
+def summary_table(one: PairSet, _stress: str, scores: list[PairScores]) -> Table:
+    """The figures of one set, an engine a column."""
     from rich.table import Table
 
-    table = Table(
-        title=f"{protocol.source}, held out: views of {protocol.view_m:g} m in maps of {protocol.crop_m:g} m "
-        f"of another date, attitude ±{protocol.attitude_deg:g}°, height ±{protocol.height_percent:g} %"
-    )
+    summaries = [score.summary() for score in scores]
+    table = Table(title=f"{one.name}: {one.about}")
     table.add_column("")
     for summary in summaries:
         table.add_column(summary["name"], justify="right")
+    low_high = [summary["coverage_2sigma_95"] for summary in summaries]
     rows = {
         "samples": [str(s["samples"]) for s in summaries],
-        **{f"MA@{k}": [f"{s['ma'][str(k)]:.3f}" for s in summaries] for k in MA_DISTANCES_M},
+        **{f"MA@{k}": [f"{s['ma'][str(k)]:.3f}" for s in summaries] for k in MA_ALL_DISTANCES_M},
         "median m": [f"{s['median_error_m']:.2f}" for s in summaries],
         "RDS": [f"{s['rds']:.3f}" for s in summaries],
-        "2σ cover": [f"{s['coverage_2sigma']:.3f}" for s in summaries],
+        "RDS, exact label": [f"{s['rds_exact']:.3f}" for s in summaries],
+        "SDM@1": [f"{s['sdm']:.3f}" for s in summaries],
+        "truth within 2σ": [f"{s['coverage_2sigma']:.3f}" for s in summaries],
+        "  95 % interval": [f"{low:.2f}–{high:.2f}" for low, high in low_high],
+        "calibration error": [f"{s['calibration_error']:.3f}" for s in summaries],
         "p50 ms": [f"{s['latency_ms']['p50']:.0f}" for s in summaries],
         "p95 ms": [f"{s['latency_ms']['p95']:.0f}" for s in summaries],
     }
     for heading, cells in rows.items():
         table.add_row(heading, *cells)
+    return table
+
+
+def stress_table(name: str, by_stress: dict[str, list[PairScores]]) -> Table:
+    """What each stress leaves of each engine's accuracy: MA@5, MA@20 and the median error."""
+    from rich.table import Table
+
+    from geoloc_models.stress import STRESSES
+
+    table = Table(title=f"{name} under stress: MA@5 / MA@20 / median m, same samples")
+    table.add_column("")
+    for score in by_stress["none"]:
+        table.add_column(score.name, justify="right")
+    for stress, scores in by_stress.items():
+        cells = []
+        for score in scores:
+            summary = score.summary()
+            ma = summary["ma"]
+            cells.append(f"{ma['5']:.3f} / {ma['20']:.3f} / {summary['median_error_m']:.2f}")
+        table.add_row(STRESSES[stress].title, *cells)
     return table

@@ -18,7 +18,7 @@ import numpy as np
 
 from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation import MAX_CENTRE_OFFSET
+from geoloc_models.pair_sets import MAX_CENTRE_OFFSET
 from geoloc_ros.core.camera import RectifiedView
 from geoloc_ros.core.flight import Frame, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu

@@ -108,7 +108,11 @@ class Layer(ABC):
             for i in range(min(2, rows - 2 * row))
             for j in range(min(2, cols - 2 * col))
         }
-        return _average(quarters, finer)
+        extent = (
+            min(2 * finer.block_height, finer.height - 2 * row * finer.block_height),
+            min(2 * finer.block_width, finer.width - 2 * col * finer.block_width),
+        )
+        return _average(quarters, finer, extent)
 
     def complete_levels(self) -> None:
         """Add averaged levels until one block holds the whole layer."""
@@ -116,12 +120,16 @@ class Layer(ABC):
             self.levels.append(last.halved(len(self.levels) - 1))
 
 
-def _average(quarters: dict[tuple[int, int], Block], finer: Level) -> Block:
-    """One block from up to four finer ones, by the mean of 2 x 2 pixels; valid where all four are."""
-    height, width = 2 * finer.block_height, 2 * finer.block_width
-    rgb = np.zeros((height, width, 3), np.uint8)
-    valid = np.zeros((height, width), np.uint8)
-    right = bottom = 0
+def _average(quarters: dict[tuple[int, int], Block], finer: Level, extent: tuple[int, int]) -> Block:
+    """One block from up to four finer ones, by the mean of 2 x 2 pixels; valid where all four are.
+
+    extent: (rows, columns) of finer pixels that the block stands for, also where a whole quarter holds nothing.
+    """
+    if all(quarter.rgb is None for quarter in quarters.values()):
+        return Block(None)
+    bottom, right = extent
+    rgb = np.zeros((bottom + bottom % 2, right + right % 2, 3), np.uint8)
+    valid = np.zeros(rgb.shape[:2], np.uint8)
     for (i, j), quarter in quarters.items():
         if quarter.rgb is None:
             continue
@@ -129,14 +137,7 @@ def _average(quarters: dict[tuple[int, int], Block], finer: Level) -> Block:
         top, left = i * finer.block_height, j * finer.block_width
         rgb[top : top + h, left : left + w] = quarter.rgb
         valid[top : top + h, left : left + w] = 255 if quarter.valid is None else quarter.valid
-        bottom, right = max(bottom, top + h), max(right, left + w)
-    if not bottom:
-        return Block(None)
     # An odd last row or column stands alone: repeat it, so that it is not averaged with nothing.
-    rgb, valid = (
-        rgb[: bottom + bottom % 2, : right + right % 2],
-        valid[: bottom + bottom % 2, : right + right % 2],
-    )
     if bottom % 2:
         rgb[-1], valid[-1] = rgb[-2], valid[-2]
     if right % 2:

@@ -27,7 +27,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_times(figures: dict[str, Any]) -> dict[str, Any]:
     """All figures but the milliseconds, which no two runs share."""
     return {
-        key: [without_times(run) for run in value] if key in ("runs", "methods") else value
+        key: [without_times(run) for run in value] if key in ("runs", "sets", "methods") else value
         for key, value in figures.items()
         if key != "latency_ms"
     }
@@ -93,10 +93,10 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         assert main([*arguments, "--json", str(tmp_path / f"{name}.json")]) == 0
     figures, again = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b"))
     assert without_times(figures) == without_times(again)
-    assert [method["name"] for method in figures["methods"]] == ["geoloc", "ncc"]
+    assert [method["name"] for method in figures["sets"][0]["methods"]] == ["geoloc", "ncc"]
     assert figures["samples"] == 2
     assert figures["median_error_m"] < 1.0
-    assert figures["crop_m"] == 200.0
+    assert "maps of 200 m" in figures["sets"][0]["about"]
     assert "MA@20" in capsys.readouterr().out
 
 

@@ -230,6 +230,20 @@ def test_layers_by_priority_and_no_data(tmp_path: Path) -> None:
     assert np.all(crop.image == 200)
 
 
+def test_coarse_crop_of_a_map_whose_last_blocks_are_empty(tmp_path: Path) -> None:
+    crs, lat, lon = PLACES["utm"]
+    pixels = texture(1200, 1200)
+    pixels[600:] = 0
+    path = write_raster(tmp_path / "map.tif", pixels, crs, pixel_grid(crs, lat, lon, 0.5, 1200), nodata=0)
+    with RasterMap(path) as source:
+        crop = source.crop(lat, lon, 560.0, 40)
+    assert crop.status is CropStatus.PARTLY_COVERED
+    assert crop.coverage == pytest.approx(0.5, abs=0.04)
+    np.testing.assert_allclose(
+        crop.image[:18].mean(axis=(0, 1)), pixels[40:540, 40:1160].mean(axis=(0, 1)), atol=3
+    )
+
+
 @pytest.mark.parametrize("kind", ["alpha", "mask", "nodata", "lossy_nodata"])
 def test_every_way_of_saying_no_data(kind: str, tmp_path: Path) -> None:
     crs, lat, lon = PLACES["utm"]

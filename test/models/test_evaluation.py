@@ -11,14 +11,8 @@ import pytest
 from geoloc_models.data.pairs import is_held_out, list_pairs
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation import (
-    PairProtocol,
-    PairSample,
-    choose_pairs,
-    draw_sample,
-    evaluate_pairs,
-    fit_to_engine,
-)
+from geoloc_models.evaluation import PairScores, evaluate_set, fit_to_engine
+from geoloc_models.pair_sets import HeldOutPairs, PairProtocol, PairSample
 
 
 class Finder:
@@ -69,27 +63,42 @@ def data(tmp_path_factory: pytest.TempPathFactory, held_out_names: list[str]) ->
     return root
 
 
+def drawn(data: Path, protocol: PairProtocol, source: str = "levir") -> list[PairSample]:
+    """All samples of a set that could be drawn."""
+    chosen = HeldOutPairs(data, source, protocol)
+    return [sample for sample in map(chosen.draw, range(len(chosen))) if sample is not None]
+
+
+def evaluate_pairs(data: Path, protocol: PairProtocol, engines: Any, **options: Any) -> list[PairScores]:
+    return evaluate_set(HeldOutPairs(data, "levir", protocol), engines, **options)
+
+
 def test_only_held_out_scenes_in_both_directions(data: Path, held_out_names: list[str]) -> None:
-    chosen = choose_pairs(data, PairProtocol())
-    assert sorted(pair.name for pair, _ in chosen) == sorted(2 * held_out_names)
-    assert sum(swapped for _, swapped in chosen) == len(held_out_names)
+    chosen = HeldOutPairs(data, "levir", PairProtocol()).chosen
+    assert sorted(pair.name for pair, _, _ in chosen) == sorted(2 * held_out_names)
+    assert sum(swapped for _, swapped, _ in chosen) == len(held_out_names)
 
 
 def test_limit_takes_the_same_samples_first(data: Path) -> None:
-    full = choose_pairs(data, PairProtocol(seed=3))
-    few = choose_pairs(data, PairProtocol(seed=3, limit=4))
-    assert [(pair.name, swapped) for pair, swapped in few] == [
-        (pair.name, swapped) for pair, swapped in full[:4]
-    ]
+    full = HeldOutPairs(data, "levir", PairProtocol(seed=3), views=2)
+    few = HeldOutPairs(data, "levir", PairProtocol(seed=3, limit=4), views=2)
+    assert [pair.name for pair, *_ in few.chosen] == [pair.name for pair, *_ in full.chosen[:4]]
+    assert len(full) == 2 * len(HeldOutPairs(data, "levir", PairProtocol(seed=3)))
+
+
+def test_views_of_one_pair_lie_at_different_places(data: Path) -> None:
+    both = HeldOutPairs(data, "levir", PairProtocol(), views=2)
+    first, second = (both.draw(index) for index in (0, len(both) // 2))
+    assert first is not None and second is not None
+    assert second.name == f"{first.name} 1"
+    assert first.target_xy_px != second.target_xy_px
 
 
 def test_label_is_the_ground_point_at_the_views_centre(data: Path) -> None:
     """A view without errors shows the blob where the label and the blob's place in the map say."""
     protocol = PairProtocol(attitude_deg=0.0, height_percent=0.0, view_m=110.0)
     seen = 0
-    for pair, swapped in choose_pairs(data, protocol):
-        sample = draw_sample(pair, swapped, protocol)
-        assert sample is not None
+    for sample in drawn(data, protocol):
         assert sample.query.shape == (220, 220, 3)
         assert sample.search_map.shape == (400, 400, 3)
         in_map, in_view = red_centroid(sample.search_map), np.full(2, np.nan)
@@ -103,11 +112,9 @@ def test_label_is_the_ground_point_at_the_views_centre(data: Path) -> None:
 
 
 def test_offsets_fill_the_allowed_range_and_maps_stay_inside(data: Path) -> None:
-    pair = choose_pairs(data, PairProtocol())[0][0]
     offsets = []
     for seed in range(200, 260):
-        sample = draw_sample(pair, False, PairProtocol(seed=seed))
-        assert sample is not None
+        (sample,) = drawn(data, PairProtocol(seed=seed, limit=1))
         offsets.append((np.array(sample.target_xy_px) - 200) / 400)
         # Nothing but the picture's own grey and red: no fill from outside.
         assert np.unique(sample.search_map[..., 2]).max() <= 90
@@ -145,13 +152,11 @@ def test_errors_are_in_metres_for_every_way_of_feeding(data: Path) -> None:
     small, full = Finder(), Finder()
     scores = evaluate_pairs(data, protocol, {"small": small, "full": full}, native=frozenset({"full"}))
     expected = []
-    for pair, swapped in choose_pairs(data, protocol):
-        sample = draw_sample(pair, swapped, protocol)
-        assert sample is not None
+    for sample in drawn(data, protocol):
         off = np.array(red_centroid(sample.search_map)) - sample.target_xy_px
         expected.append(0.5 * float(np.hypot(*off)))
-    np.testing.assert_allclose(scores[1].errors_m, expected, rtol=1e-6)
-    np.testing.assert_allclose(scores[0].errors_m, expected, atol=0.15)
+    np.testing.assert_allclose(scores[1].column("error_m"), expected, rtol=1e-6)
+    np.testing.assert_allclose(scores[0].column("error_m"), expected, atol=0.15)
     assert set(small.shapes) == {(96, 272)}
     assert set(full.shapes) == {(140, 400)}
     figures: dict[str, Any] = scores[1].summary()
@@ -161,9 +166,9 @@ def test_errors_are_in_metres_for_every_way_of_feeding(data: Path) -> None:
 
 def test_draws_repeat(data: Path) -> None:
     runs = [evaluate_pairs(data, PairProtocol(limit=5, seed=9), {"red": Finder()}) for _ in range(2)]
-    assert runs[0][0].errors_m == runs[1][0].errors_m
+    assert runs[0][0].column("error_m").tolist() == runs[1][0].column("error_m").tolist()
     other = evaluate_pairs(data, PairProtocol(limit=5, seed=10), {"red": Finder()})
-    assert other[0].errors_m != runs[0][0].errors_m
+    assert other[0].column("error_m").tolist() != runs[0][0].column("error_m").tolist()
 
 
 @pytest.mark.parametrize(
@@ -173,16 +178,16 @@ def test_draws_repeat(data: Path) -> None:
         ({"view_m": 300.0}, "--view-m"),
         ({"attitude_deg": 90.0}, "degrees"),
         ({"limit": 0}, "at least 1"),
-        ({"source": "mars"}, "mars"),
     ],
 )
 def test_mistakes_are_said_in_words(data: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(GeolocError, match=words):
-        evaluate_pairs(data, PairProtocol(**settings), {"red": Finder()})
+        HeldOutPairs(data, "levir", PairProtocol(**settings))
+    with pytest.raises(GeolocError, match="mars"):
+        HeldOutPairs(data, "mars", PairProtocol())
 
 
 def test_real_pairs_of_both_kinds_draw(shared_data: Path) -> None:
-    for protocol in (PairProtocol(limit=6), PairProtocol(source="srif", crop_m=70.0, view_m=25.0, limit=6)):
-        drawn = [draw_sample(*chosen, protocol) for chosen in choose_pairs(shared_data, protocol)]
-        assert any(sample is not None for sample in drawn)
+    assert drawn(shared_data, PairProtocol(limit=6))
+    assert drawn(shared_data, PairProtocol(crop_m=70.0, view_m=25.0, limit=6), "srif")
     assert len(list_pairs(shared_data, "levir", held_out=True)) > 50

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a view harder to find: the same samples with one thing gone wrong, for the table of resistance.
+
+Errors of attitude and height change how a view is rendered; all else changes the finished picture. Every
+function draws from the generator it is given and from nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+
+HEIGHT_ERROR = 0.2
+OCCLUDED_SHARE = 0.3
+JPEG_QUALITY = 20
+
+
+@dataclass(frozen=True)
+class ViewErrors:
+    """How the camera stood when its attitude and height were thought to be right.
+
+    Angles in radians; scale: true height over assumed height, so a view of scale 1.2 spans 1.2 times the ground that
+    it is thought to span.
+    """
+
+    roll_rad: float = 0.0
+    pitch_rad: float = 0.0
+    yaw_rad: float = 0.0
+    scale: float = 1.0
+
+
+def unknown_heading(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
+    """Any heading, in place of the small error."""
+    return dataclasses.replace(errors, yaw_rad=float(rng.uniform(-np.pi, np.pi)))
+
+
+def wrong_height(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
+    """A height that is off by exactly HEIGHT_ERROR, too high or too low, in place of the small error."""
+    return dataclasses.replace(errors, scale=float(1.0 + HEIGHT_ERROR * rng.choice([-1.0, 1.0])))
+
+
+def night(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a small camera makes of the scene at dusk, (h, w, 3) uint8 RGB.
+
+    In linear light: 2 to 6 % of the daylight exposure, a cast between moonlight and sodium lamps, shot noise of few
+    photo-electrons, read noise; then the camera's gain, which lifts the picture part of the way back, and its gamma.
+    """
+    linear = (picture.astype(np.float64) / 255.0) ** 2.2
+    warmth = rng.uniform(-1.0, 1.0)
+    cast = np.array([1.0 + 0.35 * warmth, 1.0, 1.0 - 0.35 * warmth])
+    light = rng.uniform(0.02, 0.06) * linear * cast
+    full_well = 4000.0  # photo-electrons of a pixel at daylight's white
+    electrons = rng.poisson(light * full_well) + rng.normal(0.0, 3.0, light.shape)
+    gain = rng.uniform(3.0, 8.0)
+    seen = np.clip(gain * electrons / full_well, 0.0, 1.0) ** (1.0 / 2.2)
+    return np.round(255.0 * seen).astype(np.uint8)
+
+
+def hide(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """OCCLUDED_SHARE of the picture under one rectangle of the mean colour, anywhere inside it."""
+    height, width = picture.shape[:2]
+    stretch = np.exp(rng.uniform(-0.5, 0.5))
+    tall = min(height, round(height * np.sqrt(OCCLUDED_SHARE) * stretch))
+    wide = min(width, round(OCCLUDED_SHARE * height * width / tall))
+    top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+    out = picture.copy()
+    out[top : top + tall, left : left + wide] = np.round(picture.mean(axis=(0, 1))).astype(np.uint8)
+    return out
+
+
+def compress(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+    """The picture after JPEG of quality JPEG_QUALITY."""
+    # OpenCV takes BGR: the order matters, because JPEG keeps less of colour than of light.
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+
+
+@dataclass(frozen=True)
+class Stress:
+    """One thing gone wrong; None where it leaves the geometry or the picture as they are."""
+
+    title: str
+    geometry: Callable[[ViewErrors, np.random.Generator], ViewErrors] | None = None
+    picture: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+
+STRESSES = {
+    "none": Stress("as it is"),
+    "heading": Stress("heading unknown, ±180°", geometry=unknown_heading),
+    "height": Stress(f"height {HEIGHT_ERROR:.0%} wrong", geometry=wrong_height),
+    "night": Stress("night-like exposure", picture=night),
+    "occlusion": Stress(f"{OCCLUDED_SHARE:.0%} occluded", picture=hide),
+    "jpeg": Stress(f"JPEG quality {JPEG_QUALITY}", picture=compress),
+}
+
+
+def choose_stresses(names: list[str]) -> list[str]:
+    """Names of STRESSES to run, "none" first; "all" is all of them. GeolocError for an unknown one."""
+    for name in names:
+        if name not in STRESSES and name != "all":
+            raise GeolocError(
+                f"there is no stress '{name}'; choose from {', '.join([*list(STRESSES)[1:], 'all'])}"
+            )
+    return [name for name in STRESSES if name == "none" or name in names or "all" in names]
