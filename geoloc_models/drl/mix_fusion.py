@@ -2,14 +2,12 @@
 """DRL Mix-Fusion (section III-B2): a one-stream backbone fuses view and map; neck and head give logits."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from geoloc_models.backbones.mixed_attention import MixBackbone, QueryFeatures
-from geoloc_models.drl.necks import share_over_queries
-from geoloc_models.errors import GeolocError
+from geoloc_models.drl.heads import Enlarge
+from geoloc_models.drl.necks import queries_per_map, share_over_queries
 
 
 @dataclass(frozen=True)
@@ -33,10 +31,10 @@ class MixFusion(nn.Module):
         neck: nn.Module,
         head: nn.Module,
         query_neck: nn.Module | None = None,
-        upsample: Literal["nearest", "bilinear"] | None = None,
+        enlarge: Enlarge | None = None,
     ) -> None:
         """query_neck: for a head that compares with the view itself, head(template, x); without it the head
-        reads the map alone, head(x). upsample: how to enlarge the logits to the map's size, or not at all.
+        reads the map alone, head(x). enlarge: how to enlarge the logits, or not at all.
         """
         super().__init__()
         self.backbone = backbone
@@ -44,7 +42,7 @@ class MixFusion(nn.Module):
         self.neck = neck
         self.query_neck = query_neck
         self.head = head
-        self.upsample = upsample
+        self.enlarge = enlarge
 
     def encode_query(self, z: Tensor) -> EncodedQuery:
         """Encode views once for any number of maps: exact, for no feature of the view depends on the map."""
@@ -56,20 +54,14 @@ class MixFusion(nn.Module):
         """Logits of maps given encoded views."""
         features, template = query.features, query.template
         views, maps = features.pyramid[0].shape[0], x.shape[0]
-        if views == 1 and maps > 1:
+        if views == 1:
             features = features.expand(maps)
             template = None if template is None else template.expand(maps, -1, -1, -1)
-        elif views % maps:
-            raise GeolocError(
-                f"{views} query views do not divide among {maps} maps: give as many for each map."
-            )
         else:
-            x = share_over_queries(x, views // maps)
+            x = share_over_queries(x, queries_per_map(views, maps))
         pyramid = self.neck(self.backbone.forward_map(features, x.float() / 255.0))
         logits: Tensor = self.head(pyramid) if template is None else self.head(template, pyramid)
-        if self.upsample is None:
-            return logits
-        return functional.interpolate(logits, size=x.shape[-2:], mode=self.upsample)
+        return logits if self.enlarge is None else self.enlarge(logits, x.shape[-2:])
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         return self.forward_map(self.encode_query(z), x)

@@ -7,25 +7,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geoloc_models.errors import GeolocError
+
 
 class FeaturePyramid(nn.Module):
-    """Top-down feature pyramid that returns its finest level only.
+    """Top-down feature pyramid that returns one level only, the finest unless told otherwise.
 
     Lateral 1x1 convolutions, nearest upsampling, addition, and one 3x3 convolution on the level that is
     returned (the published code also smooths the levels it throws away). All convolutions have a bias; no
     norm, no activation.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
-        """in_channels: channels of the backbone's levels, finest first."""
+    def __init__(self, in_channels: Sequence[int], out_channels: int, finest: int = 0) -> None:
+        """in_channels: channels of the backbone's levels, finest first; finest: the level to return."""
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        self.finest = finest
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels[finest:])
         self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """levels: [(B, C_i, H_i, W_i)], finest first -> (B, out_channels, H_0, W_0)."""
+        """levels: [(B, C_i, H_i, W_i)], finest first -> (B, out_channels, H_finest, W_finest)."""
         merged: Tensor | None = None
-        for lateral, level in zip(reversed(list(self.lateral)), reversed(list(levels)), strict=True):
+        wanted = list(levels)[self.finest :]
+        for lateral, level in zip(reversed(list(self.lateral)), reversed(wanted), strict=True):
             here = lateral(level)
             if merged is not None:
                 here = here + F.interpolate(merged, size=here.shape[-2:], mode="nearest")
@@ -74,3 +78,10 @@ class SimplePyramid(nn.Module):
 def share_over_queries(level: Tensor, queries: int) -> Tensor:
     """Repeat a map's features for each of its queries: (B, C, H, W) -> (B * queries, C, H, W)."""
     return level if queries == 1 else torch.repeat_interleave(level, queries, dim=0)
+
+
+def queries_per_map(views: int, maps: int) -> int:
+    """How many consecutive views belong to each map; GeolocError if they do not divide."""
+    if views % maps:
+        raise GeolocError(f"{views} query views do not divide among {maps} maps: give as many for each map.")
+    return views // maps

@@ -18,15 +18,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geoloc_models.backbones.cvt import CvtMix, load_cvt_zoo
+from geoloc_models.backbones.cvt import CvtMix, CvtStream, load_cvt_zoo
+from geoloc_models.backbones.timm import TimmStream, load_timm
 from geoloc_models.backbones.vit import VitMix, load_dinov2
 from geoloc_models.drl.compact import CompactMixFusion
-from geoloc_models.drl.heads import AveragePool, GroupCorrelation, LinearChain, SoftmaxPool
+from geoloc_models.drl.heads import (
+    AttentionFusion,
+    AveragePool,
+    Enlarge,
+    GeneralizedMean,
+    GroupCorrelation,
+    LinearChain,
+    SoftmaxPool,
+)
 from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid, SimplePyramid
+from geoloc_models.drl.post_fusion import PostFusion, Stream
 from geoloc_models.errors import GeolocError
 
-Network = CompactMixFusion | MixFusion
+Network = CompactMixFusion | MixFusion | PostFusion
 """All have `multiple_px`, take (query, search map) and give logits whose nodes span the map from edge to edge."""
 
 
@@ -141,55 +151,94 @@ PRESETS: dict[str, Preset] = {
 
 
 def build(name: str, backbone_weights: Path | None = None) -> Network:
-    """The network of a preset, with random weights or with its backbone's from a CvT model zoo or DINOv2 file.
+    """The network of a preset, with random weights or with its backbone's from an image-classification file.
 
-    Every network maps (query, search map), RGB 0..255, to logits. GeolocError: unknown name, unfit weights.
+    backbone_weights: a file of the CvT model zoo, of DINOv2, or of timm, by the preset's backbone; Post-Fusion starts
+    both streams from it. Every network maps (query, search map), RGB 0..255, to logits. GeolocError: unknown name,
+    unfit weights.
     """
     if name not in PRESETS:
         raise GeolocError(f"No preset is called {name!r}: `geoloc models` lists them.")
     preset = PRESETS[name]
+    state = None if backbone_weights is None else read_state(backbone_weights)
     if preset.family == "compact":
-        if backbone_weights is not None:
-            raise GeolocError("mix_compact has no pretrained backbone: leave the backbone weights out.")
+        if state is not None:
+            raise GeolocError(f"{name} has no pretrained backbone: leave the backbone weights out.")
         return CompactMixFusion()
-    backbone: CvtMix | VitMix = CvtMix() if preset.backbone == "cvt13" else VitMix()
-    if backbone_weights is not None:
-        state = _read(backbone_weights)
-        if isinstance(backbone, CvtMix):
+    return _mix_fusion(preset, state) if preset.family == "mix" else _post_fusion(preset, state)
+
+
+def _mix_fusion(preset: Preset, state: Mapping[str, Tensor] | None) -> MixFusion:
+    backbone: CvtMix | VitMix
+    if preset.backbone == "cvt13":
+        backbone = CvtMix()
+        if state is not None:
             load_cvt_zoo(backbone, state)
-        else:
+    else:
+        backbone = VitMix()
+        if state is not None:
             load_dinov2(backbone, state)
     correlates = preset.head.startswith("gc")
-    return MixFusion(
-        backbone,
-        _neck(preset, backbone.channels),
+    neck = _neck(preset, backbone.channels)
+    query_neck = _neck(preset, backbone.channels) if correlates else None
+    return MixFusion(backbone, neck, _head(preset), query_neck, _enlarge(preset))
+
+
+def _post_fusion(preset: Preset, state: Mapping[str, Tensor] | None) -> PostFusion:
+    query = _stream(preset.backbone, state)
+    return PostFusion(
+        query,
+        None if preset.shared else _stream(preset.backbone, state),
+        _neck(preset, query.channels),
+        _neck(preset, query.channels),
         _head(preset),
-        query_neck=_neck(preset, backbone.channels) if correlates else None,
-        upsample=preset.upsample,
+        _enlarge(preset),
     )
 
 
+def _stream(backbone: str, state: Mapping[str, Tensor] | None) -> Stream:
+    if backbone == "cvt13":
+        cvt = CvtStream()
+        if state is not None:
+            load_cvt_zoo(cvt, state)
+        return cvt
+    stream = TimmStream(backbone)
+    if state is not None:
+        load_timm(stream, state)
+    return stream
+
+
 def _neck(preset: Preset, channels: tuple[int, ...]) -> nn.Module:
-    if preset.neck.startswith("fpn"):
-        return FeaturePyramid(channels, preset.width)
-    return (ChannelConvert if preset.neck == "ccn" else SimplePyramid)(channels[-1], preset.width)
+    if preset.neck == "ccn":
+        return ChannelConvert(channels[-1], preset.width)
+    if preset.neck == "pyramid":
+        return SimplePyramid(channels[-1], preset.width)
+    return FeaturePyramid(channels, preset.width, finest=0 if preset.neck == "fpn4" else 1)
 
 
 def _head(preset: Preset) -> nn.Module:
+    width = preset.width
     if preset.head == "avg":
         return AveragePool()
     if preset.head == "linear":
-        return LinearChain(
-            (preset.width, 64, 16, 1) if preset.neck.startswith("fpn") else (preset.width, 64, 32, 8, 1)
-        )
+        return LinearChain((width, 64, 32, 8, 1) if preset.neck == "ccn" else (width, 64, 16, 1))
     if preset.head == "gem":
-        return SoftmaxPool(preset.width)
+        return SoftmaxPool(width)
+    if preset.head == "true_gem":
+        return GeneralizedMean()
     if preset.head == "gc":
-        return GroupCorrelation(preset.width)
-    return GroupCorrelation(preset.width, projected=32, scale=1.0, mean=True)
+        scale = 3e-5 if preset.family == "mix" else 1e-4
+        return GroupCorrelation(width, scale=scale, padding=preset.padding)
+    if preset.head == "gc_mean":
+        return GroupCorrelation(width, projected=32, scale=1.0, mean=True)
+    return AttentionFusion(width, joint="saf" in preset.head, residual="residual" in preset.head)
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _enlarge(preset: Preset) -> Enlarge | None:
+    return None if preset.output_stride is None else Enlarge(preset.output_stride, preset.upsample)
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
     """A state dictionary from safetensors or from a PyTorch file of tensors only."""
     try:
         if path.suffix == ".safetensors":

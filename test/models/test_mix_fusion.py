@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from geoloc_models.backbones.cvt import CvtMix, Stage
-from geoloc_models.drl.heads import GroupCorrelation, LinearChain
+from geoloc_models.drl.heads import Enlarge, GroupCorrelation, LinearChain
 from geoloc_models.drl.losses import spatial_cross_entropy
 from geoloc_models.drl.macs import count_macs
 from geoloc_models.drl.mix_fusion import MixFusion
@@ -31,7 +31,7 @@ def small_network(correlates: bool) -> MixFusion:
     if correlates:
         network = MixFusion(backbone, necks[0], GroupCorrelation(16), query_neck=necks[1])
     else:
-        network = MixFusion(backbone, necks[0], LinearChain((16, 8, 1)), upsample="nearest")
+        network = MixFusion(backbone, necks[0], LinearChain((16, 8, 1)), enlarge=Enlarge(1))
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     return network.eval()
@@ -155,9 +155,9 @@ def test_upsampling_repeats_the_logits_of_the_neck() -> None:
     z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48)
     with torch.no_grad():
         full = network(z, x)
-        network.upsample = None
+        network.enlarge = None
         coarse = network(z, x)
-        network.upsample = "bilinear"
+        network.enlarge = Enlarge(1, "bilinear")
         smooth = network(z, x)
     assert coarse.shape == (1, 1, 16, 12)
     assert torch.equal(full, coarse.repeat_interleave(4, 2).repeat_interleave(4, 3))
