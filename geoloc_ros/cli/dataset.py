@@ -12,7 +12,12 @@ from rich.progress import track
 
 from geoloc_models.data.dataset_checks import Report, check_dataset
 from geoloc_models.data.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
-from geoloc_ros.cli.arguments import seed
+from geoloc_models.data.ul14_writer import TRAIN_MAP_GSD_M
+from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.arguments import make_writable, seed
+from geoloc_ros.core.dataset_builder import BuildSettings, Built, FlightShots, PhotoShots, build
+from geoloc_ros.core.flight import Flight
+from geoloc_ros.core.maps import RasterMap
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,8 +28,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Data sets in the UL14 layout: made of your own map and photos, checked, or generated.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_build(verbs)
     _add_check(verbs)
     _add_synthesize(verbs)
+
+
+def _add_build(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "build",
+        help="make a data set of your own map and photos",
+        description="Make one place of a data set in the UL14 layout: from geotagged photos (EXIF position; heading,"
+        " gimbal and height above take-off of DJI's XMP where present) or a flight folder, and one or several"
+        " georeferenced rasters. Call it once for each place, with the same --out; train and test need different"
+        " places. Photos outside the map are listed and skipped. The result is checked at the end.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--photos", metavar="DIR", type=Path, help="folder of geotagged photos")
+    source.add_argument("--flight", metavar="DIR", type=Path, help="flight folder")
+    add(
+        "--map", metavar="RASTER", type=Path, nargs="+",
+        help="georeferenced raster; several, of different dates, give every photo several maps."
+        " A flight's own map if not given",
+    )  # fmt: skip
+    add("--out", metavar="DIR", type=Path, required=True, help="root of the data set")
+    add("--place", metavar="NAME", required=True, help="name of the place, new in the data set")
+    add("--split", choices=("train", "test"), required=True, help="what the place is for")
+    add("--height-m", type=float, help="height above ground of all photos; what their XMP says if not given")
+    add("--every", metavar="N", type=int, default=1, help="take every N-th frame of a flight")
+    add("--gsd-m", type=float, default=TRAIN_MAP_GSD_M, help="metres a pixel of train maps")
+    add("--seed", type=seed, default=0, help="of where the target lies on test maps")
+    parser.set_defaults(run=run_build)
 
 
 def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,6 +92,58 @@ def _add_synthesize(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--views", metavar="N", type=int, default=defaults.views, help="camera views of each place")
     add("--seed", type=seed, default=defaults.seed, help="of everything")
     parser.set_defaults(run=run_synthesize)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Build the place, tell what was skipped and why, and check the whole data set; 1 if it has a fault."""
+    settings = BuildSettings(args.place, args.split, args.gsd_m, args.seed)
+    if args.flight:
+        if args.height_m is not None:
+            raise GeolocError("--height-m is for photos; a flight has its own heights")
+        flight = Flight.open(args.flight)
+        shots: FlightShots | PhotoShots = FlightShots(flight, args.every)
+        paths = args.map or [flight.map_path]
+    else:
+        if not args.map:
+            raise GeolocError("photos have no map of their own; give a georeferenced raster with --map")
+        shots = PhotoShots(args.photos, args.height_m)
+        paths = args.map
+    rasters = [RasterMap(path) for path in paths]
+    try:
+        make_writable(args.out)
+        done = list(
+            track(
+                build(shots, rasters, args.out, settings),
+                "building",
+                total=len(shots),
+                console=Console(stderr=True),
+            )
+        )
+    finally:
+        for raster in rasters:
+            raster.close()
+    _print_built(done, args)
+    if isinstance(shots, PhotoShots) and shots.without_heading:
+        print(
+            f"warning: {shots.without_heading} photos name no heading (GimbalYawDegree, GPSImgDirection); "
+            "their top is taken as north"
+        )
+    if all(built.skipped for built in done):
+        raise GeolocError(f"nothing of {args.photos or args.flight} could be used; see the reasons above")
+    return run_check(argparse.Namespace(root=args.out))
+
+
+def _print_built(done: list[Built], args: argparse.Namespace) -> None:
+    """Every skipped shot with its reason, then the counts."""
+    for built in done:
+        if built.skipped:
+            print(f"skipped: {built.name}: {built.skipped}")
+    used = [built for built in done if not built.skipped]
+    maps = sum(built.maps for built in used)
+    print(
+        f"{args.out}: place {args.place} for {args.split}, {len(used)} of {len(done)} views with {maps} maps, "
+        f"{len(done) - len(used)} skipped"
+    )
 
 
 def run_check(args: argparse.Namespace) -> int:
