@@ -41,3 +41,16 @@ def small_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--height-m", "60", "--speed-m-s", "10", "--rate-hz", "2", "--duration-s", "11.9"]
     assert main(["simulate", str(folder / "map.tif"), "--out", str(folder / "flight"), *arguments]) == 0
     return folder / "flight"
+
+
+@pytest.fixture(scope="session")
+def ul14_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated UL14 data set: three train items, three test sequences of three maps; copy it to change it."""
+    from geoloc_models.data.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
+
+    root = tmp_path_factory.mktemp("ul14")
+    settings = SyntheticSettings(
+        train_places=1, test_places=1, views=3, gsd_m=1.0, map_sizes_px=(700, 1200, 1800)
+    )
+    assert len(list(write_synthetic_ul14(root, settings))) == 6
+    return root

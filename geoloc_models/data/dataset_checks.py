@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +23,10 @@ OFFSET_TOLERANCE = 0.05
 """Of center_distribute against the label, in half sides of the map."""
 SIZE_TOLERANCE = 0.1
 """Of map_size against the corners, share of it."""
+
+SAME_VIEW = 0.99
+"""Correlation of two views' fingerprints from which on they are one picture; half-overlapping frames stay far below."""
+VIEW_ROLES = ("UAV", "drone", "query_drone")
 
 PUBLISHED = {
     "UL14": {"train": "6,768 items of 10 places", "test": "2,331 sequences of 4 places, 27,972 pairs"},
@@ -86,17 +88,16 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
         if split == "train":
             items, faults = ul14.scan_train(root / split)
             places[split] = {item.place for item in items}
-            maps = sum(len(item.satellites) for item in items)
-            report.facts.append(
-                _counted("UL14", split, f"{len(items)} items of {len(places[split])} places, {maps} maps")
-            )
+            maps = _many(sum(len(item.satellites) for item in items), "map")
+            text = f"{_many(len(items), 'item')} of {_many(len(places[split]), 'place')}, {maps}"
         else:
             pairs, faults = ul14.scan_test(root / split)
             places[split] = {pair.place for pair in pairs}
-            count = len({pair.sequence for pair in pairs})
-            text = f"{count} sequences of {len(places[split])} places, {len(pairs)} pairs"
-            report.facts.append(_counted("UL14", split, text))
+            count = _many(len({pair.sequence for pair in pairs}), "sequence")
+            text = f"{count} of {_many(len(places[split]), 'place')}, {_many(len(pairs), 'pair')}"
             _check_pairs(root / split, pairs, report)
+        published = PUBLISHED["UL14"].get(split)
+        report.facts.insert(0, f"{split}: {text}" + (f" (published: {published})" if published else ""))
         report.faults += faults
     _check_pictures(pictures, root, report, track)
     for place in sorted(places.get("train", set()) & places.get("test", set())):
@@ -195,7 +196,9 @@ def _check_denseuav(root: Path, track: Track) -> Report:
         for role, of_role in images.items():
             pictures[split, role] = [image.path for image in of_role]
             ids[role] = {image.place_id for image in of_role}
-            report.facts.append(f"{split}/{role}: {len(ids[role])} places, {len(of_role)} pictures")
+            report.facts.append(
+                f"{split}/{role}: {_many(len(ids[role]), 'place')}, {_many(len(of_role), 'picture')}"
+            )
             report.faults += _incomplete_places(root / split / role, of_role)
         report.facts.append(f"{split}: published are {PUBLISHED['DenseUAV'][split]}")
     for place in sorted(ids.get("drone", set()) & ids.get("query_drone", set())):
@@ -230,27 +233,44 @@ def _check_pictures(
     """Decode every picture: damage, sizes unlike the others', camera views that train and test share."""
     role_of = {path: key for key, paths in pictures.items() for path in paths}
     sizes: dict[tuple[str, str], dict[Path, tuple[int, int]]] = defaultdict(dict)
-    digests: dict[str, dict[bytes, Path]] = defaultdict(dict)
+    prints: dict[str, dict[Path, np.ndarray]] = defaultdict(dict)
     known = {fault.path for fault in report.faults}
     for path in track([path for path in role_of if path not in known]):
         split, role = role_of[path]
         try:
-            data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(path) as picture:
                 picture.load()
                 sizes[split, role][path] = picture.height, picture.width
+                if role in VIEW_ROLES:
+                    prints[split][path] = _fingerprint(picture)
         except (OSError, ValueError, SyntaxError):
             report.faults.append(Fault(path, "is damaged or no picture; restore it or remove it"))
-            continue
-        if role in ("UAV", "drone", "query_drone"):
-            digests[split].setdefault(hashlib.sha1(data).digest(), path)
     for (split, role), of_role in sizes.items():
         report.faults += _odd_sizes(root, f"{split}/{role}", of_role, report)
-    for digest in digests["train"].keys() & digests["test"].keys():
-        twin = digests["test"][digest].relative_to(root)
-        report.faults.append(
-            Fault(digests["train"][digest], f"is the same picture as {twin}; remove one of them")
+    report.faults += _shared_views(root, prints["train"], prints["test"])
+
+
+def _fingerprint(picture: Image.Image) -> np.ndarray:
+    """(256,) float32 of unit length: brightness on 16 x 16, whatever the picture's size and exposure."""
+    cells = np.asarray(picture.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
+    cells = cells - cells.mean()
+    # A picture without contrast is like any other of its kind and must match none.
+    return cells / np.linalg.norm(cells) if cells.std() > 1.0 else np.zeros_like(cells)
+
+
+def _shared_views(root: Path, train: dict[Path, np.ndarray], test: dict[Path, np.ndarray]) -> list[Fault]:
+    """Train views that are pictures of the test set again, perhaps at another size."""
+    if not train or not test:
+        return []
+    likeness = np.stack(list(train.values())) @ np.stack(list(test.values())).T
+    paths = list(test)
+    return [
+        Fault(
+            path, f"is the same view as {paths[best].relative_to(root)}; train and test need different places"
         )
+        for path, best, alike in zip(train, likeness.argmax(axis=1), likeness.max(axis=1), strict=True)
+        if alike > SAME_VIEW
+    ]
 
 
 def _odd_sizes(root: Path, name: str, sizes: dict[Path, tuple[int, int]], report: Report) -> list[Fault]:
@@ -269,6 +289,5 @@ def _odd_sizes(root: Path, name: str, sizes: dict[Path, tuple[int, int]], report
     ]
 
 
-def _counted(layout: str, split: str, text: str) -> str:
-    published = PUBLISHED[layout].get(split)
-    return f"{split}: {text}" + (f" (published: {published})" if published else "")
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="build, check or synthesize a data set in the layout of the paper",
         description="Data sets in the UL14 layout: made of your own map and photos, checked, or generated.",
     )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, help="what to do")
     _add_build(verbs)
     _add_check(verbs)
     _add_synthesize(verbs)
@@ -176,7 +176,8 @@ def print_report(root: Path, report: Report) -> None:
     for fault in report.faults:
         path = fault.path.relative_to(root) if fault.path.is_relative_to(root) else fault.path
         print(f"fault: {path}: {fault.text}")
-    print(f"{len(report.faults)} faults" if report.faults else "no faults")
+    count = len(report.faults)
+    print("no faults" if not count else "1 fault" if count == 1 else f"{count} faults")
 
 
 def _reading(pictures: Sequence[Path]) -> Iterable[Path]:
