@@ -31,6 +31,7 @@ from geoloc_models.drl.heads import (
     LinearChain,
     SoftmaxPool,
 )
+from geoloc_models.drl.losses import PublishedLoss
 from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid, SimplePyramid
 from geoloc_models.drl.post_fusion import PostFusion, Stream
@@ -67,8 +68,8 @@ class Preset:
     query_px: int = 128
     map_px: int = 384
     """Sides of the images in training, px."""
-    loss: Literal["wbl", "hann", "balance", "cross_entropy", "focal", "spatial"] = "wbl"
-    """The functions of `drl.losses`."""
+    loss: PublishedLoss | Literal["spatial"] = "wbl"
+    """`drl.losses.published_loss`, or `spatial_cross_entropy`."""
     positive_cells: int = 1
     """R: side of the square of positive cells, of the output."""
     negative_weight: float = 130.0
