@@ -85,6 +85,7 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
         sequences = list_folders(root / split)
         for role in ("UAV", "Satellite"):
             pictures[split, role] = [path for seq in sequences for path in list_pictures(seq / role)]
+        pairs: list[ul14.Ul14TestPair] = []
         if split == "train":
             items, faults = ul14.scan_train(root / split)
             places[split] = {item.place for item in items}
@@ -95,10 +96,10 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
             places[split] = {pair.place for pair in pairs}
             count = _many(len({pair.sequence for pair in pairs}), "sequence")
             text = f"{count} of {_many(len(places[split]), 'place')}, {_many(len(pairs), 'pair')}"
-            _check_pairs(root / split, pairs, report)
         published = PUBLISHED["UL14"].get(split)
-        report.facts.insert(0, f"{split}: {text}" + (f" (published: {published})" if published else ""))
+        report.facts.append(f"{split}: {text}" + (f" (published: {published})" if published else ""))
         report.faults += faults
+        _check_pairs(root / split, pairs, report)
     _check_pictures(pictures, root, report, track)
     for place in sorted(places.get("train", set()) & places.get("test", set())):
         report.faults.append(
@@ -116,9 +117,9 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
 
 def _check_pairs(split: Path, pairs: list[ul14.Ul14TestPair], report: Report) -> None:
     """Labels against coordinates, as a whole and one by one, and what else each pair says twice."""
-    result = ul14.consistency(pairs)
     if not pairs:
         return
+    result = ul14.consistency(pairs)
     sizes = sorted({pair.map_size_px for pair in pairs})
     metres_px = np.array([pair.size_m / pair.stored_px[0] for pair in pairs])
     report.facts.append(
