@@ -34,6 +34,7 @@ setup(
     extras_require={
         "xfeat": requirements("xfeat.txt"),
         "timm": requirements("timm.txt"),
+        "tensorboard": requirements("tensorboard.txt"),
         "dev": requirements("test.txt"),
     },
     entry_points={"console_scripts": ["geoloc = geoloc_ros.cli.main:main"]},

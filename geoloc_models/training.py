@@ -1,242 +1,265 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the localizer on image pairs: resumable, with a held-out check as it goes."""
+"""Training of a network on query/map samples: by one process or several, resumable to the same loss."""
 
+import copy
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from geoloc_models.data.pairs import ImagePair
-from geoloc_models.data.samples import PairSamples, SampleSettings, collate
-from geoloc_models.drl.losses import spatial_cross_entropy, weighted_balance_loss
+from geoloc_models.drl.losses import PublishedLoss, published_loss, spatial_cross_entropy
 from geoloc_models.errors import GeolocError
+from geoloc_models.held_out import HeldOut, Samples, load, predict
+from geoloc_models.processes import Processes
+from geoloc_models.training_log import TrainingLog
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One run. Learning rate: linear warm-up, then a cosine to a hundredth (spec 3.4)."""
+    """One run; the defaults are our recipe for picture pairs.
+
+    Learning rate: linear warm-up from a hundredth, then a cosine down to a hundredth (spec 3.4).
+    """
 
     samples: int = 120_000
     """Query/map pairs in all; the schedule ends here. It may be changed on resuming."""
     maps_per_batch: int = 8
+    """Of all processes together."""
     learning_rate: float = 1.2e-3
     weight_decay: float = 0.02
+    decay_all: bool = False
+    """Whether biases and norms decay too."""
     warmup_batches: int = 200
+    gradient_norm: float = 2.0
+    """Longer gradients are cut to this length."""
     target_sigma_nodes: float = 0.7
     """Spread of the soft target; about 1 m of the pairs' truth is noise."""
-    loss: Literal["spatial", "wbl"] = "spatial"
-    """spatial: cross-entropy of the softmax over the map; wbl: the paper's weighted balance loss."""
+    loss: PublishedLoss | Literal["spatial"] = "spatial"
+    """spatial: cross-entropy of the softmax over the map; wbl and the rest: of single cells, as in the paper."""
     positive_cells: int = 7
-    """WBL's R, nodes; about 32 / stride - 1."""
+    """R: side of the square of positive cells; about 32 / stride - 1."""
     negative_weight: float = 130.0
-    """WBL's w_neg."""
+    """w_neg of wbl and hann."""
     average_decay: float = 0.998
-    """Exponential moving average of the weights, which is what is checked and shipped."""
+    """Exponential moving average of the weights, which is what is checked and shipped; 0: the weights themselves."""
+    half: bool = True
+    """Mixed precision: the network's forward pass in bfloat16; weights, loss and optimiser stay float32."""
     checkpoint_batches: int = 50
     check_batches: int = 150
-    check_maps: int = 48
-    """Held-out search maps of a check; six views each."""
+    best_from: float | None = None
+    """Ship the weights of the best held-out RDS after this share of the run; None: the last ones."""
     seed: int = 666
 
 
+PAPER = TrainingSettings(
+    learning_rate=1.5e-4,
+    weight_decay=5e-4,
+    decay_all=True,
+    gradient_norm=math.inf,
+    warmup_batches=500,
+    loss="wbl",
+    average_decay=0.0,
+    half=False,
+    best_from=0.5,
+)
+"""Optimisation as in the paper and its published code (spec 3.4), save that the best is chosen on held-out places."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """model: the network to ship, in evaluation mode. last: the one after the last batch, where a better one was
+    chosen on held-out samples; else None. batch: how many batches had trained `model`."""
+
+    model: nn.Module
+    last: nn.Module | None
+    batch: int
+
+
 def train(
+    network: str,
     model: nn.Module,
-    pairs: list[ImagePair],
-    held_out: list[ImagePair],
+    samples: Samples,
+    held_out: HeldOut | None,
     out: Path,
-    samples: SampleSettings,
     settings: TrainingSettings,
-    device: str = "cpu",
-    workers: int = 1,
-) -> nn.Module:
-    """Train `model` and return the averaged network; continues from `out/checkpoint.pt` if it is there."""
+    processes: Processes,
+    workers: int = 0,
+) -> Trained:
+    """Train `model`, which is of the preset `network`; continues from OUT/checkpoint.pt if it is there.
+
+    All processes call it alike. Each draws its own share of every batch, and the loss is that of the whole batch
+    (its counts of positives and negatives included), so that the number of processes changes nothing but speed.
+    """
+    share = processes.own_share(settings.maps_per_batch)
     cv2.setNumThreads(1)
-    torch.manual_seed(settings.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
-    )
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-    )
-    batch_samples = settings.maps_per_batch * samples.queries
-    total = max(1, settings.samples // batch_samples)
+    model = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = _State(network, model.train(), settings)
     checkpoint = out / "checkpoint.pt"
-    start = _resume(checkpoint, model, average, optimiser, device)
-    (out / "settings.json").write_text(
-        json.dumps({"training": asdict(settings), "samples": asdict(samples)}, indent=2)
+    state.resume(checkpoint, processes.device)
+    if processes.is_first:
+        out.mkdir(parents=True, exist_ok=True)
+        record = {"network": network, "training": asdict(settings), "samples": asdict(samples.settings)}
+        (out / "settings.json").write_text(json.dumps(record, indent=2))
+    replica = processes.replicate(model)
+    loss_of = loss_function(settings)
+    batch_pairs = settings.maps_per_batch * samples.queries
+    total = max(1, settings.samples // batch_pairs)
+    firsts = range(
+        state.done * settings.maps_per_batch, total * settings.maps_per_batch, settings.maps_per_batch
     )
-    stream = PairSamples(pairs, samples, settings.seed, start)
-    loader = DataLoader(stream, settings.maps_per_batch, num_workers=workers, collate_fn=collate)
-    check = _held_out_check(held_out, samples, settings, device)
-    console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress, (out / "log.jsonl").open("a") as log:
-        task = progress.add_task("training", total=total, completed=start)
-        began, mean_loss = time.monotonic(), math.nan
-        for step, batch in zip(range(start, total), loader, strict=False):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * _rate(step, total, settings.warmup_batches)
-            loss = _loss(model, batch, settings, device)
+    batches = load(samples, [range(i + share.start, i + share.stop) for i in firsts], workers)
+    with TrainingLog(out, total, state.done, batch_pairs, state.mean_loss, not processes.is_first) as log:
+        for batch in batches:
+            _seed(settings.seed, state.done, processes.rank)
+            rate = settings.learning_rate * schedule(state.done, total, settings.warmup_batches)
+            logits = predict(replica, batch, processes.device, settings.half)
+            target = batch["target"].to(processes.device) / batch["map"].shape[-1]
+            loss = loss_of(processes.whole_batch(logits), processes.whole_batch(target))
             if not math.isfinite(loss.item()):
                 raise GeolocError(
-                    f"the loss became {loss.item()} at batch {step}: lower --learning-rate, or resume from {checkpoint}"
+                    f"the loss became {loss.item()} at batch {state.done}: lower --learning-rate, or go on from "
+                    f"{checkpoint}"
                 )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-            optimiser.step()
-            average.update_parameters(model)
-            mean_loss = loss.item() if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * loss.item()
-            rate = (step + 1 - start) * batch_samples / (time.monotonic() - began)
-            progress.update(task, completed=step + 1, description=f"loss {mean_loss:.3f}, {rate:.1f} pairs/s")
-            last = step + 1 == total
-            if (step + 1) % settings.checkpoint_batches == 0 or last:
-                _save(checkpoint, step + 1, model, average, optimiser)
-            if (step + 1) % settings.check_batches == 0 or last:
-                figures = {
-                    "batch": step + 1,
-                    "loss": round(mean_loss, 4),
-                    "pairs_per_s": round(rate, 1),
-                    **check(average.module),
-                }
-                console.print(figures)
-                log.write(json.dumps(figures) + "\n")
-                log.flush()
-    trained: nn.Module = average.module
-    return trained.eval()
+            # Processes know the gradient of their own samples only and take the mean of all; wanted is the sum.
+            state.step(loss * processes.count, rate, settings.gradient_norm)
+            state.mean_loss = log.batch(state.done, loss.item(), rate)
+            if not processes.is_first:
+                continue
+            last = state.done == total
+            if held_out is not None and (last or state.done % settings.check_batches == 0):
+                figures = held_out(state.average.module)
+                log.held_out(state.done, figures)
+                if settings.best_from is not None and state.done >= settings.best_from * total:
+                    state.keep_if_best(figures["rds"])
+            if last or state.done % settings.checkpoint_batches == 0:
+                state.save(checkpoint)
+    return state.trained()
 
 
-@torch.inference_mode()
-def calibrate(
-    model: nn.Module, pairs: list[ImagePair], samples: SampleSettings, device: str, maps: int = 48
-) -> float:
-    """Temperature that makes the posterior fit: the one with the least negative log-likelihood of the true places.
+def loss_function(settings: TrainingSettings) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (B, 1, H, W) and targets (B, 2), (row, col) fractions of the map's sides."""
 
-    The likelihood is that of the node nearest to the truth under the posterior blurred by the truth's own noise.
-    """
-    stream = iter(PairSamples(pairs, samples, seed=2))
-    temperatures = np.geomspace(0.4, 4.0, 47)
-    totals = np.zeros(len(temperatures))
-    for _ in range(maps // 8):
-        batch = collate([next(stream) for _ in range(8)])
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            logits = model(batch["query"].to(device), batch["map"].to(device)).float()
-        stride = batch["map"].shape[-1] / (logits.shape[-1] - 1)
-        target = batch["target"].to(device) / stride
-        totals += [spatial_cross_entropy(logits / t, target, 0.7).item() for t in temperatures]
-    return float(temperatures[int(totals.argmin())])
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        if settings.loss != "spatial":
+            return published_loss(
+                settings.loss, logits, target, settings.positive_cells, settings.negative_weight
+            )
+        nodes = target * target.new_tensor([logits.shape[-2] - 1, logits.shape[-1] - 1])
+        return spatial_cross_entropy(logits, nodes, settings.target_sigma_nodes)
+
+    return loss
 
 
-def _rate(step: int, total: int, warmup: int) -> float:
+def schedule(step: int, total: int, warmup: int) -> float:
+    """Share of the learning rate at a batch."""
     if step < warmup:
         return 0.01 + 0.99 * step / warmup
     done = (step - warmup) / max(1, total - warmup)
     return max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def _loss(model: nn.Module, batch: dict[str, Tensor], settings: TrainingSettings, device: str) -> Tensor:
-    """The loss of one batch, network in bfloat16."""
-    search_map = batch["map"].to(device, memory_format=torch.channels_last)
-    query = batch["query"].to(device, memory_format=torch.channels_last)
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        logits = model(query, search_map).float()
-    target = batch["target"].to(device) / search_map.shape[-1]
-    if settings.loss == "wbl":
-        return weighted_balance_loss(logits, target, settings.positive_cells, settings.negative_weight)
-    return spatial_cross_entropy(logits, target * (logits.shape[-1] - 1), settings.target_sigma_nodes)
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Let dropout of a batch depend on its number alone, so that nothing of it is lost by an interruption."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]))
 
 
-def _held_out_check(
-    pairs: list[ImagePair], samples: SampleSettings, settings: TrainingSettings, device: str
-) -> Callable[[nn.Module], dict[str, float]]:
-    """A fixed set of held-out samples, drawn once; the returned function scores a model on it."""
-    batches: list[dict[str, Tensor]] = []
-    if pairs:
-        stream = iter(PairSamples(pairs, samples, seed=1))
-        batches = [collate([next(stream) for _ in range(8)]) for _ in range(settings.check_maps // 8)]
+class _State:
+    """All that a run is made of after `done` batches, on disk and in memory."""
 
-    @torch.inference_mode()
-    def check(model: nn.Module) -> dict[str, float]:
-        model.eval()
-        errors, losses = [], []
-        for batch in batches:
-            losses.append(_loss(model, batch, settings, device))
-            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-                logits = model(batch["query"].to(device), batch["map"].to(device)).float().cpu()
-            best = logits.flatten(1).argmax(1)
-            cols = logits.shape[-1]
-            peak = torch.stack([best // cols, best % cols], 1) * (batch["map"].shape[-1] / (cols - 1))
-            errors.append((peak - batch["target"]).norm(dim=1) * batch["gsd_m"])
-        model.train()
-        if not errors:
-            return {}
-        error = torch.cat(errors)
-        shares = {f"ma{k}": round((error <= k).float().mean().item(), 3) for k in (5, 20)}
-        return {
-            **shares,
-            "median_m": round(error.median().item(), 2),
-            "held_out_loss": round(torch.stack(losses).mean().item(), 3),
+    def __init__(self, network: str, model: nn.Module, settings: TrainingSettings) -> None:
+        self.network = network
+        self.model = model
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        decayed = [p for p in parameters if settings.decay_all or p.ndim > 1]
+        plain = [p for p in parameters if not settings.decay_all and p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+        )
+        self.done = 0
+        self.mean_loss = math.nan
+        self.best: dict[str, Tensor] | None = None
+        self.best_rds = -1.0
+        self.best_batch = 0
+
+    def step(self, loss: Tensor, learning_rate: float, gradient_norm: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), gradient_norm)
+        self.optimiser.step()
+        self.average.update_parameters(self.model)
+        self.done += 1
+
+    def keep_if_best(self, rds: float) -> None:
+        if rds > self.best_rds:
+            self.best_rds, self.best_batch = rds, self.done
+            self.best = {
+                key: value.detach().cpu().clone() for key, value in self.average.module.state_dict().items()
+            }
+
+    def trained(self) -> Trained:
+        last = self.average.module.eval()
+        if self.best is None or self.best_batch == self.done:
+            return Trained(last, None, self.done)
+        best = copy.deepcopy(last)
+        best.load_state_dict(self.best)
+        return Trained(best, last, self.best_batch)
+
+    def save(self, path: Path) -> None:
+        """Write beside and rename, so that a kill never leaves half a checkpoint."""
+        values = {
+            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: getattr(self, name).state_dict() for name in _WITH_STATE},
         }
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            torch.save(values, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
 
-    return check
+    def resume(self, path: Path, device: torch.device) -> None:
+        """Go on from a checkpoint, if there is one; GeolocError if it is damaged or of another preset."""
+        if not path.is_file():
+            return
+        try:
+            values = torch.load(path, map_location=device, weights_only=True)
+            network = values["network"]
+        except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise GeolocError(
+                f"{path} is damaged or no checkpoint: delete it, or name another --out"
+            ) from error
+        if network != self.network:
+            raise GeolocError(
+                f"{path} is of {network}, not of {self.network}: name another --out, or delete it"
+            )
+        try:
+            for name in _WITH_STATE:
+                getattr(self, name).load_state_dict(values[name])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise GeolocError(
+                f"{path} is of another version of {network}: name another --out, or delete it "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        for name in _PLAIN:
+            setattr(self, name, values[name])
 
 
-def _save(
-    path: Path, step: int, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
-    """Write beside and rename, so that a kill never leaves half a checkpoint."""
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
-
-
-def _resume(
-    path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, device: str
-) -> int:
-    if not path.is_file():
-        return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    try:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-    except (RuntimeError, KeyError) as error:
-        raise GeolocError(
-            f"{path} is of another model: name another --out, or delete it ({str(error).splitlines()[0]})"
-        ) from error
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+_PLAIN = ("network", "done", "mean_loss", "best", "best_rds", "best_batch")
+_WITH_STATE = ("model", "average", "optimiser")

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training samples: search maps drawn by random scale crop and camera views of the other date over them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from geoloc_models.data.augmentation import degrade, occlude
 from geoloc_models.data.pairs import ImagePair, ground_from_view, read_rgb, warp
+from geoloc_models.errors import GeolocError
+
+_TRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,35 @@ class SampleSettings:
     """Share of samples whose view comes from the map's own date."""
 
 
-class PairSamples(IterableDataset[dict[str, torch.Tensor]]):
+class PairSamples(Dataset[dict[str, torch.Tensor]]):
     """Endless samples: `map` (3, H, W), `query` (K, 3, h, w), uint8, and `target` (K, 2): (row, col),
     pixel edges of the map; `gsd_m` (K,): metres per map pixel.
 
-    All pictures are held in memory, decoded once. Each worker and each `start` draws its own stream from `seed`.
+    All pictures are held in memory, decoded once. Sample `index` depends on `seed` and on itself alone, so that a
+    stream is the same for any number of workers and processes, and after any interruption.
     """
 
-    def __init__(
-        self, pairs: list[ImagePair], settings: SampleSettings, seed: int = 0, start: int = 0
-    ) -> None:
+    def __init__(self, pairs: list[ImagePair], settings: SampleSettings, seed: int = 0) -> None:
         self.pairs = pairs
         self.settings = settings
         self.seed = seed
-        self.start = start
+        self.queries = settings.queries
         self._pictures: dict[Path, np.ndarray] = {
             p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)
         }
+        weights = np.array([p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in pairs])
+        self._shares = weights / weights.sum()
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        worker = get_worker_info()
-        rng = np.random.default_rng((self.seed, self.start, worker.id if worker else 0))
-        weights = np.array(
-            [p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in self.pairs]
-        )
-        weights /= weights.sum()
-        while True:
-            sample = self.draw(self.pairs[rng.choice(len(self.pairs), p=weights)], rng)
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        for _ in range(_TRIES):
+            sample = self.draw(self.pairs[rng.choice(len(self.pairs), p=self._shares)], rng)
             if sample is not None:
-                yield sample
+                return sample
+        raise GeolocError(
+            f"no view of {self.settings.query_px} px fits a map of {self.settings.map_px} px in any of the "
+            f"{len(self.pairs)} pairs: give larger pictures, or pairs that overlap more"
+        )
 
     def draw(self, pair: ImagePair, rng: np.random.Generator) -> dict[str, torch.Tensor] | None:
         """One search map and its views; None if this pair's views would not fit."""
