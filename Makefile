@@ -7,10 +7,10 @@ OUT ?= out
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help build demo test lint unit bench clean
+.PHONY: help build demo test lint bench reproduce-check clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build:  ## set up .venv (or use the sourced ROS 2) and build the package
 	@tools/setup.sh
@@ -26,6 +26,9 @@ lint: build  ## ruff and mypy only
 
 bench: build  ## milliseconds by stage
 	@$(ENV) geoloc bench
+
+reproduce-check: build  ## parameters and MACs of the paper's networks, ours beside the reference's
+	@$(ENV) python tools/reproduce_check.py
 
 clean:  ## remove everything that was made here
 	rm -rf .venv build install log $(OUT)

@@ -54,8 +54,9 @@ def weighted_balance_loss(
     """Weighted balance loss (WBL, algorithm 1): binary cross-entropy whose cells weigh 1 in all.
 
     The positives share 1 / (1 + negative_weight) of the weight and the negatives the rest, each evenly,
-    counted over the whole batch and after the cut at the border; negative_weight 1 is plain balance. hann: the positives share theirs by a Hann window
-    over their square instead. logits: (B, 1, H, W); target: (B, 2) as in `positive_cells`.
+    counted over the whole batch and after the cut at the border; negative_weight 1 is plain balance. hann: the
+    positives share theirs by a Hann window over their square instead. logits: (B, 1, H, W); target: (B, 2) as in
+    `positive_cells`.
     """
     positive, cost = _positives_and_cost(logits, target, side_cells)
     share = (
