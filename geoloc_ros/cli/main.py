@@ -17,6 +17,7 @@ COMMANDS = (
     "world",
     "dataset",
     "train",
+    "ast",
     "bench",
     "bench-graph",
     "models",
