@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from geoloc_models.data import denseuav, ul14
-from geoloc_models.data.faults import Fault, list_folders, list_pictures
+from geoloc_models.data.faults import UNREADABLE, Fault, list_folders, list_pictures
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import haversine_m
 
@@ -236,16 +237,18 @@ def _check_pictures(
     sizes: dict[tuple[str, str], dict[Path, tuple[int, int]]] = defaultdict(dict)
     prints: dict[str, dict[Path, np.ndarray]] = defaultdict(dict)
     known = {fault.path for fault in report.faults}
-    for path in track([path for path in role_of if path not in known]):
-        split, role = role_of[path]
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                sizes[split, role][path] = picture.height, picture.width
-                if role in VIEW_ROLES:
-                    prints[split][path] = _fingerprint(picture)
-        except (OSError, ValueError, SyntaxError):
-            report.faults.append(Fault(path, "is damaged or no picture; restore it or remove it"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tags that nobody reads
+        for path in track([path for path in role_of if path not in known]):
+            split, role = role_of[path]
+            try:
+                with Image.open(path) as picture:
+                    picture.load()
+                    sizes[split, role][path] = picture.height, picture.width
+                    if role in VIEW_ROLES:
+                        prints[split][path] = _fingerprint(picture)
+            except UNREADABLE:
+                report.faults.append(Fault(path, "is damaged or no picture; restore it or remove it"))
     for (split, role), of_role in sizes.items():
         report.faults += _odd_sizes(root, f"{split}/{role}", of_role, report)
     report.faults += _shared_views(root, prints["train"], prints["test"])

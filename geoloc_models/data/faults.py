@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from geoloc_models.errors import GeolocError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".png")
 """Of the published sets, whatever their case."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on files that are damaged or no pictures at all."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def picture_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
-    except (OSError, ValueError, SyntaxError):
+    except UNREADABLE:
         faults.append(Fault(path, "is no readable picture; restore it or remove it"))
         return None
 

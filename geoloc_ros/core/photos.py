@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
+from geoloc_models.data.faults import UNREADABLE
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import CameraModel, nadir_rotation
 
@@ -25,8 +26,9 @@ DIAGONAL_35MM = math.hypot(36.0, 24.0)
 ASSUMED_FOCAL_35MM = 24.0
 """For a photo that does not name its lens; it only says how much ground a photo shows, not where."""
 
+# Codes of EXIF 2.3; a latitude's or longitude's letter stands one before it.
 _GPS_IFD, _EXIF_IFD = 0x8825, 0x8769
-_TAGS = {name: code for code, name in (ExifTags.GPSTAGS | ExifTags.TAGS).items()}
+_LATITUDE, _LONGITUDE, _IMG_DIRECTION, _FOCAL_35MM = 2, 4, 17, 0xA405
 _XMP_BYTES = 256 * 1024
 
 
@@ -51,16 +53,16 @@ class Photo:
                 gps, details = exif.get_ifd(_GPS_IFD), exif.get_ifd(_EXIF_IFD)
             with path.open("rb") as stream:
                 head = stream.read(_XMP_BYTES)
-        except (OSError, ValueError, SyntaxError):
+        except UNREADABLE:
             raise GeolocError(f"{path} is no readable picture") from None
-        lat_deg, lon_deg = _degrees(gps, "Latitude", "S"), _degrees(gps, "Longitude", "W")
+        lat_deg, lon_deg = _degrees(gps, _LATITUDE, "S"), _degrees(gps, _LONGITUDE, "W")
         if lat_deg is None or lon_deg is None or abs(lat_deg) > 90 or abs(lon_deg) > 180:
             raise GeolocError(f"{path} has no GPS position in its EXIF")
         heading_deg = _xmp(head, "GimbalYawDegree")
         if heading_deg is None:
-            heading_deg = _number(gps.get(_TAGS["GPSImgDirection"]))
+            heading_deg = _number(gps.get(_IMG_DIRECTION))
         pitch_deg = _xmp(head, "GimbalPitchDegree")
-        focal = _number(details.get(_TAGS["FocalLengthIn35mmFilm"]))
+        focal = _number(details.get(_FOCAL_35MM))
         return cls(
             path,
             lat_deg,
@@ -76,7 +78,7 @@ class Photo:
         try:
             with Image.open(self.path) as picture:
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-        except (OSError, ValueError, SyntaxError):
+        except UNREADABLE:
             raise GeolocError(f"{self.path} is damaged") from None
 
     def camera(self, height_px: int, width_px: int) -> CameraModel:
@@ -93,9 +95,9 @@ class Photo:
         return nadir_rotation(self.heading_deg or 0.0) @ lean
 
 
-def _degrees(gps: Mapping[int, Any], axis: str, negative: str) -> float | None:
-    """Signed degrees of GPSLatitude or GPSLongitude."""
-    parts = gps.get(_TAGS[f"GPS{axis}"])
+def _degrees(gps: Mapping[int, Any], tag: int, negative: str) -> float | None:
+    """Signed degrees of a latitude or longitude."""
+    parts = gps.get(tag)
     try:
         degrees, minutes, seconds = (float(part) for part in parts)  # type: ignore[union-attr]
     except (TypeError, ValueError, ZeroDivisionError):
@@ -103,7 +105,7 @@ def _degrees(gps: Mapping[int, Any], axis: str, negative: str) -> float | None:
     value = degrees + minutes / 60 + seconds / 3600
     if not math.isfinite(value):
         return None
-    return -value if str(gps.get(_TAGS[f"GPS{axis}Ref"], "")).upper().startswith(negative) else value
+    return -value if str(gps.get(tag - 1, "")).upper().startswith(negative) else value
 
 
 def _number(value: Any) -> float | None:
