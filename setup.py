@@ -33,6 +33,7 @@ setup(
     install_requires=[line.replace("torch==", "torch<=") for line in requirements("runtime.txt")],
     extras_require={
         "xfeat": requirements("xfeat.txt"),
+        "lightglue": requirements("lightglue.txt"),
         "timm": requirements("timm.txt"),
         "tensorboard": requirements("tensorboard.txt"),
         "dev": requirements("test.txt"),

@@ -164,7 +164,8 @@ class HeldOutPairs:
 
     def draw(self, index: int) -> PairSample | None:
         """One sample; None if no view fits."""
-        return draw_sample(*self.chosen[index], self.protocol)
+        pair, swapped, view = self.chosen[index]
+        return draw_sample(pair, swapped, view, self.protocol)
 
 
 def draw_sample(pair: ImagePair, swapped: bool, view: int, protocol: PairProtocol) -> PairSample | None:

@@ -79,7 +79,7 @@ def compress(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     # OpenCV takes BGR: the order matters, because JPEG keeps less of colour than of light.
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
 
 
 @dataclass(frozen=True)

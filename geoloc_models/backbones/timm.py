@@ -19,13 +19,13 @@ REMEDY = "run: pip install --no-deps timm==1.0.31 torchvision==0.28.0"
 def import_timm() -> Any:
     """The module timm; GeolocError if it or torchvision, which it imports, is not installed."""
     try:
-        _import_torchvision()
+        import_torchvision()
         return importlib.import_module("timm")
     except ImportError as error:
         raise GeolocError(f"This network needs timm ({error}); {REMEDY}") from error
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Import torchvision; timm needs its transforms and nothing of its compiled operators.
 
     torchvision for the CPU is on no package registry, and the CUDA build cannot load its operators beside a CPU build

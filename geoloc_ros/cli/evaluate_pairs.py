@@ -108,8 +108,13 @@ def run(args: argparse.Namespace) -> int:
     for name in dict.fromkeys(one.name for one, _, _ in scored):
         own = [(one, stress, scores) for one, stress, scores in scored if one.name == name]
         console.print(summary_table(*own[0]))
+        by_stress = {stress: scores for _, stress, scores in own}
         if len(own) > 1:
-            console.print(stress_table(name, {stress: scores for _, stress, scores in own}))
+            console.print(stress_table(name, by_stress))
+        if args.out is not None:
+            from geoloc_ros.core.pair_plots import write_plots
+
+            write_plots(args.out, name, by_stress)
     if args.csv is not None:
         write_csv(args.csv, [(one.name, stress, score) for one, stress, scores in scored for score in scores])
     if args.json is not None:

