@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all tests."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.transform import from_origin
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -54,3 +56,45 @@ def ul14_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert len(list(write_synthetic_ul14(root, settings))) == 6
     return root
+
+
+@pytest.fixture(scope="session")
+def write_photo() -> Callable[..., Path]:
+    """write_photo(path, image, lat_deg, lon_deg, ...): a geotagged JPEG."""
+    return _write_photo
+
+
+def _write_photo(
+    path: Path,
+    image: np.ndarray,
+    lat_deg: float | None = None,
+    lon_deg: float | None = None,
+    direction_deg: float | None = None,
+    focal_35mm: int | None = None,
+    orientation: int | None = None,
+    xmp: str = "",
+) -> Path:
+    """A JPEG with such tags, as a drone writes them."""
+    exif = Image.Exif()
+    gps: dict[int, object] = {}
+    for value, tag, letters in ((lat_deg, 1, "NS"), (lon_deg, 3, "EW")):
+        if value is not None:
+            minutes = abs(value) % 1 * 60
+            gps[tag] = letters[value < 0]
+            gps[tag + 1] = (float(int(abs(value))), float(int(minutes)), minutes % 1 * 60)
+    if direction_deg is not None:
+        gps[17] = direction_deg
+    if gps:
+        exif[0x8825] = gps
+    if focal_35mm is not None:
+        exif[0x8769] = {0xA405: focal_35mm}
+    if orientation is not None:
+        exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, "JPEG", exif=exif, quality=95)
+    if xmp:
+        packet = b"http://ns.adobe.com/xap/1.0/\0" + f"<x:xmpmeta>{xmp}</x:xmpmeta>".encode()
+        data = path.read_bytes()
+        segment = b"\xff\xe1" + (len(packet) + 2).to_bytes(2, "big") + packet
+        path.write_bytes(data[:2] + segment + data[2:])
+    return path

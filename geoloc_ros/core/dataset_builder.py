@@ -39,7 +39,7 @@ from geoloc_ros.core.photos import Photo
 MIN_COVERAGE = 0.75
 """Share of a map that the raster must cover; the rest gets the mean colour, as RSC pads in training."""
 
-DRAWS = 20
+DRAWS = 10
 """Positions on a test map that are tried until the raster covers it."""
 
 PROBE_PX = 48

@@ -46,7 +46,7 @@ class Photo:
 
     @classmethod
     def read(cls, path: Path) -> Photo:
-        """Read the tags, not the pixels; GeolocError if there is no place or no picture."""
+        """Read the tags, not the pixels; GeolocError, to which the caller adds the file, without place or picture."""
         try:
             with Image.open(path) as picture:
                 exif = picture.getexif()
@@ -54,10 +54,10 @@ class Photo:
             with path.open("rb") as stream:
                 head = stream.read(_XMP_BYTES)
         except UNREADABLE:
-            raise GeolocError(f"{path} is no readable picture") from None
+            raise GeolocError("is no readable picture") from None
         lat_deg, lon_deg = _degrees(gps, _LATITUDE, "S"), _degrees(gps, _LONGITUDE, "W")
         if lat_deg is None or lon_deg is None or abs(lat_deg) > 90 or abs(lon_deg) > 180:
-            raise GeolocError(f"{path} has no GPS position in its EXIF")
+            raise GeolocError("has no GPS position in its EXIF")
         heading_deg = _xmp(head, "GimbalYawDegree")
         if heading_deg is None:
             heading_deg = _number(gps.get(_IMG_DIRECTION))
@@ -79,7 +79,7 @@ class Photo:
             with Image.open(self.path) as picture:
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
         except UNREADABLE:
-            raise GeolocError(f"{self.path} is damaged") from None
+            raise GeolocError("is damaged") from None
 
     def camera(self, height_px: int, width_px: int) -> CameraModel:
         """A pinhole of the photo's focal length; lens distortion is not in the tags."""

