@@ -7,15 +7,15 @@ of those that ship stand in `geoloc_models/pretrained/index.json`, each with a m
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from geoloc_models.drl.presets import Network, build
+from geoloc_models.drl.presets import Network, build, distinct_structures
 from geoloc_models.errors import GeolocError
 
 FOLDER = Path(__file__).parent / "pretrained"
@@ -89,15 +89,28 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
             f"weights {path} were not written by `geoloc train` ({error!r}); export them again"
         ) from error
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise GeolocError(f"weights {path} do not fit the network {info.network} ({reason})") from error
+        reason = str(error).splitlines()[1].strip().rstrip(".")
+        raise GeolocError(
+            f"weights {path} do not fit the network {info.network} that they name ({reason}); {_likely(state)}"
+        ) from error
     return LoadedWeights(model.eval(), info, f"{path.stem}-{digest[:8]}")
 
 
+def _likely(state: Mapping[str, Tensor]) -> str:
+    """What network a state dictionary seems to be of, in words."""
+    shapes = {key: value.shape for key, value in state.items()}
+    for name, network in distinct_structures():
+        if shapes == {key: value.shape for key, value in network.state_dict().items()}:
+            return f"they look like {name}"
+    return "they look like no preset of this version"
+
+
 def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> str:
-    """Write the network's parameters as fp16 and return the file's SHA-256."""
+    """Write the network's parameters as fp16, its counters as they are, and return the file's SHA-256."""
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     state = {
-        key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in state.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"geoloc": json.dumps(asdict(info))})

@@ -20,7 +20,7 @@ from geoloc_models.backbones.cvt import CvtMix, CvtStream
 from geoloc_models.drl.heads import GroupCorrelation, LinearChain, SoftmaxPool
 from geoloc_models.drl.macs import Cost, count_cost
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid
-from geoloc_models.drl.presets import PRESETS, build
+from geoloc_models.drl.presets import PRESETS, build_on_meta
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,8 @@ def check_parts() -> Iterator[Line]:
 
 def _cost(name: str) -> Cost:
     preset = PRESETS[name]
-    with torch.device("meta"):
-        network = build(name)
-        images = [torch.empty(1, 3, side, side) for side in (preset.query_px, preset.map_px)]
-    return count_cost(network, *images)
+    images = [torch.empty(1, 3, side, side) for side in (preset.query_px, preset.map_px)]
+    return count_cost(build_on_meta(name), *images)
 
 
 def _parameters(module: nn.Module) -> int:

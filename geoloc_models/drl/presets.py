@@ -6,7 +6,8 @@ with 130; R follows the output's stride, 32 / stride - 1 (spec 3.1). The rows of
 its baseline differ from the Linear row of table V in w_neg alone, with the same printed accuracy.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,16 @@ class Preset:
     rds: float | None = None
     ma20: float | None = None
     """What the paper reports on UL14's test set."""
+
+    @property
+    def arithmetic(self) -> tuple[object, ...]:
+        """Equal for presets of the same parameters and multiply-accumulates."""
+        return (*self.parts, self.padding, self.query_px, self.map_px)
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Equal for presets of the same parameters."""
+        return (self.family, self.backbone, self.neck, self.head, self.width, self.shared)
 
 
 _mix = partial(Preset, family="mix", backbone="cvt13", neck="ccn", head="linear")
@@ -167,6 +178,33 @@ def build(name: str, backbone_weights: Path | None = None) -> Network:
             raise GeolocError(f"{name} has no pretrained backbone: leave the backbone weights out.")
         return CompactMixFusion()
     return _mix_fusion(preset, state) if preset.family == "mix" else _post_fusion(preset, state)
+
+
+def names_with(words: Sequence[str]) -> list[str]:
+    """Presets that have all the words, each a part of the name or a whole word of the source (VII is not in VIII)."""
+
+    def has(name: str, word: str) -> bool:
+        return (
+            word.lower() in name
+            or re.search(rf"\b{re.escape(word)}\b", PRESETS[name].source, re.I) is not None
+        )
+
+    return [name for name in PRESETS if all(has(name, word) for word in words)]
+
+
+def distinct_structures() -> Iterator[tuple[str, Network]]:
+    """The first preset of each set of parts, with its network on the meta device (no memory, no weights)."""
+    seen = set()
+    for name, preset in PRESETS.items():
+        if preset.parts not in seen:
+            seen.add(preset.parts)
+            yield name, build_on_meta(name)
+
+
+def build_on_meta(name: str) -> Network:
+    """The network of a preset without weights, for counting and comparing shapes."""
+    with torch.device("meta"):
+        return build(name).to("meta")
 
 
 def _mix_fusion(preset: Preset, state: Mapping[str, Tensor] | None) -> MixFusion:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc models`: the weights that ship, checked."""
+"""`geoloc models`: the weights that ship and the networks that can be trained; published checkpoints converted."""
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,21 +12,44 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "models",
-        help="list the weights that ship and check their files",
-        description="List the weights that ship with the package: network, parameters, ground sample distance, "
-        "size. Each file is loaded and checked against its SHA-256; a damaged one ends this with exit status 2.",
+        help="list the weights that ship and the networks that can be trained",
+        description="List the weights that ship with the package, each loaded and checked against its SHA-256 (a "
+        "damaged one ends this with exit status 2), and the networks, which are the presets of `geoloc train`: "
+        "parameters, and multiply-accumulates both without the matrix products of attention, as the DRL paper counts, "
+        "and true; beside them what the paper reports for that row of its tables on UL14. Ours leave out layers whose "
+        "output nothing reads, so they may count less than the paper's.",
+        epilog="examples: geoloc models; geoloc models table VII; geoloc models post gc",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="list only the networks whose name or source has all these words",
+    )
+    parser.add_argument(
+        "--convert",
+        nargs=2,
+        type=Path,
+        metavar=("CHECKPOINT", "FILE"),
+        help="write a checkpoint of the paper's published code as a weights file; WORD is then the one preset it is of",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the tables."""
+    if args.convert:
+        return _convert(args.words, *args.convert)
+    if not args.words:
+        _list_weights()
+    _list_networks(args.words)
+    return 0
+
+
+def _list_weights() -> None:
     from geoloc_models.weights import FOLDER, load_weights, shipped
 
-    # Fits 80 columns; where there are fewer, a long line beats names cut into pieces.
-    table = Table()
-    for column in ("name", "network", "params", "query", "m per px", "MB", "SHA-256"):
-        table.add_column(column, no_wrap=True, overflow="ignore")
+    table = _table("name", "network", "params", "query", "m per px", "MB", "SHA-256")
     for name, entry in sorted(shipped().items()):
         loaded = load_weights(name)
         info = loaded.info
@@ -39,5 +63,69 @@ def run(args: argparse.Namespace) -> int:
             f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}",
             entry["sha256"][:8],
         )
-    Console().print(table)
+    _print(table)
+
+
+def _list_networks(words: list[str]) -> None:
+    import torch
+
+    from geoloc_models.drl.macs import Cost, count_cost
+    from geoloc_models.drl.presets import PRESETS, build_on_meta, names_with
+    from geoloc_models.errors import GeolocError
+
+    names = names_with(words)
+    if not names:
+        raise GeolocError(
+            f"no network has {' '.join(words)!r} in its name or source; `geoloc models all` lists them"
+        )
+    table = _table("network", "params", "G MACs", "true", "RDS", "MA@20", "source")
+    costs: dict[object, Cost] = {}
+    with Console(stderr=True).status("counting") as status:
+        for name in names:
+            preset = PRESETS[name]
+            status.update(f"counting {name}")
+            if preset.arithmetic not in costs:
+                images = [torch.empty(1, 3, side, side) for side in (preset.query_px, preset.map_px)]
+                costs[preset.arithmetic] = count_cost(build_on_meta(name), *images)
+            cost = costs[preset.arithmetic]
+            table.add_row(
+                name,
+                f"{cost.parameters / 1e6:.2f} M",
+                f"{cost.counted_macs / 1e9:.2f}",
+                f"{cost.macs / 1e9:.2f}",
+                "" if preset.rds is None else f"{preset.rds:.3f}",
+                "" if preset.ma20 is None else f"{preset.ma20:.3f}",
+                preset.source,
+            )
+    _print(table)
+
+
+def _convert(words: list[str], checkpoint: Path, path: Path) -> int:
+    from geoloc_models.drl.presets import PRESETS
+    from geoloc_models.drl.published import UL14_GSD_M, load_published
+    from geoloc_models.errors import GeolocError
+    from geoloc_models.weights import WeightsInfo, save_weights
+
+    if len(words) != 1:
+        raise GeolocError(f"--convert needs one preset, not {len(words)}: name it before --convert")
+    network = load_published(words[0], checkpoint)
+    info = WeightsInfo(words[0], PRESETS[words[0]].query_px, *UL14_GSD_M, temperature=1.0)
+    digest = save_weights(path, network, info)
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
     return 0
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    """In full: on a narrow terminal a long line beats names cut into pieces."""
+    console = Console()
+    console.width = max(
+        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
+    )
+    console.print(table)
