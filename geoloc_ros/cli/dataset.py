@@ -125,8 +125,8 @@ def run_build(args: argparse.Namespace) -> int:
     _print_built(done, args)
     if isinstance(shots, PhotoShots) and shots.without_heading:
         print(
-            f"warning: {shots.without_heading} photos name no heading (GimbalYawDegree, GPSImgDirection); "
-            "their top is taken as north"
+            f"warning: {shots.without_heading} photo(s) name no heading (GimbalYawDegree, GPSImgDirection); "
+            "the top is taken as north"
         )
     if all(built.skipped for built in done):
         raise GeolocError(f"nothing of {args.photos or args.flight} could be used; see the reasons above")
@@ -141,8 +141,8 @@ def _print_built(done: list[Built], args: argparse.Namespace) -> None:
     used = [built for built in done if not built.skipped]
     maps = sum(built.maps for built in used)
     print(
-        f"{args.out}: place {args.place} for {args.split}, {len(used)} of {len(done)} views with {maps} maps, "
-        f"{len(done) - len(used)} skipped"
+        f"{args.out}: place {args.place} for {args.split}: used {len(used)} of {len(done)} views, skipped "
+        f"{len(done) - len(used)}, wrote {maps} map(s)"
     )
 
 
