@@ -184,10 +184,7 @@ def names_with(words: Sequence[str]) -> list[str]:
     """Presets that have all the words, each a part of the name or a whole word of the source (VII is not in VIII)."""
 
     def has(name: str, word: str) -> bool:
-        return (
-            word.lower() in name
-            or re.search(rf"\b{re.escape(word)}\b", PRESETS[name].source, re.I) is not None
-        )
+        return word in name or re.search(rf"\b{re.escape(word)}\b", PRESETS[name].source, re.I) is not None
 
     return [name for name in PRESETS if all(has(name, word) for word in words)]
 

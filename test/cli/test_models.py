@@ -1,15 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc models` lists what ships."""
+"""`geoloc models` lists what ships and what can be trained."""
 
 import pytest
 
+from geoloc_models.drl import presets
 from geoloc_models.weights import FOLDER, shipped
 from geoloc_ros.cli.main import main
 
 
-def test_lists_every_name_with_its_size(capsys: pytest.CaptureFixture[str]):
+def test_lists_weights_and_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    few = {
+        name: presets.PRESETS[name] for name in ("mix_cvt13_ccn_linear", "mix_cvt13_ccn_linear_rsc_512to768")
+    }
+    monkeypatch.setattr(presets, "PRESETS", few)
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     for name, entry in shipped().items():
         assert name in text
         assert f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}" in text
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "cvt13" in line}
+    assert list(rows) == list(few)
+    # Parameters, both counts of MACs and what the paper reports.
+    for figure in ("19.65 M", "13.23", "18.14", "0.681", "0.721", "table V, X"):
+        assert figure in rows["mix_cvt13_ccn_linear"]
+    assert "0.606" in rows["mix_cvt13_ccn_linear_rsc_512to768"]
+
+
+def test_words_choose_networks(capsys: pytest.CaptureFixture[str]):
+    assert main(["models", "gem", "table", "V"]) == 0
+    text = capsys.readouterr().out
+    assert "mix_cvt13_ccn_gem" in text
+    assert text.count("mix_") == 1
+    assert "SHA-256" not in text
+
+
+def test_unknown_words_are_told(capsys: pytest.CaptureFixture[str]):
+    assert main(["models", "resnet18"]) == 2
+    assert "no network has 'resnet18'" in capsys.readouterr().err
