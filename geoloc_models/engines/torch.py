@@ -47,33 +47,42 @@ class TorchEngine:
         self.map_multiple_px = loaded.model.multiple_px
         self.gsd_range_m = (loaded.info.gsd_min_m, loaded.info.gsd_max_m)
 
-    @torch.inference_mode()
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
 
         GeolocError: other shapes or types, or a map smaller than the query.
         """
-        for name, image in (("query", query), ("search map", search_map)):
+        logits, stride_px = self.logits(query[None], search_map)
+        return heatmap_from_logits(logits[0], stride_px)
+
+    @torch.inference_mode()
+    def logits(self, queries: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, float]:
+        """K queries (K, h, w, 3) over one map (H, W, 3): calibrated logits (K, R, C) float32 and pixels between nodes.
+
+        The map's own features are computed once. Pictures and errors as in `infer`.
+        """
+        for name, image in (("query", queries[0]), ("search map", search_map)):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise GeolocError(
                     f"{name} is {image.shape} {image.dtype}: expected (height, width, 3) uint8 RGB"
                 )
-        if search_map.shape[0] < query.shape[0] or search_map.shape[1] < query.shape[1]:
+        if search_map.shape[0] < queries.shape[1] or search_map.shape[1] < queries.shape[2]:
             raise GeolocError(
-                f"search map {search_map.shape[:2]} is smaller than the query {query.shape[:2]}: ask for a larger crop"
+                f"search map {search_map.shape[:2]} is smaller than the query {queries.shape[1:3]}: "
+                "ask for a larger crop"
             )
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
-            padded = self._tensor(search_map)
-            logits = self._model(self._tensor(query), padded)[0, 0].float().cpu().numpy()
+            padded = self._tensor(search_map[None])
+            logits = self._model(self._tensor(queries), padded)[:, 0].float().cpu().numpy()
         stride_px = padded.shape[-1] / (logits.shape[-1] - 1)
         # Nodes over the padding are no places.
         rows, cols = (int(side / stride_px) + 1 for side in search_map.shape[:2])
-        return heatmap_from_logits(logits[:rows, :cols], stride_px, self._temperature)
+        return logits[:, :rows, :cols] / np.float32(self._temperature), stride_px
 
-    def _tensor(self, image: np.ndarray) -> torch.Tensor:
-        """(1, 3, H, W) float32 on the device, padded with the mean colour to sides the network takes."""
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float()
-        down, right = (-side % self.map_multiple_px for side in image.shape[:2])
+    def _tensor(self, images: np.ndarray) -> torch.Tensor:
+        """(B, H, W, 3) -> (B, 3, H, W) float32 on the device, padded with the mean colour to sides it takes."""
+        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float()
+        down, right = (-side % self.map_multiple_px for side in images.shape[1:3])
         if down or right:
             mean = tensor.mean((-2, -1), keepdim=True)
             tensor = F.pad(tensor - mean, (0, right, 0, down)) + mean

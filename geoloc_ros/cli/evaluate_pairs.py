@@ -72,6 +72,7 @@ def add_parser(subparsers: Any) -> None:
         "--weights", action="append", default=[], metavar="W",
         help="name or file; may be repeated to compare (default: default)",
     )  # fmt: skip
+    add("--heading-search", action="store_true", help="also the first network trying all headings")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
     add(
         "--threads", type=int, default=2, metavar="N",
@@ -153,18 +154,21 @@ def _open_sets(args: argparse.Namespace) -> list[tuple[PairSet, str]]:
 
 def _engines(args: argparse.Namespace) -> dict[str, Engine]:
     """The networks, "geoloc" where it is only one, then the baselines, which are fed like the first network."""
+    from geoloc_models.engines.pose_search import PoseSearch
     from geoloc_models.engines.torch import TorchEngine
     from geoloc_ros.core.baselines import make_baseline
 
     weights = list(dict.fromkeys(args.weights or ["default"]))
-    networks: dict[str, Engine] = {
+    networks: dict[str, TorchEngine] = {
         ("geoloc" if len(weights) == 1 else Path(name).stem): TorchEngine(name, device=args.device)
         for name in weights
     }
     if len(networks) < len(weights):
         raise GeolocError(f"two of the weights {', '.join(weights)} have one name; rename one of the files")
-    first = next(iter(networks.values()))
-    return networks | {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
+    name, first = next(iter(networks.items()))
+    searching = {f"{name}, any heading": PoseSearch.all_headings(first)} if args.heading_search else {}
+    baselines = {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
+    return {**networks, **searching, **baselines}
 
 
 def _figures(args: argparse.Namespace, scored: list[tuple[PairSet, str, list[PairScores]]]) -> dict[str, Any]:
