@@ -138,11 +138,16 @@ def _print_built(done: list[Built], args: argparse.Namespace) -> None:
     for built in done:
         if built.skipped:
             print(f"skipped: {built.name}: {built.skipped}")
-    used = [built for built in done if not built.skipped]
-    maps = sum(built.maps for built in used)
+    coverages = [coverage for built in done for coverage in built.coverages]
+    used = sum(not built.skipped for built in done)
     print(
-        f"{args.out}: place {args.place} for {args.split}: used {len(used)} of {len(done)} views, skipped "
-        f"{len(done) - len(used)}, wrote {maps} map(s)"
+        f"{args.out}: place {args.place} for {args.split}: used {used} of {len(done)} views, skipped "
+        f"{len(done) - used}, wrote {len(coverages)} map(s)"
+        + (
+            f", {100 * sum(coverages) / len(coverages):.0f} % of their ground in the raster"
+            if coverages
+            else ""
+        )
     )
 
 

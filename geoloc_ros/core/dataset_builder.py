@@ -148,10 +148,10 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Built:
-    """What became of one shot: its folder and number of maps, or why it was skipped."""
+    """What became of one shot: how much of each of its maps the raster covers, or why it was skipped."""
 
     name: str
-    maps: int = 0
+    coverages: tuple[float, ...] = ()  # shares 0..1, one a map
     skipped: str = ""
 
 
@@ -180,17 +180,17 @@ def _build(
     for index in range(len(shots)):
         name = shots.name(index)
         try:
-            maps = _write(shots.frame(index), index, rasters, folder, settings)
+            coverages = _write(shots.frame(index), index, rasters, folder, settings)
         except GeolocError as error:
             yield Built(name, skipped=str(error))
         else:
-            yield Built(name, maps)
+            yield Built(name, coverages)
 
 
 def _write(
     frame: Frame, index: int, rasters: Sequence[MapSource], folder: Path, settings: BuildSettings
-) -> int:
-    """Write one sequence and return its number of maps; GeolocError says why it is of no use."""
+) -> tuple[float, ...]:
+    """Write one sequence and return its maps' coverages; GeolocError says why it is of no use."""
     assert frame.image is not None and frame.rotation_enu_from_optical is not None and frame.truth is not None
     size_m = footprint_m(frame.camera, frame.rotation_enu_from_optical, frame.height_m)
     view_px = TRAIN_VIEW_PX if settings.split == "train" else TEST_VIEW_PX
@@ -208,7 +208,7 @@ def _write(
             raster.crop(lat_deg, lon_deg, TRAIN_MAP_PX * settings.gsd_m, TRAIN_MAP_PX) for raster in rasters
         ]
         write_train_item(sequence, view.image, [crop.image for crop in crops])
-        return len(crops)
+        return tuple(crop.coverage for crop in crops)
     rng = np.random.default_rng([settings.seed, index])
     maps = [
         labelled
@@ -220,14 +220,14 @@ def _write(
         raise GeolocError(
             f"none of the test maps of {MAP_SIZES_PX[0] * MAP_PIXEL_M:.0f} m or more fits the raster"
         )
-    write_test_sequence(sequence, view.image, maps, lat_deg, lon_deg)
-    return len(maps)
+    write_test_sequence(sequence, view.image, [labelled for labelled, _ in maps], lat_deg, lon_deg)
+    return tuple(coverage for _, coverage in maps)
 
 
 def _labelled_map(
     raster: MapSource, lat_deg: float, lon_deg: float, size_px: int, rng: np.random.Generator
-) -> LabelledMap | None:
-    """A map with the place somewhere on it; None if the raster covers too little wherever it lies."""
+) -> tuple[LabelledMap, float] | None:
+    """A map with the place somewhere on it, and its coverage; None if the raster covers too little wherever it lies."""
     size_m = size_px * MAP_PIXEL_M
     enu = LocalEnu(lat_deg, lon_deg)
     for _ in range(DRAWS):
@@ -237,7 +237,8 @@ def _labelled_map(
             continue
         crop = raster.crop(*centre, size_m, TEST_MAP_PX)
         x_px, y_px = crop.geodetic_to_pixel(lat_deg, lon_deg)
-        return LabelledMap(crop.image, (y_px / TEST_MAP_PX, x_px / TEST_MAP_PX), _corners(crop), size_px)
+        target = y_px / TEST_MAP_PX, x_px / TEST_MAP_PX
+        return LabelledMap(crop.image, target, _corners(crop), size_px), crop.coverage
     return None
 
 

@@ -134,7 +134,7 @@ def built_set(photos: Path, raster: Path, tmp_path_factory: pytest.TempPathFacto
     """The photos built as a test place."""
     root = tmp_path_factory.mktemp("built_set")
     built = run(PhotoShots(photos), raster, root, BuildSettings("Field", "test"))
-    assert [(b.name, b.maps > 0) for b in built[:3]] == [(f"DJI_{n}.JPG", True) for n in range(3)]
+    assert [(b.name, len(b.coverages) > 0) for b in built[:3]] == [(f"DJI_{n}.JPG", True) for n in range(3)]
     assert [b.skipped for b in built[3:]] == [
         "shows ground outside the map",
         "has no GPS position in its EXIF",
@@ -213,7 +213,7 @@ def test_flight_becomes_a_data_set(small_flight: Path, tmp_path: Path) -> None:
 def test_maps_of_two_dates_give_two_maps_of_each_photo(photos: Path, raster: Path, tmp_path: Path) -> None:
     with RasterMap(raster) as one, RasterMap(raster) as other:
         built = list(build(PhotoShots(photos), [one, other], tmp_path, BuildSettings("Field", "train")))
-    assert [b.maps for b in built] == [2, 2, 2, 0, 0]
+    assert [len(b.coverages) for b in built] == [2, 2, 2, 0, 0]
     assert [path.name for path in load_train(tmp_path)[0].satellites] == ["0.tif", "1.tif"]
 
 
@@ -243,7 +243,7 @@ def test_height_by_argument_and_photos_that_cannot_be_used(
     assert skipped[2].startswith("camera is tilted 75° from straight down, the limit is 60°")
     assert not (tmp_path / "a" / "train").exists()
     shots = PhotoShots(tmp_path / "p", height_m=70.0)
-    assert run(shots, raster, tmp_path / "b", BuildSettings("A", "train"))[0].maps == 1
+    assert run(shots, raster, tmp_path / "b", BuildSettings("A", "train"))[0].coverages == (1.0,)
     assert shots.without_heading == 1
     assert load_train(tmp_path / "b")[0].height_m == 70
 
