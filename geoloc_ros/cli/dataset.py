@@ -104,6 +104,8 @@ def run_build(args: argparse.Namespace) -> int:
         shots: FlightShots | PhotoShots = FlightShots(flight, args.every)
         paths = args.map or [flight.map_path]
     else:
+        if args.every != 1:
+            raise GeolocError("--every is for flights; put the photos to take into a folder of their own")
         if not args.map:
             raise GeolocError("photos have no map of their own; give a georeferenced raster with --map")
         shots = PhotoShots(args.photos, args.height_m)

@@ -73,6 +73,8 @@ class PhotoShots:
         self.without_heading = 0
         if not self.paths:
             raise GeolocError(f"{folder} holds no photos; give a folder with .jpg, .tif or .png files")
+        if height_m is not None and not (math.isfinite(height_m) and height_m > 0):
+            raise GeolocError(f"height above ground is {height_m} m; it must be positive")
 
     def __len__(self) -> int:
         return len(self.paths)

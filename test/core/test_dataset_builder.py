@@ -251,6 +251,9 @@ def test_height_by_argument_and_photos_that_cannot_be_used(
 def test_impossible_wishes_are_told(tmp_path: Path, small_flight: Path) -> None:
     with pytest.raises(GeolocError, match="holds no photos; give a folder"):
         PhotoShots(tmp_path)
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(GeolocError, match=r"height above ground is -5\.0 m; it must be positive"):
+        PhotoShots(tmp_path, -5.0)
     with pytest.raises(GeolocError, match="every 0th frame"):
         FlightShots(Flight.open(small_flight), every=0)
     with pytest.raises(GeolocError, match="place 'a/b' cannot be part of a folder's name"):
