@@ -48,16 +48,16 @@ def wrong_height(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
 def night(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a small camera makes of the scene at dusk, (h, w, 3) uint8 RGB.
 
-    In linear light: 2 to 6 % of the daylight exposure, a cast between moonlight and sodium lamps, shot noise of few
+    In linear light: 1 to 4 % of the daylight exposure, a cast between moonlight and sodium lamps, shot noise of few
     photo-electrons, read noise; then the camera's gain, which lifts the picture part of the way back, and its gamma.
     """
     linear = (picture.astype(np.float64) / 255.0) ** 2.2
     warmth = rng.uniform(-1.0, 1.0)
     cast = np.array([1.0 + 0.35 * warmth, 1.0, 1.0 - 0.35 * warmth])
-    light = rng.uniform(0.02, 0.06) * linear * cast
+    light = rng.uniform(0.01, 0.04) * linear * cast
     full_well = 4000.0  # photo-electrons of a pixel at daylight's white
     electrons = rng.poisson(light * full_well) + rng.normal(0.0, 3.0, light.shape)
-    gain = rng.uniform(3.0, 8.0)
+    gain = rng.uniform(4.0, 10.0)
     seen = np.clip(gain * electrons / full_well, 0.0, 1.0) ** (1.0 / 2.2)
     return np.round(255.0 * seen).astype(np.uint8)
 

@@ -2,7 +2,8 @@
 """Template matching behind the network's interface, and all baselines by name, to compare with on equal terms.
 
 They get the very views and crops that the network gets, know their scale and heading as it does, and may run
-inside the same Localizer. Their settings were chosen on training scenes (`is_held_out` false), for MA@20.
+inside the same Localizer. Settings were chosen on training scenes (`is_held_out` false), for MA@20; ALIKED
+with LightGlue has XFeat's where they correspond.
 """
 
 from __future__ import annotations

@@ -115,8 +115,14 @@ def _similarity(points: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.n
     """(2, 3) matrix and (n,) inliers; None with fewer than LEAST_VOTES of them."""
     if len(points) < LEAST_VOTES:
         return None
+    # OpenCV refuses what does not lie in memory as n points.
     matrix, inliers = cv2.estimateAffinePartial2D(
-        points, found, method=cv2.RANSAC, ransacReprojThreshold=RANSAC_PX, maxIters=5000, confidence=0.999
+        np.ascontiguousarray(points),
+        np.ascontiguousarray(found),
+        method=cv2.RANSAC,
+        ransacReprojThreshold=RANSAC_PX,
+        maxIters=5000,
+        confidence=0.999,
     )
     if matrix is None or int(inliers.sum()) < LEAST_VOTES:
         return None
@@ -124,13 +130,16 @@ def _similarity(points: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 class SiftEngine(FeatureEngine):
-    """SIFT (Lowe, 2004) of OpenCV, matches by the ratio test."""
+    """SIFT (Lowe, 2004) of OpenCV, matches by the ratio test.
+
+    Measured on training scenes: weaker keypoints and a milder ratio than the usual 0.04 and 0.8 find twice as many
+    views; enlarging the pictures brings nothing, because SIFT does that itself.
+    """
 
     weights_id = "sift"
 
-    ENLARGE = 2
-    RATIO = 0.85
-    CONTRAST = 0.02
+    RATIO = 0.9
+    CONTRAST = 0.01
 
     def __init__(self, like: Engine) -> None:
         super().__init__(like)
@@ -143,8 +152,7 @@ class SiftEngine(FeatureEngine):
         features = []
         for image in (query, search_map):
             grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-            large = cv2.resize(grey, None, fx=self.ENLARGE, fy=self.ENLARGE, interpolation=cv2.INTER_CUBIC)
-            features.append(self._sift.detectAndCompute(large, None))
+            features.append(self._sift.detectAndCompute(grey, None))
         (points, own), (places, others) = features
         if own is None or others is None or len(others) < 2:
             return np.empty((0, 2)), np.empty((0, 2))
@@ -153,15 +161,10 @@ class SiftEngine(FeatureEngine):
             for best, second in self._matcher.knnMatch(own, others, k=2)
             if best.distance < self.RATIO * second.distance
         ]
-        return (
-            self._pixels([points[match.queryIdx] for match in good]),
-            self._pixels([places[match.trainIdx] for match in good]),
-        )
-
-    def _pixels(self, keypoints: list[Any]) -> np.ndarray:
-        """(n, 2) pixel-edge coordinates in the picture before it was enlarged."""
-        centres = np.array([point.pt for point in keypoints], dtype=np.float64).reshape(-1, 2)
-        return (centres + 0.5) / self.ENLARGE
+        pairs = [(points[match.queryIdx].pt, places[match.trainIdx].pt) for match in good]
+        # OpenCV counts from the pixel's centre.
+        both = np.array(pairs, dtype=np.float64).reshape(-1, 2, 2) + 0.5
+        return both[:, 0], both[:, 1]
 
 
 class XFeatEngine(FeatureEngine):
@@ -226,7 +229,7 @@ class XFeatEngine(FeatureEngine):
 
 
 class AlikedLightGlueEngine(FeatureEngine):
-    """ALIKED features matched by LightGlue, with the package's weights."""
+    """ALIKED features matched by LightGlue, with the package's weights, on pictures enlarged as for XFeat."""
 
     weights_id = "aliked-lightglue"
 

@@ -52,7 +52,7 @@ def write_plots(folder: Path, name: str, by_stress: Mapping[str, Sequence[PairSc
         "ma": ("share of views found", (6.4, 4.2), lambda figure: _ma_curves(figure, plain)),
         "reliability": (
             f"is the stated probability of being within {RIGHT_WITHIN_M:g} m true?",
-            (3.2 * len(plain) + 1.0, 4.0),
+            (3.2 * len(plain) + 0.8, 4.2),
             lambda figure: _reliability(figure, plain),
         ),
         "kept": (
@@ -94,11 +94,10 @@ def write_plots(folder: Path, name: str, by_stress: Mapping[str, Sequence[PairSc
 def _ma_curves(figure: Figure, scores: Sequence[PairScores]) -> None:
     """Share of errors up to K metres, K from 0.5 to 100 m."""
     axes = figure.subplots()
-    distances_m = np.geomspace(0.5, 100.0, 300)
     for score, colour in zip(scores, _cycle(len(scores)), strict=True):
         errors = np.sort(score.column("error_m"))
-        share = np.searchsorted(errors, distances_m, side="right") / errors.size
-        axes.plot(distances_m, share, color=colour, lw=1.8, label=score.name)
+        share = np.arange(errors.size + 1) / errors.size
+        axes.step(np.append(errors, 1e6), share, where="pre", color=colour, lw=1.8, label=score.name)
     axes.set_xscale("log")
     axes.set_xticks(MA_ALL_DISTANCES_M, [str(k) for k in MA_ALL_DISTANCES_M])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -137,7 +136,8 @@ def _by_group(
         if is_ring:
             axes.set_xticks(places, [_ring(value) for value in values])
         elif len(values) <= 5:
-            axes.set_xticks(places, [f"{value:g}" for value in values])
+            axes.set_xticks(places, [f"{value:.0f}" for value in values])
+            axes.margins(x=0.15)
     panels[0].set_ylabel("score, 0 to 1")
     _legend_below(figure, panels[0])
 
@@ -158,7 +158,7 @@ def _count_bars(axes: Axes, places: np.ndarray, counts: Sequence[int]) -> None:
 
 def _ring(inner: float) -> str:
     outer = OFFSET_RINGS[OFFSET_RINGS.index(inner) + 1]
-    return f"≥{inner:g}" if outer == OFFSET_RINGS[-1] else f"{inner:g}–{outer:g}"
+    return f"≥{inner:g}" if outer == OFFSET_RINGS[-1] else f"{inner:g}–{outer:g}".replace("0.", ".")
 
 
 def _reliability(figure: Figure, scores: Sequence[PairScores]) -> None:
@@ -173,8 +173,8 @@ def _reliability(figure: Figure, scores: Sequence[PairScores]) -> None:
         axes.scatter(
             [b["stated"] for b in bins], [b["true"] for b in bins], s=areas, color=colour, alpha=0.75, lw=0
         )
-        axes.set_title(f"{score.name}, calibration error {error:.3f}")
-        axes.set_xlabel("stated probability")
+        axes.set_title(f"{score.name}\ncalibration error {error:.3f}")
+        axes.set_xlabel("stated; dot area: samples")
         axes.set_aspect("equal")
         axes.set_xlim(-0.04, 1.04)
         axes.set_ylim(-0.04, 1.04)

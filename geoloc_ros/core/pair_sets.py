@@ -92,11 +92,8 @@ class TwoDateRasters:
 def _ground_pixel_m(path: Path) -> float:
     """Ground length of a raster's pixel at its middle: the root of the pixel's area."""
     with rasterio.open(path) as raster:
-        col, row = raster.width / 2, raster.height / 2
-        xs, ys = zip(
-            *(raster.transform * corner for corner in ((col, row), (col + 1, row), (col, row + 1))),
-            strict=True,
-        )
+        row, col = raster.height // 2, raster.width // 2
+        xs, ys = raster.xy([row, row, row + 1], [col, col + 1, col])
         to_degrees = pyproj.Transformer.from_crs(raster.crs, "EPSG:4326", always_xy=True)
     lons_deg, lats_deg = to_degrees.transform(xs, ys)
     east_m, north_m = LocalEnu(lats_deg[0], lons_deg[0]).to_enu(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`geoloc evaluate` and `geoloc evaluate-pairs` end to end, with a stand-in for the network."""
 
+import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,16 +89,40 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         folder.mkdir(parents=True)
         cv2.imwrite(str(folder / f"{held_out_name()}.png"), np.clip(picture, 0, 255).astype(np.uint8))
     arguments = ["evaluate-pairs", str(tmp_path), "--attitude-deg", "0", "--height-percent", "0"]
-    arguments += ["--baseline", "ncc", "--baseline", "ncc"]
-    for name in ("a", "b"):
-        assert main([*arguments, "--json", str(tmp_path / f"{name}.json")]) == 0
+    arguments += [
+        "--baseline",
+        "ncc",
+        "--baseline",
+        "ncc",
+        "--stress",
+        "jpeg",
+        "--crop-m",
+        "150",
+        "--crop-m",
+        "200",
+    ]
+    outputs = ["--csv", str(tmp_path / "a" / "rows.csv"), "--out", str(tmp_path / "a")]
+    assert main([*arguments, "--json", str(tmp_path / "a.json"), *outputs]) == 0
+    assert main([*arguments, "--json", str(tmp_path / "b.json")]) == 0
     figures, again = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b"))
     assert without_times(figures) == without_times(again)
     assert [method["name"] for method in figures["sets"][0]["methods"]] == ["geoloc", "ncc"]
-    assert figures["samples"] == 2
+    assert [one["stress"] for one in figures["sets"]] == ["none", "jpeg"]
+    assert figures["samples"] == 4
     assert figures["median_error_m"] < 1.0
+    assert [row["at"] for row in figures["by_map_size_m"]] == [150.0, 200.0]
     assert "maps of 200 m" in figures["sets"][0]["about"]
-    assert "MA@20" in capsys.readouterr().out
+    with (tmp_path / "a" / "rows.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 2 * 4
+    errors = [float(row["error_m"]) for row in rows if (row["stress"], row["engine"]) == ("none", "ncc")]
+    assert np.median(errors) == pytest.approx(figures["sets"][0]["methods"][1]["median_error_m"], rel=1e-4)
+    assert {path.name for path in (tmp_path / "a").glob("*.png")} == {
+        f"levir_{kind}.png" for kind in ("ma", "reliability", "kept", "by_offset", "by_map_size", "stress")
+    }
+    output = capsys.readouterr().out
+    assert "MA@20" in output
+    assert "levir under stress" in output
 
 
 @pytest.mark.parametrize(
@@ -111,6 +136,9 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         (["evaluate", "FLIGHT", "--baseline", "orb"], "ncc, sift, xfeat"),
         (["evaluate", "FLIGHT", "--map", "missing.tif"], "missing.tif"),
         (["evaluate-pairs", "nowhere"], "nowhere"),
+        (["evaluate-pairs", ".", "--stress", "snow"], "heading, height, night"),
+        (["evaluate-pairs", ".", "--set", "mars"], "no set 'mars'"),
+        (["evaluate-pairs", ".", "--view-m", "-5"], "--view-m"),
     ],
 )
 def test_mistakes_end_in_one_line(

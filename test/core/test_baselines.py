@@ -158,7 +158,7 @@ def test_sift_finds_the_centre_whatever_the_heading(ground: np.ndarray, turn_deg
     matrix = cv2.getRotationMatrix2D((139.5, 169.5), turn_deg, 1.0)
     turned = cv2.warpAffine(ground, matrix, (320, 320), borderMode=cv2.BORDER_REFLECT)
     heatmap = SiftEngine(LIKE).infer(cut(turned, 140.0, 170.0, 96), ground)
-    np.testing.assert_allclose(heatmap.peak_xy_px, (140.0, 170.0), atol=0.5)
+    np.testing.assert_allclose(heatmap.peak_xy_px, (140.0, 170.0), atol=1.0)
     assert heatmap.peak > 0.8
     assert heatmap.probability.sum() == pytest.approx(1.0, abs=1e-4)
     again = SiftEngine(LIKE).infer(cut(turned, 140.0, 170.0, 96), ground)

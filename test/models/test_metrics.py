@@ -52,6 +52,16 @@ def test_rds_equals_a_naive_loop(truncate: bool) -> None:
     assert metrics.rds(predicted, label, truncate_label=truncate) == pytest.approx(total / 40, rel=1e-12)
 
 
+def test_sdm_of_a_ranking_weighs_early_ranks_more() -> None:
+    lats, lons = [30.0003, 30.0, 30.1, 30.0], [120.0004, 120.0, 120.0, 120.0]
+    first, second = math.exp(-5000 * 0.0005), 1.0
+    assert metrics.sdm_at_k(30.0, 120.0, lats, lons, 1) == pytest.approx(first, rel=1e-6)
+    expected = (3 * first + 2 * second + 1 * 0.0) / 6
+    assert metrics.sdm_at_k(30.0, 120.0, lats, lons, 3) == pytest.approx(expected, rel=1e-6)
+    # Fewer than K in the gallery: what there is.
+    assert metrics.sdm_at_k(30.0, 120.0, lats[1:2], lons[1:2], 5) == 1.0
+
+
 def test_sdm() -> None:
     assert metrics.sdm(30.0, 120.0, 30.0, 120.0) == 1.0
     assert metrics.sdm([30.0, math.nan], [120.0, 0.0], [30.0003, 0.0], [120.0004, 0.0]) == pytest.approx(
