@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small tensors on a busy machine: threads that wait for each other cost more than they bring."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,3 +15,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tree(ul14_tree: Path, tmp_path: Path) -> Path:
+    """A copy of the UL14 tree that a test may damage."""
+    return shutil.copytree(ul14_tree, tmp_path / "ul14")

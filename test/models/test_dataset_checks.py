@@ -20,11 +20,6 @@ MAP = SEQUENCE / "Satellite/1.jpg"
 TRAIN = Path("train/Place1_80_0")
 
 
-@pytest.fixture
-def tree(ul14_tree: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(ul14_tree, tmp_path / "ul14")
-
-
 def change_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     change(values)

@@ -22,12 +22,6 @@ from geoloc_models.metrics import haversine_m
 SEQUENCE = "Place2_80_0"
 
 
-@pytest.fixture
-def tree(ul14_tree: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return shutil.copytree(ul14_tree, tmp_path / "ul14")
-
-
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     change(values)
@@ -74,19 +68,22 @@ def test_labels_agree_with_coordinates(ul14_tree: Path) -> None:
 
 
 def test_pixels_by_hand() -> None:
-    """Corners by the formulas of the published evaluation, and the exact mode half a cell further."""
+    """Corners by the formulas of the published evaluation, and the middle of a cell half a pixel further."""
     corners = Corners(30.01, 120.0, 30.0, 120.02)
-    lat_deg, lon_deg = corners.cell_to_geodetic(96, 288)
+    lat_deg, lon_deg = corners.to_geodetic(96 / 384, 288 / 384)
     assert lat_deg == pytest.approx(30.01 - (30.01 - 30.0) * 96 / 384)
     assert lon_deg == pytest.approx(120.0 + (120.02 - 120.0) * 288 / 384)
-    exact = corners.cell_to_geodetic(96, 288, exact=True)
-    assert exact == pytest.approx((30.01 - 0.01 * 96.5 / 384, 120.0 + 0.02 * 288.5 / 384), abs=1e-12)
-    assert corners.to_fractions(*corners.to_geodetic(0.3, 0.8)) == pytest.approx((0.3, 0.8))
-    # Half a cell of the largest map is at most 0.69 m.
-    north_m = 529.2 / 384
-    assert float(haversine_m(0, 0, math.degrees(north_m / 6_378_137), 0)) / 2 == pytest.approx(
-        0.689, abs=1e-3
-    )
+    middle = corners.to_geodetic(96.5 / 384, 288.5 / 384)
+    assert middle == pytest.approx((30.01 - 0.01 * 96.5 / 384, 120.0 + 0.02 * 288.5 / 384), abs=1e-12)
+    rows, cols = np.array([0.0, 0.3, 1.0]), np.array([1.0, 0.8, 0.0])
+    back = corners.to_fractions(*corners.to_geodetic(rows, cols))
+    assert np.allclose(back, (rows, cols), atol=1e-9)
+    # Half a cell of the smallest map is 0.27 m, of the largest 0.69 m (spec 4.3).
+    for pixels, expected_m in ((700, 0.268), (1800, 0.689)):
+        degrees = math.degrees(pixels * 0.294 / 6_378_137)
+        square = Corners(degrees, 0.0, 0.0, degrees)
+        one, other = square.to_geodetic(0.25, 0.5), square.to_geodetic(0.25 + 0.5 / 384, 0.5)
+        assert float(haversine_m(*one, *other)) == pytest.approx(expected_m, abs=1e-3)
 
 
 def test_every_spelling_of_files_is_read(tree: Path) -> None:
