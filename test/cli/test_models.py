@@ -9,17 +9,16 @@ from geoloc_ros.cli.main import main
 
 
 def test_lists_weights_and_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    few = {
-        name: presets.PRESETS[name] for name in ("mix_cvt13_ccn_linear", "mix_cvt13_ccn_linear_rsc_512to768")
-    }
+    names = ("mix_compact", "mix_cvt13_ccn_linear", "mix_cvt13_ccn_linear_rsc_512to768")
+    few = {name: presets.PRESETS[name] for name in names}
     monkeypatch.setattr(presets, "PRESETS", few)
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     for name, entry in shipped().items():
         assert name in text
         assert f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}" in text
-    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "cvt13" in line}
-    assert list(rows) == list(few)
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "table V" in line}
+    assert list(rows) == list(names[1:])
     # Parameters, both counts of MACs and what the paper reports.
     for figure in ("19.65 M", "13.23", "18.14", "0.681", "0.721", "table V, X"):
         assert figure in rows["mix_cvt13_ccn_linear"]

@@ -2,13 +2,14 @@
 """CvT-13 in the Mix form: parameter counts, a naive reference, asymmetry, odd grids, checkpoints."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geoloc_models.backbones.cvt import CvtMix, Stage, load_cvt_zoo
+from geoloc_models.backbones.cvt import CvtMix, CvtStream, Stage, load_cvt_zoo
 from geoloc_models.errors import GeolocError
 
 SMALL = (
@@ -40,6 +41,14 @@ def test_parameter_counts_are_those_of_the_specification() -> None:
     assert counts == [61_312, 1_011_264, 18_513_408 - 384]
     frozen = sum(b.numel() for n, b in backbone.named_buffers() if n.endswith(("weight", "bias")))
     assert sum(counts) + frozen + 384 == 19_611_712  # the count with trainable batch norms
+
+
+def test_parameter_counts_of_one_stream_are_those_of_the_specification() -> None:
+    with torch.device("meta"):
+        backbone = CvtStream()
+    counts = [sum(p.numel() for p in backbone.get_submodule(f"stage{i}").parameters()) for i in range(3)]
+    assert counts == [61_696, 1_013_568, 18_536_448]
+    assert sum(p.numel() for p in backbone.parameters()) == 19_611_712
 
 
 def test_strides_and_channels() -> None:
@@ -137,6 +146,84 @@ def test_equals_a_naive_joint_sequence(z_size: tuple[int, int], x_size: tuple[in
             naive_z, naive_x = naive_mix(backbone, z[sample], x[sample])
             for ours, naive in zip((*ours_z, *ours_x), (*naive_z, *naive_x), strict=True):
                 torch.testing.assert_close(ours[sample], naive, rtol=1e-10, atol=1e-10)
+
+
+def small_stream() -> CvtStream:
+    """The small CvT as one stream, with a class token in its last stage and statistics in its batch norms."""
+    torch.manual_seed(5)
+    backbone = CvtStream((SMALL[0], replace(SMALL[1], class_token=True))).double().eval()
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    for name, buffer in backbone.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return backbone
+
+
+def naive_project_all(
+    tokens: Tensor, count: int, grid: tuple[int, int], attn: nn.Module, part: str
+) -> Tensor:
+    """Queries, keys or values of tokens whose first `count` pass the convolution by."""
+    linear = getattr(attn, f"proj_{part}")
+    patches = naive_projection(tokens[count:], grid, getattr(attn, f"conv_proj_{part}"), linear)
+    return torch.cat((tokens[:count] @ linear.weight.T + linear.bias, patches))
+
+
+def naive_stream(backbone: CvtStream, image: Tensor) -> Tensor:
+    """The last level of one image (3, h, w): the class token is a token like any other but for the convolutions."""
+    for index, stage in enumerate((backbone.get_submodule("stage0"), backbone.get_submodule("stage1"))):
+        convolution = stage.patch_embed.proj
+        grid = functional.conv2d(
+            image[None], convolution.weight, convolution.bias, SMALL[index].stride, SMALL[index].padding
+        )[0]
+        size = (grid.shape[1], grid.shape[2])
+        tokens = naive_norm(grid.flatten(1).T, stage.patch_embed.norm)
+        if index:
+            tokens = torch.cat((stage.cls_token[0], tokens))
+        for block in stage.blocks:
+            normed, attn = naive_norm(tokens, block.norm1), block.attn
+            q, k, v = (naive_project_all(normed, index, size, attn, part) for part in "qkv")
+            attended = naive_attend(q, k, v, attn.heads)
+            tokens = tokens + attended @ attn.proj.weight.T + attn.proj.bias
+            hidden = naive_norm(tokens, block.norm2) @ block.mlp.fc1.weight.T + block.mlp.fc1.bias
+            tokens = (
+                tokens
+                + (hidden / (1 + torch.exp(-1.702 * hidden))) @ block.mlp.fc2.weight.T
+                + block.mlp.fc2.bias
+            )
+        image = tokens[index:].T.reshape(-1, *size)
+    return image
+
+
+def test_one_stream_with_class_token_equals_a_naive_one() -> None:
+    backbone = small_stream()
+    (image,) = images((36, 28))
+    with torch.no_grad():
+        level = backbone(image)[-1]
+        for sample in range(2):
+            torch.testing.assert_close(
+                level[sample], naive_stream(backbone, image[sample]), rtol=1e-10, atol=1e-10
+            )
+
+
+def test_batch_norms_of_one_stream_learn() -> None:
+    backbone = small_stream().train()
+    norm = backbone.get_submodule("stage0.blocks.0.attn.conv_proj_q.bn")
+    before = norm.running_mean.clone()
+    backbone(images((32, 32))[0])[-1].sum().backward()
+    assert not torch.equal(norm.running_mean, before)
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def test_zoo_checkpoint_fills_class_token_and_counters_of_one_stream() -> None:
+    source = small_stream()
+    state = {key: value.clone() for key, value in source.state_dict().items()}
+    target = CvtStream((SMALL[0], replace(SMALL[1], class_token=True))).double()
+    load_cvt_zoo(target, {**state, "norm.weight": torch.ones(48), "head.bias": torch.ones(10)})
+    assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
+    del state["stage1.cls_token"]
+    with pytest.raises(GeolocError, match=r"lacks stage1\.cls_token"):
+        load_cvt_zoo(target, state)
 
 
 def test_query_never_sees_the_map() -> None:

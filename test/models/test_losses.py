@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from geoloc_models.drl.losses import positive_cells, spatial_cross_entropy, weighted_balance_loss
+from geoloc_models.drl.losses import (
+    PublishedLoss,
+    cell_cross_entropy,
+    focal_loss,
+    positive_cells,
+    published_loss,
+    spatial_cross_entropy,
+    weighted_balance_loss,
+)
 from geoloc_models.errors import GeolocError
 
 
@@ -92,18 +100,120 @@ def test_wbl_weights_sum_to_one_and_positives_have_their_share() -> None:
     assert weights[positive].std().item() == pytest.approx(0.0, abs=1e-15)
 
 
-def test_wbl_gradient() -> None:
-    logits = torch.randn(2, 1, 6, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: weighted_balance_loss(a, TARGETS[:2], 3), (logits,))
-
-
-def test_wbl_survives_extreme_logits() -> None:
-    assert math.isfinite(weighted_balance_loss(torch.full((1, 1, 9, 9), -1e4), TARGETS[:1], 3).item())
-
-
 def test_wbl_refuses_a_square_that_covers_the_map() -> None:
     with pytest.raises(GeolocError, match="25x24"):
         weighted_balance_loss(torch.zeros(1, 1, 24, 25), TARGETS[:1], 31)
+
+
+def naive_hann(r_row: float, r_col: float, height: int, width: int, side: int) -> np.ndarray:
+    """The (side + 2)-point Hann window in both axes, without its outer zeros, laid over the square of the target."""
+    window = [0.5 * (1 - math.cos(2 * math.pi * i / (side + 1))) for i in range(side + 2)][1:-1]
+    out = np.zeros((height, width))
+    centres = (r_row * (height - 1), r_col * (width - 1))
+    corners = [round(c) - side // 2 if side % 2 else math.floor(c) + 1 - side // 2 for c in centres]
+    for i in range(side):
+        for j in range(side):
+            r, c = corners[0] + i, corners[1] + j
+            if 0 <= r < height and 0 <= c < width:
+                out[r, c] = window[i] * window[j]
+    return out
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_hann_weighted_loss_equals_a_naive_loop(side: int) -> None:
+    """The positives' weights follow the window and sum to 1 before w_neg, over the batch and after the cut."""
+    height, width = 19, 23
+    logits = torch.randn(4, 1, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    windows = [naive_hann(r, c, height, width, side) for r, c in TARGETS.tolist()]
+    masks = [naive_positive(r, c, height, width, side) for r, c in TARGETS.tolist()]
+    total = sum(window.sum() for window in windows)
+    negatives = sum(int((~mask).sum()) for mask in masks)
+    expected = 0.0
+    for values, window, mask in zip(logits[:, 0].numpy(), windows, masks, strict=True):
+        for value, weight, positive in zip(values.ravel(), window.ravel(), mask.ravel(), strict=True):
+            assert positive == (weight > 0)
+            p = 1 / (1 + math.exp(-value))
+            expected -= weight / total * math.log(p) if positive else 15.0 / negatives * math.log(1 - p)
+    loss = weighted_balance_loss(logits, TARGETS, side, negative_weight=15.0, hann=True)
+    assert loss.item() == pytest.approx(expected / 16.0, rel=1e-12)
+
+
+def test_hann_window_of_one_cell_is_plain_wbl_and_of_31_is_symmetric() -> None:
+    logits = torch.randn(4, 1, 40, 40, generator=torch.Generator().manual_seed(3))
+    assert weighted_balance_loss(logits, TARGETS, 1, hann=True).item() == pytest.approx(
+        weighted_balance_loss(logits, TARGETS, 1).item(), rel=1e-6
+    )
+    zeros = torch.zeros(1, 1, 61, 61, dtype=torch.float64, requires_grad=True)
+    weighted_balance_loss(zeros, TARGETS[:1], 31, 130.0, hann=True).backward()
+    assert zeros.grad is not None
+    weights = -2 * zeros.grad[0, 0, 15:46, 15:46]
+    assert weights.sum().item() == pytest.approx(1 / 131, rel=1e-12)
+    for mirrored in (weights.flip(0), weights.flip(1), weights.T):
+        torch.testing.assert_close(weights, mirrored)
+    assert weights.argmax().item() == 15 * 31 + 15
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(1.0, 2.0), (10.0, 2.0), (3.0, 2.5)])
+def test_focal_loss_equals_a_naive_loop(alpha: float, gamma: float) -> None:
+    logits = 3 * torch.randn(4, 1, 12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    total = 0.0
+    for values, (r, c) in zip(logits[:, 0].numpy(), TARGETS.tolist(), strict=True):
+        for value, positive in zip(values.ravel(), naive_positive(r, c, 12, 9, 5).ravel(), strict=True):
+            p = 1 / (1 + math.exp(-value))
+            truth = p if positive else 1 - p
+            total -= alpha * (1 - truth) ** gamma * math.log(truth)
+    loss = focal_loss(logits, TARGETS, 5, alpha, gamma)
+    assert loss.item() == pytest.approx(total / logits.numel(), rel=1e-12)
+
+
+def test_cell_cross_entropy_is_the_focal_loss_that_does_not_focus() -> None:
+    logits = torch.randn(4, 1, 12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    loss = cell_cross_entropy(logits, TARGETS, 5)
+    assert loss.item() == pytest.approx(focal_loss(logits, TARGETS, 5, gamma=0.0).item(), rel=1e-12)
+    assert cell_cross_entropy(torch.zeros_like(logits), TARGETS, 5).item() == pytest.approx(math.log(2))
+    cells = [
+        math.log(1 + math.exp(-value if positive else value))
+        for values, (r, c) in zip(logits[:, 0].numpy(), TARGETS.tolist(), strict=True)
+        for value, positive in zip(values.ravel(), naive_positive(r, c, 12, 9, 5).ravel(), strict=True)
+    ]
+    assert loss.item() == pytest.approx(np.mean(cells), rel=1e-12)
+
+
+NAMES: tuple[PublishedLoss, ...] = ("wbl", "hann", "balance", "cross_entropy", "focal")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_losses_by_name(name: PublishedLoss) -> None:
+    """Gradients are right, a step down them brings the peak nearer, and an impossible square is refused."""
+    logits = torch.randn(2, 1, 9, 8, dtype=torch.float64, requires_grad=True)
+
+    def loss(a: Tensor) -> Tensor:
+        return published_loss(name, a, TARGETS[:2], 3, 130.0)
+
+    assert torch.autograd.gradcheck(loss, (logits,))
+    (gradient,) = torch.autograd.grad(loss(logits), logits)
+    positive = positive_cells(TARGETS[:2], 9, 8, 3)
+    assert bool((gradient[positive] <= 0).all()) and bool((gradient[~positive] >= 0).all())
+    with pytest.raises(GeolocError, match="9x9"):
+        published_loss(name, logits, TARGETS[:2], 9, 130.0)
+
+
+def test_published_losses_are_what_their_names_say() -> None:
+    logits = torch.randn(2, 1, 9, 8, dtype=torch.float64)
+    values = {name: published_loss(name, logits, TARGETS[:2], 3, 130.0).item() for name in NAMES}
+    assert values["balance"] == weighted_balance_loss(logits, TARGETS[:2], 3, 1.0).item()
+    assert values["wbl"] == weighted_balance_loss(logits, TARGETS[:2], 3, 130.0).item()
+    assert len(set(values.values())) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_losses_survive_extreme_logits(name: PublishedLoss) -> None:
+    for value in (-1e4, 1e4):
+        logits = torch.full((1, 1, 9, 9), value, requires_grad=True)
+        loss = published_loss(name, logits, TARGETS[:1], 3, 130.0)
+        loss.backward()
+        assert math.isfinite(loss.item())
+        assert logits.grad is not None and bool(logits.grad.isfinite().all())
 
 
 def naive_spatial(logits: np.ndarray, row: float, col: float, sigma: float) -> float:
