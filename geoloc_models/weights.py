@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from geoloc_models.drl.presets import Network, build, distinct_structures
 from geoloc_models.errors import GeolocError
@@ -77,7 +77,6 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
         info = WeightsInfo(**json.loads(metadata["geoloc"]))
         model = build(info.network)
-        model.load_state_dict(state, strict=True)
     except GeolocError as error:
         raise GeolocError(f"weights {path} name a network that this version lacks: {error}") from error
     except (SafetensorError, OSError) as error:
@@ -88,19 +87,26 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
         raise GeolocError(
             f"weights {path} were not written by `geoloc train` ({error!r}); export them again"
         ) from error
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip().rstrip(".")
+    shapes, own = _shapes(state), _shapes(model.state_dict())
+    misfits = sorted(key for key in shapes.keys() | own.keys() if shapes.get(key) != own.get(key))
+    if misfits:
+        more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
         raise GeolocError(
-            f"weights {path} do not fit the network {info.network} that they name ({reason}); {_likely(state)}"
-        ) from error
+            f"weights {path} do not fit the network {info.network} that they name ({misfits[0]}{more}); "
+            f"{_likely(shapes)}"
+        )
+    model.load_state_dict(state)
     return LoadedWeights(model.eval(), info, f"{path.stem}-{digest[:8]}")
 
 
-def _likely(state: Mapping[str, Tensor]) -> str:
-    """What network a state dictionary seems to be of, in words."""
-    shapes = {key: value.shape for key, value in state.items()}
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
+    return {key: value.shape for key, value in state.items()}
+
+
+def _likely(shapes: Mapping[str, Size]) -> str:
+    """What network a state dictionary of these shapes seems to be of, in words."""
     for name, network in distinct_structures():
-        if shapes == {key: value.shape for key, value in network.state_dict().items()}:
+        if shapes == _shapes(network.state_dict()):
             return f"they look like {name}"
     return "they look like no preset of this version"
 

@@ -46,34 +46,6 @@ def test_the_vit_fits_the_limit_for_weights_that_ship() -> None:
     assert sum(tensor.numel() for tensor in build("mix_vits14_pyramid_gc").state_dict().values()) * 2 < 45e6
 
 
-@pytest.mark.parametrize("correlates", [True, False])
-def test_cached_query_is_exact(correlates: bool) -> None:
-    """Encoded once, a view serves any map with the very numbers of the joint pass; it does not change."""
-    network = small_network(correlates)
-    z, x1, x2 = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48), pictures(1, 3, 48, 72)
-    with torch.no_grad():
-        cached = network.encode_query(z)
-        before = [level.clone() for level in cached.features.pyramid]
-        for x in (x1, x2, x1):
-            assert torch.equal(network.forward_map(cached, x), network(z, x))
-    assert all(torch.equal(a, b) for a, b in zip(before, cached.features.pyramid, strict=True))
-
-
-@pytest.mark.parametrize("correlates", [True, False])
-def test_one_view_on_many_maps_and_many_views_on_one_map(correlates: bool) -> None:
-    network = small_network(correlates)
-    views, maps = pictures(4, 3, 32, 32), pictures(2, 3, 64, 64)
-    with torch.no_grad():
-        one_view = network(views[:1], maps)
-        many_views = network(views, maps)
-        single = [[network(views[i : i + 1], maps[j : j + 1]) for j in range(2)] for i in range(4)]
-    torch.testing.assert_close(one_view, torch.cat((single[0][0], single[0][1])), rtol=1e-4, atol=1e-5)
-    in_order = [single[0][0], single[1][0], single[2][1], single[3][1]]
-    torch.testing.assert_close(many_views, torch.cat(in_order), rtol=1e-4, atol=1e-5)
-    with pytest.raises(GeolocError, match="3 query views"):
-        network(views[:3], maps)
-
-
 def test_permuting_the_map_changes_the_map_only() -> None:
     """Spec oracle 3."""
     network = small_network(correlates=True)

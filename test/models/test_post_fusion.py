@@ -12,7 +12,6 @@ from geoloc_models.drl.losses import weighted_balance_loss
 from geoloc_models.drl.necks import ChannelConvert
 from geoloc_models.drl.post_fusion import PostFusion
 from geoloc_models.drl.presets import build, build_on_meta
-from geoloc_models.errors import GeolocError
 
 SMALL = (
     Stage(channels=16, heads=1, blocks=1, kernel=7, stride=4, padding=2),
@@ -61,31 +60,6 @@ def test_equals_its_parts_by_hand() -> None:
         scores = [functional.conv2d(features[i : i + 1], template[i : i + 1], padding=2) for i in range(2)]
     assert logits.shape == (2, 1, 9, 7)
     torch.testing.assert_close(logits, torch.cat(scores) * network.head.scale, rtol=1e-4, atol=1e-5)
-
-
-@parametrise_heads
-def test_streams_do_not_see_each_other_and_the_template_can_be_kept(head: str) -> None:
-    network = small_network(HEADS[head]())
-    z, x1, x2 = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48), pictures(1, 3, 48, 72)
-    with torch.no_grad():
-        template = network.encode_query(z)
-        for x in (x1, x2, x1):
-            assert torch.equal(network.forward_map(template, x), network(z, x))
-
-
-@parametrise_heads
-def test_one_view_on_many_maps_and_many_views_on_one_map(head: str) -> None:
-    network = small_network(HEADS[head]())
-    views, maps = pictures(4, 3, 32, 32), pictures(2, 3, 64, 64)
-    with torch.no_grad():
-        one_view = network(views[:1], maps)
-        many_views = network(views, maps)
-        single = [[network(views[i : i + 1], maps[j : j + 1]) for j in range(2)] for i in range(4)]
-    torch.testing.assert_close(one_view, torch.cat((single[0][0], single[0][1])), rtol=1e-4, atol=1e-5)
-    in_order = [single[0][0], single[1][0], single[2][1], single[3][1]]
-    torch.testing.assert_close(many_views, torch.cat(in_order), rtol=1e-4, atol=1e-5)
-    with pytest.raises(GeolocError, match="3 query views"):
-        network(views[:3], maps)
 
 
 def test_shared_weights_are_one_backbone_and_two_necks() -> None:
