@@ -155,20 +155,26 @@ def _open_sets(args: argparse.Namespace) -> list[tuple[PairSet, str]]:
 def _engines(args: argparse.Namespace) -> dict[str, Engine]:
     """The networks, "geoloc" where it is only one, then the baselines, which are fed like the first network."""
     from geoloc_models.engines.pose_search import PoseSearch
+    from geoloc_models.engines.published import open_network
     from geoloc_models.engines.torch import TorchEngine
     from geoloc_ros.core.baselines import make_baseline
 
     weights = list(dict.fromkeys(args.weights or ["default"]))
-    networks: dict[str, TorchEngine] = {
-        ("geoloc" if len(weights) == 1 else Path(name).stem): TorchEngine(name, device=args.device)
+    networks: dict[str, Engine] = {
+        ("geoloc" if len(weights) == 1 else Path(name).stem): open_network(name, args.device)
         for name in weights
     }
     if len(networks) < len(weights):
         raise GeolocError(f"two of the weights {', '.join(weights)} have one name; rename one of the files")
     name, first = next(iter(networks.items()))
-    searching = {f"{name}, any heading": PoseSearch.all_headings(first)} if args.heading_search else {}
-    baselines = {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
-    return {**networks, **searching, **baselines}
+    engines = dict(networks)
+    if args.heading_search:
+        if not isinstance(first, TorchEngine):
+            raise GeolocError(
+                f"--heading-search adds up posteriors, and {first.weights_id} gives none; leave it out"
+            )
+        engines[f"{name}, any heading"] = PoseSearch.all_headings(first)
+    return engines | {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
 
 
 def _figures(args: argparse.Namespace, scored: list[tuple[PairSet, str, list[PairScores]]]) -> dict[str, Any]:

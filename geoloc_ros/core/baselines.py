@@ -15,6 +15,7 @@ import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.engines import Engine
+from geoloc_models.engines.published import heatmap_around
 from geoloc_models.errors import GeolocError
 
 
@@ -73,7 +74,9 @@ class NccEngine(Baseline):
             row + _parabola_peak(response[max(row - 1, 0) : row + 2, col]),
         )
         shift = (query.shape[1] - side) / 2, (query.shape[0] - side) / 2
-        return _heatmap(probability, 1.0, (centre_xy[0] + shift[0], centre_xy[1] + shift[1]), self.REACH_PX)
+        return heatmap_around(
+            probability, 1.0, (centre_xy[0] + shift[0], centre_xy[1] + shift[1]), self.REACH_PX
+        )
 
 
 BASELINES = ("ncc", "sift", "xfeat", "aliked-lightglue")
@@ -97,22 +100,3 @@ def _parabola_peak(values: np.ndarray) -> float:
     left, middle, right = (float(value) for value in values)
     bend = left - 2 * middle + right
     return 0.5 * (left - right) / bend if bend < 0 else 0.0
-
-
-def _heatmap(
-    probability: np.ndarray, stride_px: float, peak_xy_px: tuple[float, float], reach: int
-) -> Heatmap:
-    """Peak mass, covariance and second mode of a posterior whose peak is already known to sub-pixels."""
-    row, col = (int(i) for i in np.unravel_index(int(probability.argmax()), probability.shape))
-    top, left = max(row - reach, 0), max(col - reach, 0)
-    window = np.s_[top : row + reach + 1, left : col + reach + 1]
-    inside = probability[window]
-    y, x = np.mgrid[top : top + inside.shape[0], left : left + inside.shape[1]]
-    offset = np.stack([x * stride_px - peak_xy_px[0], y * stride_px - peak_xy_px[1]], axis=-1)
-    mass = float(inside.sum())
-    covariance = np.einsum("rc,rci,rcj->ij", inside, offset, offset) / mass + stride_px**2 / 12 * np.eye(2)
-    others = probability.copy()
-    others[window] = 0.0
-    second = float(others.max())
-    ratio = float(probability.max()) / second if second > 0 else float("inf")
-    return Heatmap(probability, stride_px, peak_xy_px, covariance, min(mass, 1.0), ratio)

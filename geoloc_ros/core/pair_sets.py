@@ -200,7 +200,9 @@ def open_set(
     sets: list[PairSet] = []
     for crop_m in sizes:
         share = None if limit is None else math.ceil(limit / len(sizes))
-        sized = dataclasses.replace(protocol, crop_m=crop_m, view_m=view_m or defaults.view_m, limit=share)
+        sized = dataclasses.replace(
+            protocol, crop_m=crop_m, view_m=defaults.view_m if view_m is None else view_m, limit=share
+        )
         sets.append(_open_one(root, name, sized, defaults.views))
     return sets[0] if len(sets) == 1 else Pooled(sets)
 
