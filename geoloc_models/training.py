@@ -4,11 +4,9 @@
 import copy
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import cv2
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from geoloc_models.checkpoints import read_state, write_state
 from geoloc_models.drl.losses import PublishedLoss, published_loss, spatial_cross_entropy
 from geoloc_models.errors import GeolocError
 from geoloc_models.held_out import HeldOut, Samples, load, predict
@@ -78,7 +77,10 @@ PAPER = TrainingSettings(
 @dataclass(frozen=True)
 class Trained:
     """model: the network to ship, in evaluation mode. last: the one after the last batch, where a better one was
-    chosen on held-out samples; else None. batch: how many batches had trained `model`."""
+    chosen on held-out samples; else None. batch: how many batches had trained `model`.
+
+    Only the first of several processes checks on held-out samples; the others get the last network.
+    """
 
     model: nn.Module
     last: nn.Module | None
@@ -222,29 +224,19 @@ class _State:
         return Trained(best, last, self.best_batch)
 
     def save(self, path: Path) -> None:
-        """Write beside and rename, so that a kill never leaves half a checkpoint."""
+        """Write a checkpoint, whole or not at all."""
         values = {
             **{name: getattr(self, name) for name in _PLAIN},
             **{name: getattr(self, name).state_dict() for name in _WITH_STATE},
         }
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            torch.save(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_state(path, values)
 
     def resume(self, path: Path, device: torch.device) -> None:
         """Go on from a checkpoint, if there is one; GeolocError if it is damaged or of another preset."""
         if not path.is_file():
             return
-        try:
-            values = torch.load(path, map_location=device, weights_only=True)
-            network = values["network"]
-        except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-            raise GeolocError(
-                f"{path} is damaged or no checkpoint: delete it, or name another --out"
-            ) from error
+        values = read_state(path, device)
+        network = values.get("network", "an unknown network")
         if network != self.network:
             raise GeolocError(
                 f"{path} is of {network}, not of {self.network}: name another --out, or delete it"
