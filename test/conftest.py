@@ -98,3 +98,34 @@ def _write_photo(
         segment = b"\xff\xe1" + (len(packet) + 2).to_bytes(2, "big") + packet
         path.write_bytes(data[:2] + segment + data[2:])
     return path
+
+
+@pytest.fixture(scope="session")
+def university_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the University-1652 layout: 6 buildings to train on, 6 others to find among 8, four drone views
+    each (three distances, two angles), pictures of 96 px whose ground is a texture of the building's own.
+    """
+    root = tmp_path_factory.mktemp("university")
+    for split, first, roles in (
+        ("train", 0, {"drone": 6, "satellite": 6}),
+        ("test", 100, {"query_drone": 6, "gallery_satellite": 8, "query_satellite": 6, "gallery_drone": 8}),
+    ):
+        for role, buildings in roles.items():
+            for number in range(first, first + buildings):
+                _write_building(root / split / role / f"{number:04d}", number, "drone" in role)
+    return root
+
+
+def _write_building(folder: Path, number: int, from_drone: bool) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(number)
+    # Coarse blocks of strong colour: what tells the buildings apart survives turning, mirroring and cropping.
+    colours = rng.integers(0, 256, (3, 3)).astype(np.uint8)
+    ground = colours[rng.integers(0, 3, (6, 6))].repeat(20, 0).repeat(20, 1)
+    if not from_drone:
+        cv2.imwrite(str(folder / f"{number:04d}.jpg"), ground[12:108, 12:108])
+        return
+    for picture in (1, 2, 19, 37):
+        top, left = rng.integers(0, 24, 2)
+        view = np.clip(ground[top : top + 96, left : left + 96] * rng.uniform(0.8, 1.2), 0, 255)
+        cv2.imwrite(str(folder / f"image-{picture:02d}.jpeg"), view.astype(np.uint8))

@@ -6,11 +6,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import cv2
@@ -25,6 +23,7 @@ from geoloc_models.ast.losses import ast_loss
 from geoloc_models.ast.retriever import SegmentTransformer, View, fast_type, pick_device
 from geoloc_models.ast.sampling import batches, epoch_order
 from geoloc_models.ast.sets import Drawn, TrainingSet
+from geoloc_models.checkpoints import read_state, write_state
 from geoloc_models.errors import GeolocError
 from geoloc_models.training_log import TrainingLog
 
@@ -245,11 +244,7 @@ class _Run:
         """Parts of `per_place` draws of every place, computed once."""
         path = self.out / "parts.pt"
         if path.is_file():
-            try:
-                stored = torch.load(path, weights_only=True)
-                return _Batch(*(stored[name].to(self.device) for name in ("drone", "satellite", "labels")))
-            except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-                raise GeolocError(f"{path} is damaged ({error}): delete it to compute it again") from error
+            return _Batch(**read_state(path, self.device))
         assert self.reference is not None
         order = np.repeat(np.arange(len(self.places)), self.recipe.per_place)
         loader = DataLoader(
@@ -267,7 +262,7 @@ class _Run:
             )
             made.append(_Batch(drone, satellite, batch.labels))
         parts = {name: torch.cat([getattr(batch, name) for batch in made]) for name in _FIELDS}
-        _write(parts, path)
+        write_state(path, parts)
         return _Batch(**parts)
 
     def _from_cache(self, items: NDArray[np.int64]) -> _Batch:
@@ -294,24 +289,24 @@ class _Run:
             "losses": self.losses,
             "random": torch.get_rng_state(),
         }
-        _write(state, self.out / "checkpoint.pt")
+        write_state(self.out / "checkpoint.pt", state)
 
     def resume(self) -> None:
         """Take up OUT/checkpoint.pt if it is there; GeolocError if it is damaged or of another network."""
         path = self.out / "checkpoint.pt"
         if not path.is_file():
             return
+        state = read_state(path, self.device)
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
             self.network.load_state_dict(state["network"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.best, self.bad_epochs, self.factor = state["plateau"]
             self.losses = state["losses"]
             torch.set_rng_state(state["random"].cpu())
             self.step = int(state["step"])
-        except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise GeolocError(
-                f"{path} is damaged or of another run ({str(error).splitlines()[0]}): name another --out, or delete it"
+                f"{path} is of another run ({str(error).splitlines()[0]}): name another --out, or delete it"
             ) from error
 
 
@@ -345,9 +340,3 @@ def _cosine(step: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def _write(state: dict[str, Any], path: Path) -> None:
-    """Beside it and renamed, so that a kill never leaves half a file."""
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)

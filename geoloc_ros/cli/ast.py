@@ -44,8 +44,8 @@ def _models_parser(verbs: Any) -> None:
         "models",
         help="list the networks",
         description="List the presets: every AST row of the paper's tables and ours, with parameters (classifiers of "
-        "701 places included where there are any), multiply-accumulates as the paper counts them and in full, and the "
-        "rows that they stand for.",
+        "701 places included where there are any), multiply-accumulates of one picture as the paper counts them and "
+        "all of them, attention's products included, and the rows that they stand for.",
     )
     parser.set_defaults(run=run_models)
 
@@ -184,48 +184,37 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
 def run_models(args: argparse.Namespace) -> int:
     """Print the table of presets."""
     import torch
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     from geoloc_models.ast.presets import PRESETS
     from geoloc_models.ast.retriever import SegmentTransformer
-    from geoloc_models.drl.macs import count_cost
+    from geoloc_models.drl.macs import Cost, count_cost
 
-    table = Table()
-    for column in (
-        "name",
-        "input",
-        "groups",
-        "dim",
-        "params",
-        "trunk",
-        "GMACs",
-        "with attention",
-        "stands for",
-    ):
-        table.add_column(column, no_wrap=column != "stands for", overflow="fold")
+    sizes, rows = (Table(box=SIMPLE, padding=(0, 1), pad_edge=False) for _ in range(2))
+    for column in ("name", "px", "groups", "dim", "params M", "trunk M", "GMACs", "all"):
+        sizes.add_column(column, no_wrap=True, justify="left" if column in ("name", "groups") else "right")
+    rows.add_column("name", no_wrap=True)
+    rows.add_column("stands for")
+    costs: dict[Any, Cost] = {}  # few trunks, many networks on them
     for name, shape in PRESETS.items():
         with torch.device("meta"):
             network = SegmentTransformer(shape, 701 if shape.classify else 0)
-        cost = count_cost(network.trunk, torch.zeros(1, 3, shape.input_px, shape.input_px))
+        trunk = (shape.trunk, shape.input_px, shape.blocks)
+        if trunk not in costs:
+            costs[trunk] = count_cost(network.trunk, torch.zeros(1, 3, shape.input_px, shape.input_px))
         groups = f"{shape.groups} {shape.strategy}" if shape.groups else "none"
-        table.add_row(
-            name,
-            f"{shape.input_px} px",
-            groups,
-            str(network.dim),
-            _millions(network),
-            _millions(network.trunk),
-            f"{cost.counted_macs / 1e9:.2f}",
-            f"{cost.macs / 1e9:.2f}",
-            "; ".join(shape.rows),
-        )
-    Console().print(table)
+        counts = (_millions(network), _millions(network.trunk))
+        macs = (f"{count / 1e9:.2f}" for count in (costs[trunk].counted_macs, costs[trunk].macs))
+        sizes.add_row(name, str(shape.input_px), groups, str(network.dim), *counts, *macs)
+        rows.add_row(name, "; ".join(shape.rows))
+    Console().print(sizes, rows)
     return 0
 
 
 def _millions(module: Any) -> str:
-    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M"
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f}"
 
 
 def run_train(args: argparse.Namespace) -> int:
