@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geoloc_models.data.faults import Fault, list_folders, list_pictures, raise_first
+from geoloc_models.data.faults import Fault, list_folders, list_pictures
 from geoloc_models.errors import GeolocError
 
 ROLES = {
@@ -56,7 +56,9 @@ def _load(root: Path, split: str) -> dict[str, list[LabelledPicture]]:
             f"{root} has no folder {split}; give the root of a data set in the University-1652 layout"
         )
     pictures, faults = scan(root, split)
-    raise_first(faults)
+    if faults:
+        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+        raise GeolocError(f"{faults[0]}{more}")
     return pictures
 
 

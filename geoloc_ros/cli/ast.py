@@ -43,8 +43,8 @@ def _models_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "models",
         help="list the networks",
-        description="List the presets: every AST row of the paper's tables and ours, with parameters (classifiers of "
-        "701 places included where there are any), multiply-accumulates of one picture as the paper counts them and "
+        description="List the presets: every AST row of the paper's tables and ours, with millions of parameters "
+        "(classifiers of 701 places included where there are any), multiply-accumulates of one picture as the paper counts them and "
         "all of them, attention's products included, and the rows that they stand for.",
     )
     parser.set_defaults(run=run_models)
@@ -193,7 +193,7 @@ def run_models(args: argparse.Namespace) -> int:
     from geoloc_models.drl.macs import Cost, count_cost
 
     sizes, rows = (Table(box=SIMPLE, padding=(0, 1), pad_edge=False) for _ in range(2))
-    for column in ("name", "px", "groups", "dim", "params M", "trunk M", "GMACs", "all"):
+    for column in ("name", "px", "groups", "dim", "params", "trunk", "GMACs", "all"):
         sizes.add_column(column, no_wrap=True, justify="left" if column in ("name", "groups") else "right")
     rows.add_column("name", no_wrap=True)
     rows.add_column("stands for")

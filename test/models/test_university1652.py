@@ -41,7 +41,7 @@ def test_damage_is_named(university_tree: Path, tmp_path: Path) -> None:
     assert any("building 0004 has no picture in drone" in text for text in told)
     assert any("readme: is named by no number" in text for text in told)
     assert any("0004: holds no picture" in text for text in told)
-    with pytest.raises(GeolocError, match=r"\(3 more"):
+    with pytest.raises(GeolocError, match=r"\(and 3 more faults\)"):
         load_train(root)
     shutil.rmtree(root / "test" / "gallery_satellite")
     with pytest.raises(GeolocError, match="gallery_satellite: is missing; restore it"):
