@@ -108,6 +108,8 @@ class PairScores:
     weights: str
     device: str
     samples: list[SampleScore] = field(default_factory=list)
+    skipped: int = 0
+    """Samples that the set could not draw: no view fits, or the frame is damaged."""
 
     def column(self, key: str) -> np.ndarray:
         """One figure of all samples, (N,) float64."""
@@ -119,6 +121,7 @@ class PairScores:
         return {
             "name": self.name,
             **_accuracy(self.samples),
+            "skipped": self.skipped,
             "nees_median": round(float(np.median(self.column("nees"))), 6),
             **honesty(self.column("peak"), self.column("error_m"), self.column("nees")),
             "latency_ms": {f"p{p}": round(float(np.percentile(latency, p)), 3) for p in (50, 95)},
@@ -179,11 +182,13 @@ def evaluate_set(
     scores = [PairScores(name, engine.weights_id, engine.device) for name, engine in engines.items()]
     for index in range(len(pair_set)):
         sample = pair_set.draw(index)
-        if sample is not None:
-            for score, (name, engine) in zip(scores, engines.items(), strict=True):
-                if not score.samples:
-                    _infer(sample, engine, name in native)  # the first call allocates
-                score.samples.append(_score(sample, *_infer(sample, engine, name in native)))
+        for score, (name, engine) in zip(scores, engines.items(), strict=True):
+            if sample is None:
+                score.skipped += 1
+                continue
+            if not score.samples:
+                _infer(sample, engine, name in native)  # the first call allocates
+            score.samples.append(_score(sample, *_infer(sample, engine, name in native)))
         advance()
     if not scores or not scores[0].samples:
         raise GeolocError(f"no view fits anywhere in {pair_set.name} ({pair_set.about}); lower --view-m")

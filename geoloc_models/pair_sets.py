@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from geoloc_models.data.pairs import ImagePair, ground_from_view, list_pairs, read_rgb, warp
+from geoloc_models.data.pairs import ImagePair, calibrates, ground_from_view, list_pairs, read_rgb, warp
 from geoloc_models.data.ul14 import Corners, Ul14TestPair, load_test
 from geoloc_models.errors import GeolocError
 from geoloc_models.stress import STRESSES, ViewErrors
@@ -37,6 +37,8 @@ class PairProtocol:
     height_percent: float = 7.0
     seed: int = 0
     limit: int | None = None
+    part: Literal["all", "calibration", "judging"] = "all"
+    """Which held-out pairs: those that `data.pairs.calibrates` leaves to calibration, the others, or both."""
     stress: str = "none"
     """A name of `geoloc_models.stress.STRESSES`: the same samples with one thing gone wrong."""
 
@@ -144,6 +146,9 @@ class HeldOutPairs:
         )
         self.protocol = protocol
         pairs = list_pairs(root, source, held_out=True)
+        if protocol.part != "all":
+            pairs = [pair for pair in pairs if calibrates(pair.name) == (protocol.part == "calibration")]
+            self.about += f", {protocol.part} half"
         # The header alone would do, but JPEGs of this size decode in a millisecond or two.
         sides_m = {
             pair.name: min(*read_rgb(pair.first).shape[:2], *read_rgb(pair.second).shape[:2]) * pair.gsd_m
@@ -153,7 +158,7 @@ class HeldOutPairs:
         if not large:
             raise GeolocError(
                 f"no held-out {source} picture spans {protocol.crop_m:g} m; the largest spans "
-                f"{max(sides_m.values()):.0f} m: give a smaller --crop-m"
+                f"{max(sides_m.values(), default=0.0):.0f} m: give a smaller --crop-m"
             )
         both = [(pair, swapped) for pair in large for swapped in (False, True)]
         order = np.random.default_rng(protocol.seed).permutation(len(both))
@@ -241,7 +246,7 @@ class Ul14Pairs:
 
     def __init__(self, root: Path, protocol: PairProtocol) -> None:
         """root: the folder that holds `test`; GeolocError at the first fault of the data."""
-        self.name = "ul14"
+        self.name = root.name
         self.about = "UL14 test views in their maps of several sizes, resized as published"
         self.protocol = protocol
         pairs = load_test(root)

@@ -61,6 +61,10 @@ def add_parser(subparsers: Any) -> None:
         help="largest error of the height of simulated views, percent (default: 7)",
     )  # fmt: skip
     add(
+        "--part", choices=["all", "calibration", "judging"], default="all",
+        help="of the held-out pictures: all, those that calibration may see, or only the others (default: all)",
+    )  # fmt: skip
+    add(
         "--stress", action="append", default=[], metavar="NAME",
         help="also the same samples with heading, height, night, occlusion or jpeg gone wrong, or all; may be repeated",
     )  # fmt: skip
@@ -140,6 +144,7 @@ def _open_sets(args: argparse.Namespace) -> list[tuple[PairSet, str]]:
                     height_percent=args.height_percent,
                     seed=args.seed,
                     limit=args.limit,
+                    part=args.part,
                     stress=stress,
                 ),
                 args.crop_m,
@@ -198,6 +203,7 @@ def summary_table(one: PairSet, _stress: str, scores: list[PairScores]) -> Table
     low_high = [summary["coverage_2sigma_95"] for summary in summaries]
     rows = {
         "samples": [str(s["samples"]) for s in summaries],
+        **({"not drawn": [str(s["skipped"]) for s in summaries]} if summaries[0]["skipped"] else {}),
         **{f"MA@{k}": [f"{s['ma'][str(k)]:.3f}" for s in summaries] for k in MA_ALL_DISTANCES_M},
         "median m": [f"{s['median_error_m']:.2f}" for s in summaries],
         "RDS": [f"{s['rds']:.3f}" for s in summaries],

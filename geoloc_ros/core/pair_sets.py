@@ -128,7 +128,7 @@ class FlightFrames:
         return len(self._frames)
 
     def draw(self, index: int) -> PairSample | None:
-        """The frame's view and its crop; None where the picture or the attitude is damaged or off the map."""
+        """The frame's view and its crop; None where picture, attitude or height is of no use, or the map ends."""
         p = self.protocol
         number = int(self._frames[index])
         frame = self._flight[number]
@@ -138,17 +138,18 @@ class FlightFrames:
         errors = p.stressed_errors(ViewErrors(), name)
         true_rotation = np.asarray(frame.rotation_enu_from_optical)
         rotation, height_m = _turned(errors.yaw_rad) @ true_rotation, frame.height_m / errors.scale
-        side_m = footprint_m(frame.camera, rotation, height_m)
-        gsd_m = side_m / min(frame.camera.width, frame.camera.height)
-        view = rectify(frame.image, frame.camera, rotation, height_m, gsd_m, round(side_m / gsd_m))
-        truth = rectify(frame.image, frame.camera, true_rotation, frame.height_m, side_m, 1)
+        try:
+            side_m = footprint_m(frame.camera, rotation, height_m)
+            gsd_m = side_m / min(frame.camera.width, frame.camera.height)
+            view = rectify(frame.image, frame.camera, rotation, height_m, gsd_m, round(side_m / gsd_m))
+            truth = rectify(frame.image, frame.camera, true_rotation, frame.height_m, side_m, 1)
+        except GeolocError:
+            return None
         place = LocalEnu(frame.truth.lat_deg, frame.truth.lon_deg).to_geodetic(*truth.centre_offset_enu_m)
-        off_m = p.crop_m * np.random.default_rng((p.seed, number)).uniform(
-            -MAX_CENTRE_OFFSET, MAX_CENTRE_OFFSET, 2
-        )
-        centre = LocalEnu(*place).to_geodetic(*off_m)
+        rng = np.random.default_rng((p.seed, number))
+        off_m = p.crop_m * rng.uniform(-MAX_CENTRE_OFFSET, MAX_CENTRE_OFFSET, 2)
         crop_px = round(p.crop_m / gsd_m)
-        crop = self._map.crop(*centre, crop_px * gsd_m, crop_px)
+        crop = self._map.crop(*LocalEnu(*place).to_geodetic(*off_m), crop_px * gsd_m, crop_px)
         if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
             return None
         x_px, y_px = crop.geodetic_to_pixel(*place)

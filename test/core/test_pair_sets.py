@@ -2,6 +2,7 @@
 """Sets with coordinates: labels are where the view really is, whatever the raster, the flight or the stress."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def test_frames_lie_where_the_label_says(small_flight: Path) -> None:
     for sample in samples(flight):
         assert 50.0 < sample.height_m < 70.0
         assert misfit_m(sample) < 0.5
+
+
+def test_a_damaged_frame_is_no_sample(small_flight: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_flight, tmp_path / "flight")
+    table = (folder / "flight.csv").read_text().splitlines()
+    (folder / "frames" / table[1].split(",")[0]).write_bytes(b"no picture")
+    tilted = table[2].split(",")
+    table[2] = ",".join([*tilted[:5], "0.707107", "0", "0", "0.707107"])  # the camera looks at the horizon
+    (folder / "flight.csv").write_text("\n".join(table) + "\n")
+    flight = FlightFrames(folder, PairProtocol(crop_m=130.0))
+    assert [flight.draw(index) is None for index in range(4)] == [True, True, False, False]
 
 
 def test_a_stressed_frame_turns_about_the_same_place(small_flight: Path) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from geoloc_models.data.pairs import is_held_out, list_pairs
+from geoloc_models.data.pairs import calibrates, is_held_out, list_pairs
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation import PairScores, evaluate_set, fit_to_engine
@@ -84,6 +84,17 @@ def test_limit_takes_the_same_samples_first(data: Path) -> None:
     few = HeldOutPairs(data, "levir", PairProtocol(seed=3, limit=4), views=2)
     assert [pair.name for pair, *_ in few.chosen] == [pair.name for pair, *_ in full.chosen[:4]]
     assert len(full) == 2 * len(HeldOutPairs(data, "levir", PairProtocol(seed=3)))
+
+
+def test_the_two_parts_share_no_scene_and_leave_none_out(data: Path) -> None:
+    parts = {
+        part: {pair.name for pair, *_ in HeldOutPairs(data, "levir", PairProtocol(part=part)).chosen}
+        for part in ("all", "calibration", "judging")
+    }
+    assert parts["calibration"] and parts["judging"]
+    assert not parts["calibration"] & parts["judging"]
+    assert parts["calibration"] | parts["judging"] == parts["all"]
+    assert {name for name in parts["all"] if calibrates(name)} == parts["calibration"]
 
 
 def test_views_of_one_pair_lie_at_different_places(data: Path) -> None:
@@ -162,6 +173,16 @@ def test_errors_are_in_metres_for_every_way_of_feeding(data: Path) -> None:
     figures: dict[str, Any] = scores[1].summary()
     assert figures["samples"] == 8
     assert figures["ma"]["50"] == pytest.approx(np.mean(np.array(expected) <= 50))
+
+
+def test_what_cannot_be_drawn_is_counted(data: Path) -> None:
+    class Gaps(HeldOutPairs):
+        def draw(self, index: int) -> PairSample | None:
+            return None if index % 2 else super().draw(index)
+
+    (score,) = evaluate_set(Gaps(data, "levir", PairProtocol(limit=5)), {"red": Finder()})
+    figures = score.summary()
+    assert (figures["samples"], figures["skipped"]) == (3, 2)
 
 
 def test_draws_repeat(data: Path) -> None:
