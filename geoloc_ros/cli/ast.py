@@ -44,8 +44,8 @@ def _models_parser(verbs: Any) -> None:
         "models",
         help="list the networks",
         description="List the presets: every AST row of the paper's tables and ours, with millions of parameters "
-        "(classifiers of 701 places included where there are any), multiply-accumulates of one picture as the paper counts them and "
-        "all of them, attention's products included, and the rows that they stand for.",
+        "(classifiers of 701 places included where there are any), multiply-accumulates of one picture as the paper "
+        "counts them and all of them, attention's products included, and the rows that they stand for.",
     )
     parser.set_defaults(run=run_models)
 
