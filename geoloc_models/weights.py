@@ -15,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Size, Tensor, nn
 
+from geoloc_models.backbones.timm import STREAMS
+from geoloc_models.drl.compact import CompactMixFusion
+from geoloc_models.drl.hybrid import HybridMixFusion
 from geoloc_models.drl.presets import Network, build, distinct_structures
 from geoloc_models.errors import GeolocError
 
@@ -99,13 +102,31 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
     return LoadedWeights(model.eval(), info, f"{path.stem}-{digest[:8]}")
 
 
+def start_from(model: nn.Module, weights: str | Path) -> None:
+    """Continue from trained weights, by name or file: of the same network, or a hybrid from a compact one."""
+    trained = load_weights(weights)
+    if isinstance(model, HybridMixFusion) and isinstance(trained.model, CompactMixFusion):
+        model.start_from(trained.model)
+        return
+    try:
+        model.load_state_dict(trained.model.state_dict())
+    except RuntimeError as error:
+        raise GeolocError(
+            f"weights {weights} are of {trained.info.network}, which cannot start this network: give weights of the "
+            "preset that is trained"
+        ) from error
+
+
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
     return {key: value.shape for key, value in state.items()}
 
 
 def _likely(shapes: Mapping[str, Size]) -> str:
     """What network a state dictionary of these shapes seems to be of, in words."""
-    for name, network in distinct_structures():
+    streams = any(key.startswith("query_backbone.") for key in shapes)
+    family = "post" if streams else "mix" if any(key.startswith("backbone.") for key in shapes) else ""
+    of_timm = any(key.startswith("query_backbone.model.") for key in shapes)
+    for name, network in distinct_structures(family, STREAMS if of_timm else ("cvt13", "vits14")):
         if shapes == _shapes(network.state_dict()):
             return f"they look like {name}"
     return "they look like no preset of this version"

@@ -7,7 +7,7 @@ its baseline differ from the Linear row of table V in w_neg alone, with the same
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,13 +32,14 @@ from geoloc_models.drl.heads import (
     LinearChain,
     SoftmaxPool,
 )
+from geoloc_models.drl.hybrid import HybridMixFusion
 from geoloc_models.drl.losses import PublishedLoss
 from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid, SimplePyramid
 from geoloc_models.drl.post_fusion import PostFusion, Stream
 from geoloc_models.errors import GeolocError
 
-Network = CompactMixFusion | MixFusion | PostFusion
+Network = CompactMixFusion | HybridMixFusion | MixFusion | PostFusion
 """All have `multiple_px`, take (query, search map) and give logits whose nodes span the map from edge to edge."""
 
 
@@ -46,10 +47,10 @@ Network = CompactMixFusion | MixFusion | PostFusion
 class Preset:
     """One network with the image sizes, the loss and the crops that it is trained with."""
 
-    family: Literal["mix", "post", "compact"]
-    """Mix-Fusion (one stream), Post-Fusion (two streams), or ours that runs in flight."""
+    family: Literal["mix", "post", "compact", "hybrid"]
+    """Mix-Fusion (one stream), Post-Fusion (two streams), or ours that run in flight."""
     backbone: str
-    """cvt13, vits14 (DINOv2), compact; for Post-Fusion also a name of `backbones.timm.STREAMS`."""
+    """cvt13, vits14 (DINOv2), compact, compact+vits14 (with the frozen trunk of `backbones.vit_trunk`); for Post-Fusion also a name of `backbones.timm.STREAMS`."""
     neck: Literal["ccn", "fpn4", "fpn8", "pyramid"]
     """1x1 convolution of the last level; feature pyramid whose stride-4 or stride-8 level is read; ViT pyramid."""
     head: Literal[
@@ -69,6 +70,8 @@ class Preset:
     query_px: int = 128
     map_px: int = 384
     """Sides of the images in training, px."""
+    flown_query_px: int | None = None
+    """Side of the view in flight where it is larger than in training, px."""
     loss: PublishedLoss | Literal["spatial"] = "wbl"
     """`drl.losses.published_loss`, or `spatial_cross_entropy`."""
     positive_cells: int = 1
@@ -96,6 +99,9 @@ class Preset:
 _mix = partial(Preset, family="mix", backbone="cvt13", neck="ccn", head="linear")
 _post = partial(Preset, family="post", backbone="cvt13", neck="ccn", head="gc", negative_weight=15)
 _best = partial(_mix, neck="fpn4", output_stride=1, positive_cells=31)
+_ours = partial(
+    Preset, neck="fpn4", head="gc_mean", source="ours, ships", width=64, loss="spatial", positive_cells=7
+)
 
 PRESETS: dict[str, Preset] = {
     # Table V: structures. Logits at stride 16.
@@ -155,10 +161,8 @@ PRESETS: dict[str, Preset] = {
         backbone="vits14", neck="pyramid", head="gc_mean", source="ours, from DINOv2", width=64, query_px=126,
         map_px=378, positive_cells=9,
     ),
-    "mix_compact": Preset(
-        "compact", "compact", "fpn4", "gc_mean", "ours, ships", width=64, query_px=96, map_px=288, loss="spatial",
-        positive_cells=7,
-    ),
+    "mix_compact": _ours(family="compact", backbone="compact", query_px=96, map_px=288, flown_query_px=128),
+    "mix_hybrid": _ours(family="hybrid", backbone="compact+vits14", flown_query_px=192),
 }  # fmt: skip
 
 
@@ -177,6 +181,11 @@ def build(name: str, backbone_weights: Path | None = None) -> Network:
         if state is not None:
             raise GeolocError(f"{name} has no pretrained backbone: leave the backbone weights out.")
         return CompactMixFusion()
+    if preset.family == "hybrid":
+        hybrid = HybridMixFusion()
+        if state is not None:
+            hybrid.trunk.load_dinov2(state)
+        return hybrid
     return _mix_fusion(preset, state) if preset.family == "mix" else _post_fusion(preset, state)
 
 
@@ -189,11 +198,13 @@ def names_with(words: Sequence[str]) -> list[str]:
     return [name for name in PRESETS if all(has(name, word) for word in words)]
 
 
-def distinct_structures() -> Iterator[tuple[str, Network]]:
-    """The first preset of each set of parts, with its network on the meta device (no memory, no weights)."""
+def distinct_structures(family: str, backbones: Container[str]) -> Iterator[tuple[str, Network]]:
+    """The first preset of each set of parts of a family with one of the backbones, with its network on the meta
+    device (no memory, no weights).
+    """
     seen = set()
     for name, preset in PRESETS.items():
-        if preset.parts not in seen:
+        if preset.family == family and preset.backbone in backbones and preset.parts not in seen:
             seen.add(preset.parts)
             yield name, build_on_meta(name)
 

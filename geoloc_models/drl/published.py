@@ -7,7 +7,7 @@ spare halves. These are known and left out; anything else that does not fit is a
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -39,17 +39,20 @@ def load_published(name: str, checkpoint: Path) -> Network:
     missing, unknown = _misfits(network, PRESETS[name], state)
     if missing or unknown:
         words = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which that network lacks"
-        likely = [other for other in _candidates() if not any(_misfits(*other[1:], state))]
-        hint = f"it looks like {likely[0][0]}" if likely else "it looks like no preset with cvt13"
-        raise GeolocError(f"{checkpoint} is no checkpoint of {name}: it {words}; {hint}.")
+        raise GeolocError(
+            f"{checkpoint} is no checkpoint of {name}: it {words}; it looks like {_likely(state)}."
+        )
     network.load_state_dict({key: state[theirs] for key, theirs in _names(network, PRESETS[name]).items()})
     return network
 
 
-def _candidates() -> Iterator[tuple[str, Network, Preset]]:
-    for name, network in distinct_structures():
-        if PRESETS[name].backbone == "cvt13":
-            yield name, network, PRESETS[name]
+def _likely(state: Mapping[str, Tensor]) -> str:
+    """The first preset that the checkpoint fits, in words."""
+    family = "mix" if any(key.startswith("union_backbone.") for key in state) else "post"
+    for name, network in distinct_structures(family, ("cvt13",)):
+        if not any(_misfits(network, PRESETS[name], state)):
+            return name
+    return "no preset with cvt13"
 
 
 def _misfits(network: nn.Module, preset: Preset, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:

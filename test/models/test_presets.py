@@ -69,9 +69,10 @@ def check_map(name: str) -> None:
 
 
 def test_distinct_structures_need_no_memory_and_leave_the_default_device() -> None:
-    name, network = next(iter(distinct_structures()))
-    assert name == next(iter(PRESETS))
-    assert all(parameter.is_meta for parameter in network.parameters())
+    found = dict(distinct_structures("mix", ("vits14",)))
+    assert list(found) == ["mix_vits14_ccn_linear", "mix_vits14_pyramid_gc"]
+    assert all(parameter.is_meta for network in found.values() for parameter in network.parameters())
+    assert next(distinct_structures("post", ("cvt13",)))[0] == "post_cvt13_ccn_gc"
     assert not torch.empty(1).is_meta
 
 
