@@ -45,8 +45,8 @@ def plan_pairs(
     pairs = [pair for source in sources for pair in list_pairs(root, source, held_out=False)]
     held_out = [p for source in sources if source in HELD_OUT_SOURCES for p in list_pairs(root, source, True)]
     samples = SampleSettings(map_px=preset.map_px, query_px=preset.query_px, heading_deg=heading_deg)
-    # Compact sees more of the ground in flight than in training, where small views make more samples.
-    query_px = 128 if preset.family == "compact" else preset.query_px
+    # Ours see more of the ground in flight than in training, where small views make more samples.
+    query_px = preset.flown_query_px or preset.query_px
     # Calibrated as it is used: errors of a usual IMU and altimeter, and only half of the held-out scenes, so that
     # the other half can tell whether the calibration holds.
     flown = replace(

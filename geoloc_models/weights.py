@@ -7,9 +7,10 @@ of those that ship stand in `geoloc_models/pretrained/index.json`, each with a m
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,6 +21,8 @@ from geoloc_models.drl.compact import CompactMixFusion
 from geoloc_models.drl.hybrid import HybridMixFusion
 from geoloc_models.drl.presets import Network, build, distinct_structures
 from geoloc_models.errors import GeolocError
+
+Info = TypeVar("Info")
 
 FOLDER = Path(__file__).parent / "pretrained"
 
@@ -74,22 +77,12 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
         raise GeolocError(
             f"weights {path} are damaged: SHA-256 is {digest[:12]}…, it must be {expected[:12]}…; install them again"
         )
+    info, tensors = read_weights(path, "geoloc", "geoloc train", lambda values: WeightsInfo(**values))
+    state = {key: value.float() for key, value in tensors.items()}
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
-        info = WeightsInfo(**json.loads(metadata["geoloc"]))
         model = build(info.network)
     except GeolocError as error:
         raise GeolocError(f"weights {path} name a network that this version lacks: {error}") from error
-    except (SafetensorError, OSError) as error:
-        raise GeolocError(
-            f"weights {path} are damaged or no safetensors file ({error}); get them again"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise GeolocError(
-            f"weights {path} were not written by `geoloc train` ({error!r}); export them again"
-        ) from error
     shapes, own = _shapes(state), _shapes(model.state_dict())
     misfits = sorted(key for key in shapes.keys() | own.keys() if shapes.get(key) != own.get(key))
     if misfits:
@@ -142,6 +135,27 @@ def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"geoloc": json.dumps(asdict(info))})
     return sha256(path)
+
+
+def read_weights(
+    path: Path, key: str, command: str, parse: Callable[[dict[str, Any]], Info]
+) -> tuple[Info, dict[str, Tensor]]:
+    """What `parse` makes of the metadata under `key`, and the tensors as they are stored.
+
+    GeolocError: no safetensors file, or one that `command` did not write.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            info = parse(json.loads((file.metadata() or {})[key]))
+            return info, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise GeolocError(
+            f"weights {path} are damaged or no safetensors file ({error}); get them again"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise GeolocError(
+            f"weights {path} were not written by `{command}` ({error!r}); export them again"
+        ) from error
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photometric change between a map and a camera frame: season, sensor, light, weather, compression."""
+"""Change between a map and a camera frame: season, sensor, light, weather, compression, what was built since."""
 
 import cv2
 import numpy as np
@@ -86,3 +86,32 @@ def occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     out = image.copy()
     out[top : top + h, left : left + w] = image.mean((0, 1)).astype(np.uint8)
     return out
+
+
+def build_over(image: np.ndarray, other: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarray:
+    """Change of the ground itself: polygons of another place stand where something was built or torn down.
+
+    image: (h, h, 3) uint8; other: a picture of any size; most: largest share of the image that changes.
+    """
+    size = image.shape[0]
+    if min(other.shape[:2]) < size:
+        scale = size / min(other.shape[:2])
+        other = cv2.resize(
+            other, (int(np.ceil(other.shape[1] * scale)), int(np.ceil(other.shape[0] * scale)))
+        )
+    top, left = (int(rng.integers(0, side - size + 1)) for side in other.shape[:2])
+    patch = np.rot90(other[top : top + size, left : left + size], rng.integers(4))
+    mask: np.ndarray = np.zeros((size, size), np.float32)
+    for _ in range(rng.integers(1, 7)):
+        centre, reach = rng.uniform(0, size, 2), size * rng.uniform(0.05, 0.3)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 8)))
+        corners = centre + reach * rng.uniform(0.5, 1.0, (angles.size, 1)) * np.column_stack(
+            [np.cos(angles), np.sin(angles)]
+        )
+        new = mask.copy()
+        cv2.fillPoly(new, [corners.astype(np.int32)], 1.0)
+        if new.mean() > most:
+            break
+        mask = new
+    mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.4, 2.0))[..., None]
+    return (image * (1 - mask) + patch * mask).astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from geoloc_models.data.augmentation import degrade, occlude
+from geoloc_models.data.augmentation import build_over, degrade, occlude
 from geoloc_models.data.pairs import ImagePair, ground_from_view, read_rgb, warp
 from geoloc_models.errors import GeolocError
 
@@ -50,6 +50,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         self._pictures: dict[Path, np.ndarray] = {
             p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)
         }
+        self._paths = list(self._pictures)
         weights = np.array([p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in pairs])
         self._shares = weights / weights.sum()
 
@@ -92,13 +93,19 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
                 return None
             queries.append(drawn[0])
             targets.append(drawn[1])
-        search_map = degrade(warp(map_picture, picture_from_map, s.map_px), rng, 0.4)
+        search_map = warp(map_picture, picture_from_map, s.map_px)
+        if rng.random() < 0.3:
+            search_map = build_over(search_map, self._any_picture(rng), rng, most=0.25)
+        search_map = degrade(search_map, rng, 0.4)
         return {
             "map": torch.from_numpy(search_map).permute(2, 0, 1),
             "query": torch.from_numpy(np.stack(queries)).permute(0, 3, 1, 2),
             "target": torch.tensor(np.array(targets), dtype=torch.float32),
             "gsd_m": torch.full((len(targets),), scale * pair.gsd_m, dtype=torch.float32),
         }
+
+    def _any_picture(self, rng: np.random.Generator) -> np.ndarray:
+        return self._pictures[self._paths[rng.integers(len(self._paths))]]
 
     def _view(
         self,
@@ -139,6 +146,8 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         to_target = np.array([[1, 0, target[0]], [0, 1, target[1]], [0, 0, 1.0]])
         query = warp(view_picture, view_from_map @ picture_from_map @ to_target @ homography, s.query_px)
         if rng.random() < 0.3:
+            query = build_over(query, self._any_picture(rng), rng, most=0.4)
+        if rng.random() < 0.25:
             query = occlude(query, rng)
         return degrade(query, rng), (float(target[1]), float(target[0]))
 

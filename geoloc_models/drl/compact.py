@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mix-Fusion on the compact backbone: a GC head at stride 4 and a Linear head on the mixed stride-16 tokens.
 
-What this repository ships and what runs in flight. The two heads of the DRL paper (section III-C; spec 2.4) add up:
-correlation of fine features places the query, mixed attention judges each place of the map in its context. Query and
-map come at the same ground sample distance.
+The small network that ships, for computers without much to spare. The two heads of the DRL paper (section III-C;
+spec 2.4) add up: correlation of fine features places the query, mixed attention judges each place of the map in its
+context. Query and map come at the same ground sample distance.
 """
 
 from dataclasses import dataclass
@@ -52,20 +52,14 @@ class CompactMixFusion(nn.Module):
         # Start from the correlation alone: attention takes far longer to leave its plateau.
         nn.init.zeros_(self.context.weight)
 
-    @staticmethod
-    def standardise(image: Tensor) -> Tensor:
-        """Remove exposure and white balance: per-image, per-channel zero mean and unit spread."""
-        image = image.float()
-        return (image - image.mean((-2, -1), keepdim=True)) / (image.std((-2, -1), keepdim=True) + 4.0)
-
     def encode_query(self, query: Tensor) -> QueryFeatures:
         """query: (B, 3, h, w), 0..255."""
-        levels = self.backbone(self.standardise(query))
+        levels = self.backbone(standardise(query))
         return QueryFeatures(self.neck(levels), self.backbone.mix_query(levels[-1]))
 
     def encode_map(self, search_map: Tensor) -> MapFeatures:
         """search_map: (B, 3, H, W), 0..255."""
-        levels = self.backbone(self.standardise(search_map))
+        levels = self.backbone(standardise(search_map))
         return MapFeatures(self.neck(levels), levels[-1])
 
     def match(self, query: QueryFeatures, search_map: MapFeatures) -> Tensor:
@@ -74,13 +68,19 @@ class CompactMixFusion(nn.Module):
         count = query.kernel.shape[0] // search_map.fine.shape[0]
         coarse = share_over_queries(search_map.coarse, count)
         context = self.context(self.backbone.mix_search(coarse, query.keys)).float()
-        return fine + _cells_to_nodes(context, fine.shape[-2:])
+        return fine + cells_to_nodes(context, fine.shape[-2:])
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
         return self.match(self.encode_query(query), self.encode_map(search_map))
 
 
-def _cells_to_nodes(cells: Tensor, size: torch.Size) -> Tensor:
+def standardise(image: Tensor) -> Tensor:
+    """Remove exposure and white balance: per-image, per-channel zero mean and unit spread."""
+    image = image.float()
+    return (image - image.mean((-2, -1), keepdim=True)) / (image.std((-2, -1), keepdim=True) + 4.0)
+
+
+def cells_to_nodes(cells: Tensor, size: torch.Size) -> Tensor:
     """Bilinear values of a map given at cell centres on a finer lattice that spans the same area from edge to edge."""
     padded = F.pad(cells, (1, 1, 1, 1), mode="replicate")
     # Cell centres lie half a cell inside; with one cell of padding, averaging neighbours gives values on cell edges.

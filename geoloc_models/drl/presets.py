@@ -50,7 +50,8 @@ class Preset:
     family: Literal["mix", "post", "compact", "hybrid"]
     """Mix-Fusion (one stream), Post-Fusion (two streams), or ours that run in flight."""
     backbone: str
-    """cvt13, vits14 (DINOv2), compact, compact+vits14 (with the frozen trunk of `backbones.vit_trunk`); for Post-Fusion also a name of `backbones.timm.STREAMS`."""
+    """cvt13, vits14 (DINOv2), compact, compact+vits14 (with the frozen `backbones.vit_trunk`); for Post-Fusion also a
+    name of `backbones.timm.STREAMS`."""
     neck: Literal["ccn", "fpn4", "fpn8", "pyramid"]
     """1x1 convolution of the last level; feature pyramid whose stride-4 or stride-8 level is read; ViT pyramid."""
     head: Literal[

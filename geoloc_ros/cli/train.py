@@ -44,6 +44,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="start the backbone from DINOv2 ViT-S/14 (timm names) or from CvT-13 of its model zoo",
     )
     parser.add_argument(
+        "--start-from",
+        metavar="W",
+        help="start from trained weights, by name or file; mix_hybrid also takes those of mix_compact",
+    )
+    parser.add_argument(
         "--loss", choices=LOSSES, help="default: spatial on picture pairs, the preset's own on UL14"
     )
     parser.add_argument(
@@ -183,7 +188,7 @@ def _train(args: argparse.Namespace, processes: "Processes") -> None:
     from geoloc_models.drl.presets import build
     from geoloc_models.held_out import HeldOut, calibrate
     from geoloc_models.training import train
-    from geoloc_models.weights import WeightsInfo, save_weights
+    from geoloc_models.weights import WeightsInfo, save_weights, start_from
 
     path = args.export or args.out / f"{args.preset}.safetensors"
     if processes.is_first:
@@ -201,6 +206,8 @@ def _train(args: argparse.Namespace, processes: "Processes") -> None:
         )
     torch.manual_seed(args.seed)
     model = build(args.preset, args.backbone_weights)
+    if args.start_from is not None:
+        start_from(model, args.start_from)
     trained = train(args.preset, model, plan.samples, check, args.out, settings, processes, workers)
     if not processes.is_first:
         return

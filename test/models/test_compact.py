@@ -12,7 +12,7 @@ import torch
 from geoloc_models import weights as weights_module
 from geoloc_models.data.pairs import ImagePair
 from geoloc_models.data.samples import SampleSettings
-from geoloc_models.drl.compact import CompactMixFusion, _cells_to_nodes
+from geoloc_models.drl.compact import CompactMixFusion, cells_to_nodes
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_models.training import TrainingSettings, train
@@ -68,11 +68,11 @@ def test_exposure_and_white_balance_do_not_matter(model: CompactMixFusion) -> No
     torch.testing.assert_close(model(query, search_map), model(other, search_map), atol=0.15, rtol=0.1)
 
 
-def test_cells_to_nodes_is_linear_interpolation() -> None:
+def testcells_to_nodes_is_linear_interpolation() -> None:
     """A plane given at cell centres has the plane's values at the nodes, away from the border."""
     rows, cols = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     plane = 3 * (rows + 0.5) + 5 * (cols + 0.5)
-    nodes = _cells_to_nodes(plane[None, None], torch.Size((25, 33)))[0, 0]
+    nodes = cells_to_nodes(plane[None, None], torch.Size((25, 33)))[0, 0]
     r, c = torch.meshgrid(torch.arange(25.0) / 4, torch.arange(33.0) / 4, indexing="ij")
     inner = (slice(4, -4), slice(4, -4))
     torch.testing.assert_close(nodes[inner], (3 * r + 5 * c)[inner])

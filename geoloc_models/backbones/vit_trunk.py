@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lower blocks of DINOv2's ViT-S/14, frozen: features that outlive seasons, sensors and years.
+
+Of the twelve blocks the middle ones tell places apart, the last ones kinds of places: correlating the plain tokens
+after block n over maps of another date finds 0.39 of all views within 20 m for n = 5 and 0.36 for n = 8, but 0.10 for
+n = 12 (240 LEVIR training views). So the trunk ends at block 8 and gives the tokens after blocks 5 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoloc_models.backbones.mixed_attention import to_grid, to_tokens
+from geoloc_models.backbones.vit import IMAGENET_MEAN, IMAGENET_STD, VITS14, Block, PatchEmbedding
+from geoloc_models.errors import GeolocError
+
+STRIDE_PX = 16
+
+
+class VitTrunk(nn.Module):
+    """Image (B, 3, H, W), RGB 0..255, sides multiples of 16 -> (B, 768, H / 16, W / 16).
+
+    The picture is shrunk by 14/16 first, so that the 14 px patches of DINOv2 fall onto the cells of a stride-16 level.
+    Parameters carry DINOv2's names in timm and are never trained.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, taps: Sequence[int] = (5, 8)) -> None:
+        """taps: after which blocks, counted from 1, the tokens are given; the last one ends the trunk."""
+        super().__init__()
+        shape = VITS14
+        self.taps = tuple(taps)
+        self.patch_px = shape.patch_px
+        self.position_grid = shape.position_grid
+        self.channels = len(self.taps) * shape.channels
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.channels))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.position_grid**2, shape.channels))
+        self.patch_embed = PatchEmbedding(shape)
+        self.blocks = nn.ModuleList(Block(shape.channels, shape.heads) for _ in range(max(self.taps)))
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.requires_grad_(False)
+
+    def load_dinov2(self, state: Mapping[str, Tensor]) -> None:
+        """Take the trunk's share of a DINOv2 ViT-S/14 checkpoint with timm's names; GeolocError if it lacks any."""
+        own = self.state_dict()
+        misfit = next((k for k, v in own.items() if k not in state or state[k].shape != v.shape), None)
+        if misfit is not None:
+            raise GeolocError(
+                f"Not DINOv2 weights of ViT-S/14: {misfit} is missing or of another size. "
+                "Give the vit_small_patch14_dinov2 file."
+            )
+        self.load_state_dict({key: state[key].float() for key in own})
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        learned = to_grid(self.pos_embed[:, 1:], (self.position_grid, self.position_grid))
+        resampled = F.interpolate(learned, size=grid, mode="bicubic", antialias=True)
+        return torch.cat((self.pos_embed[:, :1], to_tokens(resampled)), dim=1)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        grid = (image.shape[-2] // STRIDE_PX, image.shape[-1] // STRIDE_PX)
+        size = (grid[0] * self.patch_px, grid[1] * self.patch_px)
+        small = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
+        tokens = to_tokens(self.patch_embed((small - self.mean) / self.std))
+        class_token = self.cls_token.expand(image.shape[0], -1, -1)
+        tokens = torch.cat((class_token, tokens), dim=1) + self._positions(grid)
+        tapped = []
+        for number, block in enumerate(self.blocks, start=1):
+            tokens, _ = block(tokens, None)
+            if number in self.taps:
+                tapped.append(to_grid(tokens[:, 1:], grid))
+        return torch.cat(tapped, dim=1)
