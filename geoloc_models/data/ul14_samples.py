@@ -54,6 +54,7 @@ class Ul14Samples(Dataset[dict[str, torch.Tensor]]):
         augment: bool = True,
     ) -> None:
         """batch: items of a whole batch, of which an epoch has no incomplete one."""
+        self._crop = RandomScaleCrop(scales_from_text(settings.rsc))
         if len(items) < batch:
             raise GeolocError(
                 f"{len(items)} training items do not fill a batch of {batch}: give a smaller batch"
@@ -63,14 +64,17 @@ class Ul14Samples(Dataset[dict[str, torch.Tensor]]):
         self.seed = seed
         self.augment = augment
         self.epoch_items = len(items) // batch * batch
-        self._crop = RandomScaleCrop(scales_from_text(settings.rsc))
+
+    def item(self, index: int) -> Ul14TrainItem:
+        """The item that a sample shows."""
+        epoch, place = divmod(index, self.epoch_items)
+        order = np.random.default_rng((self.seed, epoch, 1)).permutation(len(self.items))
+        return self.items[order[place]]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         s = self.settings
         rng = np.random.default_rng((self.seed, index))
-        epoch, place = divmod(index, self.epoch_items)
-        order = np.random.default_rng((self.seed, epoch, 1)).permutation(len(self.items))
-        item = self.items[order[place]]
+        item = self.item(index)
         satellite = item.satellites[rng.integers(len(item.satellites)) if self.augment else 0]
         picture = read_rgb(satellite)
         height, width = picture.shape[:2]
