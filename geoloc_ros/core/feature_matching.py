@@ -80,6 +80,26 @@ class FeatureEngine(Baseline):
         )
 
 
+ENLARGE = 2.0
+"""Learned features are found better in pictures of twice the size, measured on training scenes ..."""
+LARGEST_PX = 1024
+"""... up to this side of the map, beyond which they only take longer: it is LightGlue's own working size."""
+
+
+def enlarged(query: np.ndarray, search_map: np.ndarray) -> tuple[list[np.ndarray], float]:
+    """View and map, both larger by the returned factor, never smaller than they were."""
+    side_px = max(search_map.shape[:2])
+    factor = max(1.0, min(ENLARGE, LARGEST_PX / side_px))
+    sizes = [
+        (round(factor * image.shape[1]), round(factor * image.shape[0])) for image in (query, search_map)
+    ]
+    pictures = [
+        cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+        for image, size in zip((query, search_map), sizes, strict=True)
+    ]
+    return pictures, factor
+
+
 RANSAC_PX = 6.0
 """Matches that a similarity moves nearer than this agree with it: tilt and two dates' mismatch included."""
 LARGEST_SCALE = 1.5
@@ -170,14 +190,13 @@ class SiftEngine(FeatureEngine):
 class XFeatEngine(FeatureEngine):
     """XFeat features, mutual nearest neighbours and the shift that most matches agree on.
 
-    Measured on training scenes: enlarging both pictures twice, more and weaker keypoints than the package's
+    Measured on training scenes: enlarging both pictures, more and weaker keypoints than the package's
     defaults, and a consensus of shifts (scale and heading are known) each beat the alternative; a homography
     or a similarity by RANSAC over the same matches found fewer views than the shifts' consensus.
     """
 
     weights_id = "xfeat"
 
-    ENLARGE = 2
     KEYPOINTS = 8192
     DETECTION_THRESHOLD = 0.02
     CONSENSUS_PX = 8.0
@@ -193,15 +212,13 @@ class XFeatEngine(FeatureEngine):
 
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mutual nearest neighbours."""
-        features = []
-        for image in (query, search_map):
-            large = cv2.resize(image, None, fx=self.ENLARGE, fy=self.ENLARGE, interpolation=cv2.INTER_CUBIC)
-            features.append(self._net.detectAndCompute(self._net.parse_input(large))[0])
+        pictures, factor = enlarged(query, search_map)
+        features = [self._net.detectAndCompute(self._net.parse_input(large))[0] for large in pictures]
         if any(len(found["keypoints"]) == 0 for found in features):
             return np.empty((0, 2)), np.empty((0, 2))
         chosen = self._net.match(*(found["descriptors"] for found in features), min_cossim=-1)
         points, found = (
-            (f["keypoints"][index].cpu().numpy().astype(np.float64) + 0.5) / self.ENLARGE
+            (f["keypoints"][index].cpu().numpy().astype(np.float64) + 0.5) / factor
             for f, index in zip(features, chosen, strict=True)
         )
         return points, found
@@ -233,7 +250,6 @@ class AlikedLightGlueEngine(FeatureEngine):
 
     weights_id = "aliked-lightglue"
 
-    ENLARGE = 2
     KEYPOINTS = 2048
     DETECTION_THRESHOLD = 0.05
 
@@ -255,16 +271,14 @@ class AlikedLightGlueEngine(FeatureEngine):
     @torch.inference_mode()
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What LightGlue takes for the same points."""
-        features = []
-        for image in (query, search_map):
-            large = cv2.resize(image, None, fx=self.ENLARGE, fy=self.ENLARGE, interpolation=cv2.INTER_CUBIC)
-            tensor = torch.from_numpy(large).permute(2, 0, 1).float() / 255.0
-            features.append(self._extractor.extract(tensor, resize=None))
+        pictures, factor = enlarged(query, search_map)
+        tensors = [torch.from_numpy(large).permute(2, 0, 1).float() / 255.0 for large in pictures]
+        features = [self._extractor.extract(tensor, resize=None) for tensor in tensors]
         if any(found["keypoints"].shape[1] == 0 for found in features):
             return np.empty((0, 2)), np.empty((0, 2))
         pairs = self._matcher({"image0": features[0], "image1": features[1]})["matches"][0]
         points, found = (
-            (f["keypoints"][0][pairs[:, side]].numpy().astype(np.float64) + 0.5) / self.ENLARGE
+            (f["keypoints"][0][pairs[:, side]].numpy().astype(np.float64) + 0.5) / factor
             for side, f in enumerate(features)
         )
         return points, found

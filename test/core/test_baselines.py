@@ -12,7 +12,7 @@ import pytest
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.baselines import BASELINES, NccEngine, make_baseline
-from geoloc_ros.core.feature_matching import SiftEngine, XFeatEngine, similarity_agreement
+from geoloc_ros.core.feature_matching import SiftEngine, XFeatEngine, enlarged, similarity_agreement
 
 LIKE: Any = SimpleNamespace(
     weights_id="net", device="cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.2, 1.0)
@@ -89,6 +89,15 @@ def test_ncc_of_a_flat_view_is_not_confident(ground: np.ndarray) -> None:
     heatmap = NccEngine(LIKE).infer(np.full((96, 96, 3), 90, np.uint8), ground)
     assert np.isfinite(heatmap.probability).all()
     assert heatmap.peak < 0.1
+
+
+@pytest.mark.parametrize(("side_px", "factor"), [(320, 2.0), (800, 1.28), (1500, 1.0)])
+def test_pictures_are_enlarged_alike_and_within_bounds(side_px: int, factor: float) -> None:
+    query, search_map = np.zeros((100, 100, 3), np.uint8), np.zeros((side_px, side_px, 3), np.uint8)
+    (view, large), by = enlarged(query, search_map)
+    assert by == pytest.approx(factor)
+    assert view.shape[0] == round(100 * factor)
+    assert large.shape[0] == round(side_px * factor)
 
 
 def test_xfeat_finds_the_centre(ground: np.ndarray) -> None:
