@@ -11,6 +11,8 @@ PEAK_WINDOW_NODES = 3
 """Half-width of the window around the peak over which position, mass and covariance are taken."""
 SECOND_MODE_NODES = 5
 """A second mode is a maximum at least this many nodes from the peak."""
+CREDIBLE_MASS = 0.93
+"""Share of the posterior that the covariance's 2 sigma ellipse holds."""
 SMOOTHING_NODES = 3
 """Width R of the Hann window that the peak is searched under."""
 
@@ -21,7 +23,8 @@ class Heatmap:
 
     probability: (H, W) float32, sums to 1; node (r, c) lies at search-map pixel-edge coordinate (r, c) * stride_px,
     where (0, 0) is the top-left corner of the top-left pixel.
-    peak_xy_px: (x, y), sub-pixel, in the same coordinates. covariance_px: (2, 2) of (x, y) around the peak, px^2.
+    peak_xy_px: (x, y), sub-pixel, in the same coordinates. peak_covariance_px: (2, 2) of (x, y) around the peak,
+    px^2: how well the place is known if the peak is the right one.
     peak: probability mass around the peak, 0..1. peak_ratio: that mass over the second mode's (inf if there is none).
     entropy: 0 (one node) to 1 (uniform).
     """
@@ -29,7 +32,7 @@ class Heatmap:
     probability: np.ndarray
     stride_px: float
     peak_xy_px: tuple[float, float]
-    covariance_px: np.ndarray
+    peak_covariance_px: np.ndarray
     peak: float
     peak_ratio: float
 
@@ -37,6 +40,19 @@ class Heatmap:
     def entropy(self) -> float:
         p = self.probability[self.probability > 0]
         return float(-(p * np.log(p)).sum() / np.log(self.probability.size))
+
+    @cached_property
+    def covariance_px(self) -> np.ndarray:
+        """(2, 2) of (x, y), px^2, be the peak right or not: its covariance until 2 sigma hold CREDIBLE_MASS."""
+        rows, cols = np.ogrid[: self.probability.shape[0], : self.probability.shape[1]]
+        dx, dy = cols * self.stride_px - self.peak_xy_px[0], rows * self.stride_px - self.peak_xy_px[1]
+        inverse = np.linalg.inv(self.peak_covariance_px)
+        distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+        # Quarters of a standard deviation are fine enough to say how far the posterior reaches.
+        rings = np.ceil(4.0 * np.sqrt(distance2)).astype(np.int32).ravel()
+        held = np.cumsum(np.bincount(rings, self.probability.ravel()))
+        reach = float(np.searchsorted(held, CREDIBLE_MASS * held[-1])) / 4.0
+        return np.asarray(self.peak_covariance_px * max(1.0, (reach / 2.0) ** 2))
 
     def given(self, centre_xy_px: tuple[float, float], covariance_px: np.ndarray) -> "Heatmap":
         """The posterior when the place was expected at centre_xy_px with covariance_px (2, 2) of (x, y), px^2."""

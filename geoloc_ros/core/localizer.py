@@ -197,7 +197,8 @@ def match_frame(
         heatmap = alone.given(middle, flip @ expected_enu_m2 @ flip / view.gsd_m**2)
     # The heatmap places the view's centre; the vehicle is where its nadir is.
     lat_deg, lon_deg = _moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
-    covariance = flip @ heatmap.covariance_px @ flip * view.gsd_m**2
+    # The gates ask whether the peak is the right one; past them its own spread is what remains.
+    covariance = flip @ heatmap.peak_covariance_px @ flip * view.gsd_m**2
     covariance = covariance + _pointing_covariance(frame.height_m, offset, tilt_sigma, settings)
     _lap(stages, "post", clock)
     support = alone.mass_near(heatmap.peak_xy_px)

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
+from geoloc_models.drl.heatmap import CREDIBLE_MASS, Heatmap, heatmap_from_logits
 
 
 def gaussian_logits(rows: float, cols: float, sigma: float, size: int = 73) -> np.ndarray:
@@ -21,13 +21,34 @@ def test_peak_is_sub_pixel(row: int, col: int) -> None:
     assert heatmap.peak == pytest.approx(1, abs=0.02)
 
 
-def test_covariance_is_the_posteriors() -> None:
+def test_covariance_of_the_peak_is_the_posteriors() -> None:
     r, c = np.mgrid[:73, :73]
     logits = -((r - 36.0) ** 2 / (2 * 0.6**2) + (c - 36.0) ** 2 / (2 * 1.0**2))
-    covariance = heatmap_from_logits(logits, 4.0).covariance_px
+    covariance = heatmap_from_logits(logits, 4.0).peak_covariance_px
     assert covariance[0, 0] == pytest.approx(16 * (1.0 + 1 / 12), rel=0.05)  # x
     assert covariance[1, 1] == pytest.approx(16 * (0.36 + 1 / 12), rel=0.05)  # y
     assert covariance[0, 1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("second", [0.02, 0.3, 1.0])
+def test_covariance_holds_the_stated_share_of_all_places(second: float) -> None:
+    both = np.logaddexp(gaussian_logits(20, 20, 1.5), gaussian_logits(40, 55, 1.5) + np.log(second))
+    heatmap = heatmap_from_logits(both, 4.0)
+
+    def held(sigmas: float) -> float:
+        inverse = np.linalg.inv(heatmap.covariance_px)
+        mass = 0.0
+        for row, col in np.ndindex(73, 73):
+            off = np.array([4.0 * col, 4.0 * row]) - heatmap.peak_xy_px
+            mass += float(heatmap.probability[row, col]) * (off @ inverse @ off <= sigmas**2)
+        return mass
+
+    assert held(2.0 + 1e-6) >= CREDIBLE_MASS
+    # A quarter of the peak's own standard deviation less would not do.
+    own = np.sqrt(np.trace(heatmap.peak_covariance_px) / np.trace(heatmap.covariance_px))
+    assert held(2.0 - 0.26 * own) < CREDIBLE_MASS
+    reach_m = 2 * np.sqrt(np.linalg.eigvalsh(heatmap.covariance_px)[-1]) / 4
+    assert (reach_m > np.hypot(20, 35) - 4) == (second > 0.1)
 
 
 def test_two_equal_places_are_told_as_ambiguous() -> None:

@@ -56,7 +56,7 @@ def test_moments_about_the_peak_equal_a_loop() -> None:
             mass += probability[row, col]
             moments += probability[row, col] * np.outer(off, off)
     assert heatmap.peak == pytest.approx(mass)
-    np.testing.assert_allclose(heatmap.covariance_px, moments / mass + 4 / 12 * np.eye(2))
+    np.testing.assert_allclose(heatmap.peak_covariance_px, moments / mass + 4 / 12 * np.eye(2))
     assert heatmap.peak_ratio == pytest.approx(3.0)
 
 
