@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
 from geoloc_models.ast.retriever import Retriever, resize
+from geoloc_models.ast.segment_tokens import score_spread
 
 CELL_PX = 224
 GAP_PX = 6
@@ -71,7 +73,9 @@ def picture_row(
         row.append(Cell(attention_over(square, scores[0]), f"attention, {retriever.weights_id}"))
         if retriever.groups:
             sizes = "/".join(str(np.count_nonzero(assigned == group)) for group in range(retriever.groups))
-            row.append(Cell(segments_over(square, assigned[0]), f"segments {sizes}"))
+            flat = [torch.from_numpy(array.reshape(1, -1)) for array in (scores, assigned)]
+            spread = score_spread(flat[0], flat[1], retriever.groups).item()
+            row.append(Cell(segments_over(square, assigned[0]), f"segments {sizes}, spread {spread:.2f}"))
     return [*row, *matches]
 
 

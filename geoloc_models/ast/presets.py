@@ -94,6 +94,13 @@ PRESETS: dict[str, AstPreset] = {
     "zero_shot_segments": replace(
         DINOV2, head_width=0, metric="none", rows=("DINOv2 as it is, class and segment tokens",)
     ),
+    "zero_shot_adaptive": replace(
+        DINOV2,
+        head_width=0,
+        metric="none",
+        strategy="adaptive",
+        rows=("DINOv2 as it is, class and adaptive segment tokens",),
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from geoloc_models.ast.presets import AstPreset
 from geoloc_models.ast.segment_tokens import assign_groups, segment_tokens
 from geoloc_models.ast.trunk import TrunkOutput, VitTrunk, load_trunk
 from geoloc_models.errors import GeolocError
+from geoloc_models.processes import choose_device
 
 View = Literal["drone", "satellite"]
 
@@ -104,19 +105,6 @@ def descriptor(features: Tensor) -> Tensor:
     return unit.flatten(1)
 
 
-def pick_device(device: str) -> torch.device:
-    """ "auto" takes CUDA where there is one; GeolocError if the device is unknown or not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise GeolocError(f"unknown device {device!r}: use 'auto', 'cpu' or 'cuda'") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise GeolocError(f"device {device!r} is not there: PyTorch sees no GPU; use 'cpu' or 'auto'")
-    return chosen
-
-
 def fast_type(device: torch.device) -> torch.dtype:
     """bfloat16 where the device has matrix units for it, else float32."""
     return torch.bfloat16 if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else torch.float32
@@ -130,7 +118,7 @@ class Retriever:
     """
 
     def __init__(self, network: SegmentTransformer, weights_id: str, device: str = "auto") -> None:
-        self._device = pick_device(device)
+        self._device = choose_device(device)
         self._network = network.eval().requires_grad_(False).to(self._device)
         # The trunks are nearly all of the work; heads and segment tokens stay in float32.
         for trunk in self._network.trunks():

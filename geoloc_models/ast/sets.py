@@ -248,8 +248,10 @@ def _labelled(kind: DataSet, root: Path, split: Literal["train", "test"]) -> dic
     if kind == "university1652":
         return university1652.load_train(root) if split == "train" else university1652.load_test(root)
     loaded = denseuav.load_train(root) if split == "train" else denseuav.load_test(root)
+    names = sorted({image.place_id for images in loaded.values() for image in images})
+    number = {name: index for index, name in enumerate(names)}
     return {
-        role: [LabelledPicture(image.path, int(image.place_id)) for image in images]
+        role: [LabelledPicture(image.path, number[image.place_id]) for image in images]
         for role, images in loaded.items()
     }
 

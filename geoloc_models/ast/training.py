@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from geoloc_models.ast.losses import ast_loss
-from geoloc_models.ast.retriever import SegmentTransformer, View, fast_type, pick_device
+from geoloc_models.ast.retriever import SegmentTransformer, View, fast_type
 from geoloc_models.ast.sampling import batches, epoch_order
 from geoloc_models.ast.sets import Drawn, TrainingSet
 from geoloc_models.checkpoints import read_state, write_state
 from geoloc_models.errors import GeolocError
+from geoloc_models.processes import choose_device
 from geoloc_models.training_log import TrainingLog
 
 CHECKPOINT_BATCHES = 50
@@ -86,7 +87,7 @@ def train(
     """
     cv2.setNumThreads(1)
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(network, places, out, recipe, pick_device(device), workers)
+    run = _Run(network, places, out, recipe, choose_device(device), workers)
     run.resume()
     (out / "settings.json").write_text(
         json.dumps({"recipe": asdict(recipe), "network": asdict(network.shape)})

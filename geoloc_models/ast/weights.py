@@ -6,16 +6,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from geoloc_models.ast.presets import AstPreset, preset
 from geoloc_models.ast.retriever import Retriever, SegmentTransformer
 from geoloc_models.errors import GeolocError
-from geoloc_models.weights import sha256
+from geoloc_models.weights import read_weights, sha256
 
 _KEY = "geoloc_ast"
 _SCALE = ".scale"
@@ -57,23 +57,7 @@ def save_retriever(path: Path, network: SegmentTransformer, info: RetrieverInfo,
 def load_retriever(path: Path, device: str = "auto") -> tuple[Retriever, RetrieverInfo]:
     """The network of a file, ready to embed. GeolocError: missing, damaged, or not written by `geoloc ast train`."""
     digest = sha256(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})[_KEY])
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        shape = metadata["shape"]
-        paper = tuple(shape["paper"]) if shape["paper"] else None
-        shape = AstPreset(**{**shape, "rows": tuple(shape["rows"]), "paper": paper})
-        tile_m = tuple(metadata["tile_m"]) if metadata["tile_m"] else None
-        info = RetrieverInfo(metadata["name"], shape, tile_m)
-    except (SafetensorError, OSError) as error:
-        raise GeolocError(
-            f"weights {path} are damaged or no safetensors file ({error}); get them again"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise GeolocError(
-            f"weights {path} were not written by `geoloc ast train` ({error!r}); export them again"
-        ) from error
+    info, stored = read_weights(path, _KEY, "geoloc ast train", _parse)
     state = {}
     for key, value in stored.items():
         if key.endswith(_SCALE):
@@ -82,7 +66,7 @@ def load_retriever(path: Path, device: str = "auto") -> tuple[Retriever, Retriev
         if key + _SCALE in stored:
             value *= stored[key + _SCALE].reshape((-1,) + (1,) * (value.ndim - 1))
         state[key] = value
-    network = SegmentTransformer(shape)
+    network = SegmentTransformer(info.shape)
     state |= {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     try:
         network.load_state_dict(state)
@@ -90,6 +74,15 @@ def load_retriever(path: Path, device: str = "auto") -> tuple[Retriever, Retriev
         reason = str(error).splitlines()[-1].strip()
         raise GeolocError(f"weights {path} do not fit the network they name ({reason})") from error
     return Retriever(network, f"{path.stem}-{digest[:8]}", device), info
+
+
+def _parse(values: dict[str, Any]) -> RetrieverInfo:
+    shape = values["shape"]
+    paper = tuple(shape["paper"]) if shape["paper"] else None
+    tile_m = tuple(values["tile_m"]) if values["tile_m"] else None
+    return RetrieverInfo(
+        values["name"], AstPreset(**{**shape, "rows": tuple(shape["rows"]), "paper": paper}), tile_m
+    )
 
 
 def zero_shot(name: str, trunk_weights: Path, device: str = "auto") -> Retriever:

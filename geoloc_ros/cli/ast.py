@@ -146,8 +146,9 @@ def _show_parser(verbs: Any) -> None:
         "show",
         help="draw attention, segments and matches over pictures",
         description="Draw, for each picture, what the class token attends to and the segments that follow from it (the "
-        "paper's figure 6), and with --gallery the most similar pictures of a folder (figures 7 and 8): framed green "
-        "if they lie in a folder of the query's folder's name, else red; without frame if no folder has that name.",
+        "paper's figure 6; spread: mean squared deviation of the attention logits within segments), and with --gallery "
+        "the most similar pictures of a folder (figures 7 and 8): framed green if they lie in a folder of the query's "
+        "folder's name, else red; without frame if no folder has that name.",
     )
     parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE", help="pictures to look at")
     _weights_arguments(parser)
@@ -176,7 +177,7 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--zero-shot",
         type=Path,
         metavar="FILE",
-        help="also DINOv2 as it is, from this file: its class token, and with segment tokens",
+        help="also DINOv2 as it is, from this file: its class token, and with segment tokens, fixed and adaptive",
     )
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
 
@@ -333,7 +334,7 @@ def _retrievers(args: argparse.Namespace) -> dict[str, Retriever]:
 
     retrievers = [load_retriever(path, args.device)[0] for path in args.weights]
     if args.zero_shot is not None:
-        names = ("zero_shot_class", "zero_shot_segments")
+        names = ("zero_shot_class", "zero_shot_segments", "zero_shot_adaptive")
         retrievers += [zero_shot(name, args.zero_shot, args.device) for name in names]
     if not retrievers:
         raise GeolocError("no network is named: give --weights FILE, or --zero-shot with DINOv2's file")

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -282,6 +283,28 @@ def test_labelled_tasks_know_right_from_wrong(university_tree: Path) -> None:
     assert distances == {"long": 12, "middle": 6, "short": 6}
     assert {name: int(m.sum()) for name, m in to_satellite.subsets["angle"].items()} == {"0°": 18, "20°": 6}
     assert labelled_task("university1652", university_tree, _TASKS[0], 32, limit=6).queries.count == 6
+
+
+def test_denseuav_serves_training_and_both_tasks(tmp_path: Path) -> None:
+    """Places by their names; the reverse task needs the two folders that may be missing."""
+    lines = []
+    roles = {"train/drone": 3, "train/satellite": 3, "test/query_drone": 2, "test/gallery_satellite": 3}
+    for role, count in roles.items():
+        for place in range(count):
+            file = tmp_path / role / f"{place:06d}" / "H80.png"
+            file.parent.mkdir(parents=True)
+            cv2.imwrite(str(file), np.full((40, 40, 3), 50 * place, np.uint8))
+            lines.append(f"{role}/{place:06d}/H80.png E120.{place} N30.0 80")
+    (tmp_path / "Dense_GPS_ALL.txt").write_text("\n".join(lines))
+    places = training_set("denseuav", tmp_path, 32)
+    assert places.classes == len(places) == 3
+    drawn = places.draw(2, 0, np.random.default_rng(0))
+    assert drawn.labels.tolist() == [2]
+    assert (drawn.drone == 100).all()
+    correct = labelled_task("denseuav", tmp_path, _TASKS[0], 32).correct
+    np.testing.assert_array_equal(correct, np.eye(2, 3, dtype=bool))
+    with pytest.raises(GeolocError, match="query_satellite is missing, which satellite-to-drone needs"):
+        labelled_task("denseuav", tmp_path, _TASKS[1], 32)
 
 
 def test_cross_date_views_show_their_tiles(shared_data: Path) -> None:
