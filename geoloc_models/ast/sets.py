@@ -263,7 +263,8 @@ def labelled_task(
 
     University-1652's drone queries come with subsets by distance and by angle (tables 7 and 8).
     """
-    view, other = ("drone", "satellite") if task == "drone-to-satellite" else ("satellite", "drone")
+    sides: tuple[View, View] = ("drone", "satellite")
+    view, other = sides if task == "drone-to-satellite" else sides[::-1]
     roles = _labelled(kind, root, "test")
     missing = [role for role in (f"query_{view}", f"gallery_{other}") if not roles.get(role)]
     if missing:
@@ -281,8 +282,8 @@ def labelled_task(
         }
     return RetrievalTask(
         task,
-        Pictures(len(queries), lambda i: read_picture(queries[i].path, side_px), view),  # type: ignore[arg-type]
-        Pictures(len(gallery), lambda i: read_picture(gallery[i].path, side_px), other),  # type: ignore[arg-type]
+        Pictures(len(queries), lambda i: read_picture(queries[i].path, side_px), view),
+        Pictures(len(gallery), lambda i: read_picture(gallery[i].path, side_px), other),
         correct,
         subsets,
     )
@@ -304,7 +305,6 @@ def cross_date_task(
     views_per_picture: int = 4,
     seed: int = 0,
     limit: int | None = None,
-    settings: ViewSettings | None = None,
 ) -> RetrievalTask:
     """Held-out LEVIR pairs: views of one date among tiles of the other, half a side apart, of all pictures together.
 
@@ -312,7 +312,6 @@ def cross_date_task(
     side from the view's in both axes: any of them holds what the view shows, and verification takes it from there.
     limit: use this many pictures. GeolocError: no held-out picture holds a tile.
     """
-    settings = settings or ViewSettings(tilt_deg=6.0, height_share=0.07)
     pairs = [
         pair
         for pair in list_pairs(root, "levir", held_out=True)
@@ -322,34 +321,65 @@ def cross_date_task(
         raise GeolocError(
             f"no held-out picture under {root} holds tiles of {tile_m:g} m: give a smaller --tile-m"
         )
-    order = np.random.default_rng(seed).permutation(len(pairs))[:limit]
-    tiles: list[np.ndarray] = []
-    views: list[np.ndarray] = []
-    tile_places, view_places = [], []
-    for number, index in enumerate(sorted(order)):
-        pair = pairs[index]
+    tiles: list[_Placed] = []
+    views: list[_Placed] = []
+    for number in sorted(np.random.default_rng(seed).permutation(len(pairs))[:limit]):
+        pair = pairs[number]
         rng = np.random.default_rng((seed, zlib.crc32(pair.name.encode())))
         scene = two_dates(pair, read_rgb(pair.first), read_rgb(pair.second), bool(rng.integers(2)))
-        size = np.array([scene.map_picture.shape[1], scene.map_picture.shape[0]])
-        tile_px = tile_m / scene.gsd_m
-        zoom = np.diag([tile_px / side_px, tile_px / side_px, 1.0]) @ _shift(np.full(2, -side_px / 2))
-        axes = [np.arange(tile_px / 2, side - tile_px / 2 + 1e-6, tile_px / 2) for side in size]
-        for y in axes[1]:
-            for x in axes[0]:
-                tiles.append(warp(scene.map_picture, _shift(np.array([x, y])) @ zoom, side_px))
-                tile_places.append((number, x / tile_px, y / tile_px))
-        for _ in range(views_per_picture):
-            # The outermost tiles' centres bound the places: beyond them a view would leave the picture.
-            centre = rng.uniform(tile_px / 2, [axis[-1] for axis in axes])
-            off = jitter(tile_px, side_px, ViewSettings(**{**vars(settings), "offset": 0.0}), rng)
-            views.append(warp(scene.view_picture, scene.view_from_map @ _shift(centre) @ off, side_px))
-            view_places.append((number, *(centre / tile_px)))
-    tile_at, view_at = np.array(tile_places), np.array(view_places)
-    apart = np.abs(view_at[:, None] - tile_at[None])
-    correct = (apart[..., 0] == 0) & (apart[..., 1:] < 0.5).all(-1)
+        of_picture = _tiles(scene, int(number), tile_m, side_px)
+        tiles += of_picture
+        # The outermost tiles' centres bound the places: beyond them a view would leave the picture.
+        low, high = of_picture[0].place[1:], of_picture[-1].place[1:]
+        views += [
+            _view(scene, int(number), rng.uniform(low, high), tile_m, side_px, rng)
+            for _ in range(views_per_picture)
+        ]
+    apart = np.abs(np.array([v.place for v in views])[:, None] - np.array([t.place for t in tiles])[None])
     return RetrievalTask(
         f"cross-date, {tile_m:g} m",
-        Pictures(len(views), views.__getitem__, "drone"),
-        Pictures(len(tiles), tiles.__getitem__, "satellite"),
-        correct,
+        Pictures(len(views), lambda i: views[i].picture, "drone"),
+        Pictures(len(tiles), lambda i: tiles[i].picture, "satellite"),
+        (apart[..., 0] == 0) & (apart[..., 1:] < 0.5).all(-1),
     )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A picture and where it is: number of its scene, (x, y) of its centre in sides of a tile."""
+
+    picture: np.ndarray
+    place: tuple[int, float, float]
+
+
+def _tiles(scene: TwoDates, number: int, tile_m: float, side_px: int) -> list[_Placed]:
+    """All tiles of the scene's map, half a side apart, from the top-left one to the bottom-right one."""
+    tile_px = tile_m / scene.gsd_m
+    columns, rows = (
+        np.arange(0.5, side / tile_px - 0.5 + 1e-6, 0.5) for side in scene.map_picture.shape[1::-1]
+    )
+    zoom = np.diag([tile_px / side_px, tile_px / side_px, 1.0]) @ _shift(np.full(2, -side_px / 2))
+    return [
+        _Placed(warp(scene.map_picture, _shift(tile_px * np.array([x, y])) @ zoom, side_px), (number, x, y))
+        for y in rows
+        for x in columns
+    ]
+
+
+_EVALUATED = ViewSettings(offset=0.0, tilt_deg=6.0, height_share=0.07)
+"""Errors of a usual IMU and altimeter; the heading is off by as much as a search over eight headings leaves."""
+
+
+def _view(
+    scene: TwoDates,
+    number: int,
+    place: NDArray[np.float64],
+    tile_m: float,
+    side_px: int,
+    rng: np.random.Generator,
+) -> _Placed:
+    """A view of the scene's other date about a place in sides of a tile."""
+    tile_px = tile_m / scene.gsd_m
+    about = _shift(tile_px * place) @ jitter(tile_px, side_px, _EVALUATED, rng)
+    picture = warp(scene.view_picture, scene.view_from_map @ about, side_px)
+    return _Placed(picture, (number, float(place[0]), float(place[1])))
