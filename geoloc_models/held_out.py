@@ -14,6 +14,7 @@ from geoloc_models.drl.heatmap import published_heatmap
 from geoloc_models.drl.losses import spatial_cross_entropy
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import relative_distance_scores
+from geoloc_models.training_settings import TrainingSettings, loss_function
 
 Samples = PairSamples | Ul14Samples
 
@@ -47,36 +48,39 @@ class HeldOut:
         self,
         samples: Samples,
         maps: int,
+        settings: TrainingSettings,
         device: torch.device,
-        half: bool = True,
-        side_cells: int | None = None,
         workers: int = 0,
     ) -> None:
-        """side_cells: R of a loss over single cells, whose heatmap is read as published; None: the node of the
-        highest logit.
-        """
+        """settings: of the training; its loss tells how heatmaps are read (see `find`)."""
         self.samples = samples
         self.maps = maps
+        self.settings = settings
         self.device = device
-        self.half = half
-        self.side_cells = side_cells
         self.workers = workers
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """MA@5, MA@20 and the median error in m (left out where metres are unknown), RDS of exact labels."""
+        """MA@5, MA@20 and the median error in m (left out where metres are unknown), RDS of exact labels, and the
+        loss.
+        """
+        loss_of = loss_function(self.settings)
         was_training = model.training
         model.eval()
-        errors_m, scores = [], []
+        errors_m, scores, losses = [], [], []
         for batch in load(self.samples, _portions(self.maps), self.workers):
-            logits = predict(model, batch, self.device, self.half)
+            logits = predict(model, batch, self.device, self.settings.half)
             side_px = batch["map"].shape[-1]
+            losses += [loss_of(logits, batch["target"].to(self.device) / side_px).item()] * len(logits)
             found = self.find(logits.cpu(), side_px)
             target = batch["target"].numpy()
             scores.append(relative_distance_scores(found, target, (side_px, side_px), truncate_label=False))
             errors_m.append(np.linalg.norm(found - target, axis=1) * batch["gsd_m"].numpy())
         model.train(was_training)
-        figures = {"rds": round(float(np.concatenate(scores).mean()), 4)}
+        figures = {
+            "held_out_loss": round(float(np.mean(losses)), 4),
+            "rds": round(float(np.concatenate(scores).mean()), 4),
+        }
         error_m = np.concatenate(errors_m)
         if np.isfinite(error_m).all():
             figures |= {f"ma{k}": round(float((error_m <= k).mean()), 4) for k in (5, 20)}
@@ -84,13 +88,17 @@ class HeldOut:
         return figures
 
     def find(self, logits: Tensor, side_px: int) -> np.ndarray:
-        """(B, 2) found places (row, col), pixel edges of the map, of logits (B, 1, H, W)."""
-        if self.side_cells is None:
+        """(B, 2) found places (row, col), pixel edges of the map, of logits (B, 1, H, W): of the highest node for the
+        spatial loss, as published for losses over single cells.
+        """
+        if self.settings.loss == "spatial":
             best = logits.flatten(1).argmax(1)
             cols = logits.shape[-1]
             nodes = torch.stack([best // cols, best % cols], 1)
             return np.asarray((nodes * (side_px / (cols - 1))).numpy(), np.float64)
-        places = [published_heatmap(one[0].numpy(), self.side_cells, side_px)[1] for one in logits]
+        places = [
+            published_heatmap(one[0].numpy(), self.settings.positive_cells, side_px)[1] for one in logits
+        ]
         return np.array(places, np.float64)
 
 

@@ -101,7 +101,9 @@ class TrainingLog:
         self._console.print(", ".join(f"{name} {value}" for name, value in line.items()))
         with self._path.open("a") as log:
             log.write(json.dumps(line) + "\n")
-        self._draw(done, {f"held_out/{name}": value for name, value in figures.items()})
+        self._draw(
+            done, {f"held_out/{name.removeprefix('held_out_')}": value for name, value in figures.items()}
+        )
 
     def _draw(self, done: int, scalars: dict[str, float]) -> None:
         if self._curves is not None:

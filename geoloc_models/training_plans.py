@@ -12,7 +12,7 @@ from geoloc_models.data.ul14 import load_train
 from geoloc_models.data.ul14_samples import Ul14Samples, Ul14Settings, default_held_out, split_by_place
 from geoloc_models.drl.presets import Preset
 from geoloc_models.held_out import Samples
-from geoloc_models.training import PAPER, TrainingSettings
+from geoloc_models.training_settings import PAPER, TrainingSettings
 
 HELD_OUT_SOURCES = ("levir", "srif")
 HELD_OUT_MAPS = 48

@@ -157,8 +157,8 @@ def _is_ul14(data: Path) -> bool:
 def _plan(args: argparse.Namespace) -> "Plan":
     """The recipe of the data's layout with what the arguments change of it."""
     from geoloc_models.drl.presets import PRESETS
-    from geoloc_models.training import PAPER, TrainingSettings
     from geoloc_models.training_plans import plan_pairs, plan_ul14
+    from geoloc_models.training_settings import PAPER, TrainingSettings
 
     preset = PRESETS[args.preset]
     is_ul14 = _is_ul14(args.data)
@@ -200,10 +200,7 @@ def _train(args: argparse.Namespace, processes: "Processes") -> None:
         workers = min(8, max(1, (os.cpu_count() or 1) // processes.count))
     check = None
     if plan.held_out is not None:
-        side_cells = None if settings.loss == "spatial" else settings.positive_cells
-        check = HeldOut(
-            plan.held_out, plan.held_out_maps, processes.device, settings.half, side_cells, workers
-        )
+        check = HeldOut(plan.held_out, plan.held_out_maps, settings, processes.device, workers)
     torch.manual_seed(args.seed)
     model = build(args.preset, args.backbone_weights)
     if args.start_from is not None:

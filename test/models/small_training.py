@@ -22,7 +22,8 @@ from geoloc_models.drl.necks import ChannelConvert
 from geoloc_models.drl.post_fusion import PostFusion
 from geoloc_models.held_out import HeldOut
 from geoloc_models.processes import join_processes
-from geoloc_models.training import PAPER, train
+from geoloc_models.training import train
+from geoloc_models.training_settings import PAPER
 
 STAGES = (Stage(8, 1, 1, 7, 4, 2), Stage(16, 2, 1, 3, 2, 1, drop_path=0.1))
 
@@ -58,7 +59,7 @@ def main(picture: Path, out: Path, kind: str, batches: int) -> None:
     )
     with join_processes("cpu") as processes:
         torch.manual_seed(5)
-        held_out = HeldOut(samples, 4, processes.device, half=False, side_cells=3)
+        held_out = HeldOut(samples, 4, settings, processes.device)
         trained = train("small", network(kind), samples, held_out, out, settings, processes)
         torch.save(trained.model.state_dict(), out / f"rank{processes.rank}.pt")
 

@@ -11,11 +11,14 @@ import torch
 
 from geoloc_models import weights as weights_module
 from geoloc_models.data.pairs import ImagePair
-from geoloc_models.data.samples import SampleSettings
+from geoloc_models.data.samples import PairSamples, SampleSettings
 from geoloc_models.drl.compact import CompactMixFusion, cells_to_nodes
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
-from geoloc_models.training import TrainingSettings, train
+from geoloc_models.held_out import HeldOut
+from geoloc_models.processes import Processes
+from geoloc_models.training import train
+from geoloc_models.training_settings import TrainingSettings
 from geoloc_models.weights import WeightsInfo, load_weights, save_weights
 
 INFO = WeightsInfo("mix_compact", 96, 0.25, 1.2, 1.0)
@@ -68,7 +71,7 @@ def test_exposure_and_white_balance_do_not_matter(model: CompactMixFusion) -> No
     torch.testing.assert_close(model(query, search_map), model(other, search_map), atol=0.15, rtol=0.1)
 
 
-def testcells_to_nodes_is_linear_interpolation() -> None:
+def test_cells_to_nodes_is_linear_interpolation() -> None:
     """A plane given at cell centres has the plane's values at the nodes, away from the border."""
     rows, cols = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     plane = 3 * (rows + 0.5) + 5 * (cols + 0.5)
@@ -91,36 +94,33 @@ def textured_pair(tmp_path_factory: pytest.TempPathFactory) -> ImagePair:
     )
 
 
-def test_training_learns_resumes_and_exports(textured_pair: ImagePair, tmp_path: Path) -> None:
-    """A few batches lower the loss; a run cut in two continues where it stopped; another model is refused."""
-    samples = SampleSettings(map_px=128, query_px=48, queries=4, tilt_deg=2, heading_deg=2, height_share=0.02)
+def test_training_learns_and_resumes(textured_pair: ImagePair, tmp_path: Path) -> None:
+    """A few batches lower the loss; a run cut in two continues where it stopped; other widths are refused."""
+    drawn = SampleSettings(map_px=128, query_px=48, queries=4, tilt_deg=2, heading_deg=2, height_share=0.02)
+    samples, held_out = PairSamples([textured_pair], drawn), PairSamples([textured_pair], drawn, seed=1)
+    alone = Processes(0, 1, torch.device("cpu"))
 
-    def run(total: int) -> dict[str, float]:
+    def run(network: CompactMixFusion, total: int) -> dict[str, float]:
         settings = TrainingSettings(
             samples=total * 8,
             maps_per_batch=2,
             warmup_batches=5,
             checkpoint_batches=10,
             check_batches=1000,
-            check_maps=8,
             average_decay=0.9,
         )
-        train(CompactMixFusion(), [textured_pair], [textured_pair], tmp_path, samples, settings, workers=0)
+        check = HeldOut(held_out, 8, settings, alone.device)
+        train("mix_compact", network, samples, check, tmp_path, settings, alone)
         lines = (tmp_path / "log.jsonl").read_text().splitlines()
         return json.loads(lines[-1])
 
-    first = run(10)
-    assert first["batch"] == 10
-    last = run(50)
+    assert run(CompactMixFusion(), 10)["batch"] == 10
+    last = run(CompactMixFusion(), 50)
     assert last["batch"] == 50
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 50
     # Knowing nothing costs log(33 * 33) = 7.0.
     assert last["held_out_loss"] < 5.8
-
-    with pytest.raises(GeolocError, match="is of another model"):
-        train(
-            CompactMixFusion(width=32), [textured_pair], [], tmp_path, samples, TrainingSettings(), workers=0
-        )
+    with pytest.raises(GeolocError, match="is of another version of mix_compact"):
+        run(CompactMixFusion(width=32), 10)
 
 
 def test_weights_round_trip_in_half_precision(model: CompactMixFusion, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid
 from geoloc_models.drl.post_fusion import PostFusion
 from geoloc_models.held_out import predict
 from geoloc_models.processes import Processes
-from geoloc_models.training import PAPER, train
+from geoloc_models.training import train
+from geoloc_models.training_settings import PAPER
 
 STAGES = (Stage(16, 1, 1, 7, 4, 2), Stage(32, 2, 1, 3, 2, 1), Stage(48, 3, 1, 3, 2, 1))
 WITH_CLASS_TOKEN = (*STAGES[:2], replace(STAGES[2], class_token=True))

@@ -23,7 +23,8 @@ from geoloc_models.data.samples import PairSamples, SampleSettings
 from geoloc_models.errors import GeolocError
 from geoloc_models.held_out import HeldOut, calibrate
 from geoloc_models.processes import Processes, choose_device
-from geoloc_models.training import PAPER, TrainingSettings, schedule, train
+from geoloc_models.training import train
+from geoloc_models.training_settings import PAPER, TrainingSettings, schedule
 
 SCRIPT = Path(__file__).with_name("small_training.py")
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -178,7 +179,7 @@ def test_best_weights_are_those_of_the_best_check(
 
     monkeypatch.setattr(HeldOut, "__call__", score)
     settings = replace(QUICK, samples=8 * 8, check_batches=2, best_from=0.5, average_decay=0.0)
-    held_out = HeldOut(samples, 4, ALONE.device)
+    held_out = HeldOut(samples, 4, settings, ALONE.device)
     trained = train("one", Lookup(torch.zeros(1, 7, 7)), samples, held_out, tmp_path, settings, ALONE)
     assert trained.batch == 6
     assert torch.equal(trained.model.state_dict()["cells"], seen[2])
@@ -190,7 +191,7 @@ def test_held_out_figures_against_a_network_that_knows_one_place(samples: PairSa
     """Its node is (2, 3) of 7, so (16, 24) px of 48; figures computed here again from the samples."""
     cells = torch.zeros(1, 7, 7)
     cells[0, 2, 3] = 9.0
-    figures = HeldOut(samples, 6, ALONE.device)(Lookup(cells))
+    figures = HeldOut(samples, 6, QUICK, ALONE.device)(Lookup(cells))
     drawn = [samples[index] for index in range(6)]
     off = torch.cat([d["target"] for d in drawn]).numpy() - np.array([16.0, 24.0])
     error_m = np.hypot(*off.T) * torch.cat([d["gsd_m"] for d in drawn]).numpy()
