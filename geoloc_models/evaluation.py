@@ -72,7 +72,7 @@ def _fit_as_published(sample: PairSample, engine: Engine) -> tuple[np.ndarray, n
     """Both resized by antialiased bicubic interpolation (spec 4.1): 128 px and 384 px for a published network."""
     map_px = 3 * engine.query_px
     query, search_map = (
-        np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
+        np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
         for picture, side in ((sample.query, engine.query_px), (sample.search_map, map_px))
     )
     return query, search_map, sample.search_map.shape[0] / map_px

@@ -247,7 +247,7 @@ class Ul14Pairs:
     def __init__(self, root: Path, protocol: PairProtocol) -> None:
         """root: the folder that holds `test`; GeolocError at the first fault of the data."""
         self.name = root.name
-        self.about = "UL14 test views in their maps of several sizes, resized as published"
+        self.about = "test views in their maps of several sizes, resized as published"
         self.protocol = protocol
         pairs = load_test(root)
         order = np.random.default_rng(protocol.seed).permutation(len(pairs))
