@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoloc_models.backbones.compact import Compact
-from geoloc_models.backbones.vit_trunk import STRIDE_PX, VitTrunk
+from geoloc_models.backbones.vit_trunk import VitTrunk
 from geoloc_models.drl.compact import CompactMixFusion, cells_to_nodes, standardise
 from geoloc_models.drl.heads import GroupCorrelation
 from geoloc_models.drl.necks import FeaturePyramid, share_over_queries
 
-FINE_STRIDE_PX = 4
-_PER_CELL = STRIDE_PX // FINE_STRIDE_PX
+FINE_STRIDE_PX, COARSE_STRIDE_PX = 4, 16
+VIEW_CELLS = 8
+"""The trunk sees larger queries as so many cells a side, and the map in cells of the same size: what a place is does
+not take more pixels, and attention over them would take most of the time."""
+_PER_CELL = COARSE_STRIDE_PX // FINE_STRIDE_PX
 
 
 @dataclass(frozen=True)
 class HybridFeatures:
-    """All of an image that depends on no other: (B, C, H/4, W/4), then two of (B, C', H/16, W/16)."""
+    """All of an image that depends on no other: at strides 4 and 16, and in the trunk's cells."""
 
     fine: Tensor
     coarse: Tensor
@@ -34,12 +37,12 @@ class HybridFeatures:
 class HybridMixFusion(nn.Module):
     """Query (B*K, 3, h, w) and map (B, 3, H, W), 0..255 -> logits (B*K, 1, H/4 + 1, W/4 + 1).
 
-    K consecutive queries share a map. Sides are multiples of 16 px. Logit node (r, c) is the score of the query's
-    centre at map pixel-edge coordinate (4 r, 4 c).
+    K consecutive queries share a map. Sides are multiples of 16 px; those of the map best of `cell_px` too. Logit node
+    (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
     """
 
     stride_px = FINE_STRIDE_PX
-    multiple_px = STRIDE_PX
+    multiple_px = COARSE_STRIDE_PX
 
     def __init__(self, width: int = 64, head_channels: int = 32, semantic_channels: int = 128) -> None:
         super().__init__()
@@ -69,15 +72,19 @@ class HybridMixFusion(nn.Module):
         self.context.weight.copy_(compact.context.weight.expand_as(self.context.weight))
         self.context.bias.copy_(compact.context.bias.expand_as(self.context.bias))
 
-    def encode(self, image: Tensor) -> HybridFeatures:
+    @staticmethod
+    def cell_px(query_px: int) -> float:
+        """Side of the trunk's cells for queries of this side."""
+        return max(COARSE_STRIDE_PX, query_px / VIEW_CELLS)
+
+    def encode(self, image: Tensor, cell_px: float) -> HybridFeatures:
         """image: (B, 3, h, w), 0..255, query or map."""
         # Contiguous: GroupNorm's backward pass reads wild memory in the strides that the trunk's transposes leave.
-        semantic = self.semantic_norm(self.trunk(image).float().contiguous())
+        semantic = self.semantic_norm(self.trunk(image, cell_px).float().contiguous())
         levels = self.backbone(standardise(image))
-        levels[-1] = levels[-1] + self.to_coarse(semantic)
+        levels[-1] = levels[-1] + _resized(self.to_coarse(semantic), levels[-1])
         fine = self.neck(levels)
-        enlarged = F.interpolate(self.to_fine(semantic), size=fine.shape[-2:], mode="bilinear")
-        return HybridFeatures(fine + enlarged, levels[-1], semantic)
+        return HybridFeatures(fine + _resized(self.to_fine(semantic), fine), levels[-1], semantic)
 
     def match(self, query: HybridFeatures, search_map: HybridFeatures) -> Tensor:
         """Logits of K queries per map; K = queries / maps."""
@@ -91,4 +98,10 @@ class HybridMixFusion(nn.Module):
         return fine + rough + cells_to_nodes(context, size)
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
-        return self.match(self.encode(query), self.encode(search_map))
+        cell_px = self.cell_px(query.shape[-1])
+        return self.match(self.encode(query, cell_px), self.encode(search_map, cell_px))
+
+
+def _resized(level: Tensor, like: Tensor) -> Tensor:
+    size = like.shape[-2:]
+    return level if level.shape[-2:] == size else F.interpolate(level, size=tuple(size), mode="bilinear")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference by PyTorch: pictures in, heatmap out."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
+from geoloc_models.drl.hybrid import HybridMixFusion
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import load_weights
 
@@ -45,6 +47,10 @@ class TorchEngine:
         self.device = str(self._device)
         self.query_px = loaded.info.query_px
         self.map_multiple_px = loaded.model.multiple_px
+        if isinstance(loaded.model, HybridMixFusion):
+            self.map_multiple_px = math.lcm(self.map_multiple_px, round(loaded.model.cell_px(self.query_px)))
+            if self._half:
+                loaded.model.trunk.bfloat16()
         self.gsd_range_m = (loaded.info.gsd_min_m, loaded.info.gsd_max_m)
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:

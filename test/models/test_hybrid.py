@@ -41,7 +41,7 @@ def test_trunk_gives_the_tokens_of_the_whole_transformer_after_its_blocks() -> N
     for block in list(whole.blocks)[:3]:
         tokens, _ = block(tokens, None)
         expected.append(tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4)))
-    torch.testing.assert_close(trunk(image), torch.cat(expected[1:], 1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(trunk(image, 16), torch.cat(expected[1:], 1), atol=1e-4, rtol=1e-4)
 
 
 def test_trunk_refuses_other_weights() -> None:
@@ -67,6 +67,18 @@ def test_queries_of_one_map_equal_each_alone(model: HybridMixFusion) -> None:
     for i in range(4):
         alone = model(query[i : i + 1], search_map[i // 2 : i // 2 + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_larger_queries_are_seen_in_larger_cells(model: HybridMixFusion) -> None:
+    assert [model.cell_px(side) for side in (96, 128, 192)] == [16, 16, 24]
+    view = model.encode(pictures(1, 192), 24)
+    assert (view.semantic.shape[-2:], view.coarse.shape[-2:], view.fine.shape[-2:]) == (
+        (8, 8),
+        (12, 12),
+        (48, 48),
+    )
+    assert model(pictures(1, 192), pictures(1, 240, 1)).shape == (1, 1, 61, 61)
 
 
 @torch.inference_mode()
