@@ -17,6 +17,7 @@ from geoloc_models.ast.retriever import PartHead, Retriever, SegmentTransformer,
 from geoloc_models.ast.sets import (
     CrossDatePlaces,
     RetrievalTask,
+    ViewSettings,
     cross_date_task,
     labelled_task,
     training_set,
@@ -25,7 +26,7 @@ from geoloc_models.ast.training import Recipe, train
 from geoloc_models.ast.trunk import VitTrunk, load_trunk
 from geoloc_models.ast.weights import RetrieverInfo, load_retriever, save_retriever, zero_shot
 from geoloc_models.backbones.timm import import_timm
-from geoloc_models.data.pairs import list_pairs
+from geoloc_models.data.pairs import is_held_out, list_pairs
 from geoloc_models.drl.macs import count_cost
 from geoloc_models.errors import GeolocError
 
@@ -307,21 +308,76 @@ def test_denseuav_serves_training_and_both_tasks(tmp_path: Path) -> None:
         labelled_task("denseuav", tmp_path, _TASKS[1], 32)
 
 
-def test_cross_date_views_show_their_tiles(shared_data: Path) -> None:
-    """On held-out pairs the right tiles share the view's ground; no training picture is among them."""
-    task = cross_date_task(shared_data, 56, limit=3)
+@pytest.fixture
+def ramps(tmp_path: Path) -> Path:
+    """Two held-out pairs and one to train on whose colours say where a pixel is: red by column, green by row, blue by
+    pair and date.
+    """
+    ramp = np.linspace(0, 255, 512).round().astype(np.uint8)
+    names = [f"istrain_True_{n}_0" for n in range(300, 400)]
+    chosen = [name for name in names if is_held_out(name)][:2] + [n for n in names if not is_held_out(n)][:1]
+    for date, folder in enumerate("AB"):
+        (tmp_path / "pairs" / "levir" / folder).mkdir(parents=True)
+        for number, name in enumerate(chosen):
+            blue = np.full((512, 512), 80 * number + 40 * date, np.uint8)
+            picture = np.dstack([blue, ramp[:, None].repeat(512, 1), ramp[None].repeat(512, 0)])
+            cv2.imwrite(str(tmp_path / "pairs" / "levir" / folder / f"{name}.png"), picture)
+    return tmp_path
+
+
+def _centre(picture: np.ndarray) -> np.ndarray:
+    """(x, y) in pixels of the ramps' picture, and the blue of pair and date, of the middle of a view or tile."""
+    middle = picture.shape[0] // 2
+    colour = picture[middle - 1 : middle + 1, middle - 1 : middle + 1].reshape(-1, 3).astype(float).mean(0)
+    return np.array([colour[0] * 512 / 255, colour[1] * 512 / 255, colour[2]])
+
+
+def test_right_tiles_lie_around_the_view(ramps: Path) -> None:
+    """Views see the other date than their tiles, and the tiles called right are those within half a side."""
+    task = cross_date_task(ramps, 56, tile_m=60.0)
+    views, tiles = (
+        np.array([_centre(side.read(i)) for i in range(side.count)]) for side in (task.queries, task.gallery)
+    )
+    assert len(views) == 8 and len(tiles) == 2 * 7 * 7
+    for view, correct in zip(views, task.correct, strict=True):
+        apart = np.abs(tiles - view)
+        same_pair = apart[:, 2] < 60
+        assert np.allclose(apart[same_pair, 2], 40, atol=2), "the other date"
+        surely = same_pair & (apart[:, :2] < 60 - 3).all(1)
+        surely_not = ~same_pair | (apart[:, :2] > 60 + 3).any(1)
+        assert correct[surely].all() and not correct[surely_not].any()
+        assert 1 <= correct.sum() <= 4
+
+
+def test_training_views_lie_within_their_tiles(ramps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tiles of one date that do not overlap; each view looks at its own tile, of the other date."""
+    monkeypatch.setattr("geoloc_models.ast.sets.degrade", lambda image, *_: image)
+    monkeypatch.setattr("geoloc_models.ast.sets.occlude", lambda image, _: image)
+    pairs = list_pairs(ramps, "levir", held_out=False)
+    places = CrossDatePlaces(pairs, 56, ViewSettings(tile_m=(60.0, 60.0)))
+    assert len(places) == 1
+    off_centre = []
+    for item in range(6):
+        drawn = places.draw(0, item, np.random.default_rng(item))
+        assert drawn.labels.tolist() == [4 * item + place for place in range(4)]
+        views, tiles = (np.array([_centre(p) for p in side]) for side in (drawn.drone, drawn.satellite))
+        assert np.allclose(np.abs(views - tiles)[:, 2], 40, atol=2)
+        off_centre.append(np.abs(views - tiles)[:, :2])
+        between = np.abs(tiles[:, None] - tiles[None])[..., :2].max(-1)
+        assert between[~np.eye(4, dtype=bool)].min() > 120 - 3
+    assert np.max(off_centre) < 0.25 * 120 + 3
+    assert np.max(off_centre) > 0.2 * 120
+
+
+def test_tiles_that_no_picture_holds_are_refused(ramps: Path) -> None:
+    with pytest.raises(GeolocError, match="holds tiles of 900 m: give a smaller --tile-m"):
+        cross_date_task(ramps, 56, tile_m=900)
+    with pytest.raises(GeolocError, match="no picture pair spans 800 m, two of the smallest tiles"):
+        CrossDatePlaces(list_pairs(ramps, "levir"), 56, ViewSettings(tile_m=(400.0, 500.0)))
+
+
+def test_held_out_pairs_make_a_task_that_repeats(shared_data: Path) -> None:
+    task, again = (cross_date_task(shared_data, 56, limit=3) for _ in range(2))
     assert task.correct.shape == (task.queries.count, task.gallery.count) == (12, task.gallery.count)
     assert ((task.correct.sum(1) >= 1) & (task.correct.sum(1) <= 4)).all()
-    again = cross_date_task(shared_data, 56, limit=3)
     np.testing.assert_array_equal(task.queries.read(5), again.queries.read(5))
-    with pytest.raises(GeolocError, match="holds tiles of 900 m: give a smaller --tile-m"):
-        cross_date_task(shared_data, 56, tile_m=900)
-
-
-def test_cross_date_draws_are_of_one_picture_each(shared_data: Path) -> None:
-    pairs = list_pairs(shared_data, "levir", held_out=False)[:12]
-    places = CrossDatePlaces(pairs, 56)
-    first, again = (places.draw(2, 7, np.random.default_rng(4)) for _ in range(2))
-    assert first.drone.shape == first.satellite.shape == (4, 56, 56, 3)
-    np.testing.assert_array_equal(first.drone, again.drone)
-    assert first.labels.tolist() == [28, 29, 30, 31]
