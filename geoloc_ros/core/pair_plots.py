@@ -51,8 +51,8 @@ def write_plots(folder: Path, name: str, by_stress: Mapping[str, Sequence[PairSc
     drawn: dict[str, tuple[str, tuple[float, float], Callable[[Figure], None]]] = {
         "ma": ("share of views found", (6.4, 4.2), lambda figure: _ma_curves(figure, plain)),
         "reliability": (
-            f"is the stated probability of being within {RIGHT_WITHIN_M:g} m true?",
-            (3.2 * len(plain) + 0.8, 4.2),
+            f"peak against truth, right within {RIGHT_WITHIN_M:g} m",
+            (max(5.4, 3.2 * len(plain) + 0.8), 4.8),
             lambda figure: _reliability(figure, plain),
         ),
         "kept": (
@@ -175,7 +175,7 @@ def _reliability(figure: Figure, scores: Sequence[PairScores]) -> None:
         )
         axes.set_title(f"{score.name}\ncalibration error {error:.3f}")
         axes.set_xlabel("stated; dot area: samples")
-        axes.set_aspect("equal")
+        axes.set_box_aspect(1)
         axes.set_xlim(-0.04, 1.04)
         axes.set_ylim(-0.04, 1.04)
     panels[0].set_ylabel("share that was right")
