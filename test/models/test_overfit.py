@@ -82,7 +82,7 @@ def post(head: nn.Module, shared: bool = False) -> PostFusion:
 
 
 def fusion(joint: bool) -> AttentionFusion:
-    return AttentionFusion(WIDTH, joint, layers=2, heads=4, hidden=64, dropout=0.0)
+    return AttentionFusion(WIDTH, joint, layers=1, heads=4, hidden=64, dropout=0.0)
 
 
 def vit() -> MixFusion:
@@ -97,10 +97,10 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], int, float, str, int]] = {
     "mix gem": (lambda: mix(SoftmaxPool(WIDTH)), 80, 5e-3, "balance", 1),
     # Its logits cannot be negative, so only a loss that compares cells with each other teaches it.
     "mix true gem": (lambda: mix(GeneralizedMean()), 80, 3e-3, "spatial", 1),
-    "mix gc": (lambda: mix(GroupCorrelation(WIDTH), correlates=True), 130, 3e-3, "balance", 1),
+    "mix gc": (lambda: mix(GroupCorrelation(WIDTH), correlates=True), 150, 3e-3, "balance", 1),
     "mix fpn": (pyramid, 100, 3e-3, "balance", 5),
     "mix vit": (vit, 80, 5e-3, "balance", 1),
-    "post gc": (lambda: post(GroupCorrelation(WIDTH, scale=1e-4)), 130, 3e-3, "balance", 1),
+    "post gc": (lambda: post(GroupCorrelation(WIDTH, scale=1e-4)), 110, 4e-3, "balance", 1),
     "post gc shared": (
         lambda: post(GroupCorrelation(WIDTH, scale=1e-4), shared=True),
         100,
@@ -108,8 +108,8 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], int, float, str, int]] = {
         "balance",
         1,
     ),
-    "post caf": (lambda: post(fusion(joint=False)), 150, 3e-3, "balance", 1),
-    "post saf": (lambda: post(fusion(joint=True)), 150, 3e-3, "balance", 1),
+    "post caf": (lambda: post(fusion(joint=False)), 110, 4e-3, "balance", 1),
+    "post saf": (lambda: post(fusion(joint=True)), 120, 4e-3, "balance", 1),
 }
 
 
