@@ -160,11 +160,13 @@ class SiftEngine(FeatureEngine):
 
     RATIO = 0.9
     CONTRAST = 0.01
+    KEYPOINTS = 4096
+    """The strongest are kept; few pictures have more, and their matching takes seconds."""
 
     def __init__(self, like: Engine) -> None:
         super().__init__(like)
         # The old spelling is in every OpenCV 4 and 5; only the stubs of 5 lack it.
-        self._sift = cv2.SIFT_create(contrastThreshold=self.CONTRAST)  # type: ignore[attr-defined]
+        self._sift = cv2.SIFT_create(self.KEYPOINTS, contrastThreshold=self.CONTRAST)  # type: ignore[attr-defined]
         self._matcher = cv2.BFMatcher(cv2.NORM_L2)
 
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
