@@ -57,6 +57,7 @@ PAPER = TrainingSettings(
     loss="wbl",
     average_decay=0.0,
     half=False,
+    checkpoint_batches=200,
     best_from=0.5,
 )
 """Optimisation as in the paper and its published code (spec 3.4), save that the best is chosen on held-out places."""
