@@ -34,6 +34,7 @@ setup(
     extras_require={
         "xfeat": requirements("xfeat.txt"),
         "lightglue": requirements("lightglue.txt"),
+        "gallery": requirements("gallery.txt"),
         "timm": requirements("timm.txt"),
         "tensorboard": requirements("tensorboard.txt"),
         "dev": requirements("test.txt"),

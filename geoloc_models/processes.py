@@ -55,6 +55,11 @@ class Processes:
         parts[self.rank] = own
         return torch.cat(parts)
 
+    def wait_for_all(self) -> None:
+        """Go on once every process has come here; for short waits, a group gives up after minutes."""
+        if self.count > 1:
+            distributed.barrier()
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """ "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"; GeolocError if it is not there."""

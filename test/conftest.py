@@ -129,3 +129,44 @@ def _write_building(folder: Path, number: int, from_drone: bool) -> None:
         top, left = rng.integers(0, 24, 2)
         view = np.clip(ground[top : top + 96, left : left + 96] * rng.uniform(0.8, 1.2), 0, 255)
         cv2.imwrite(str(folder / f"image-{picture:02d}.jpeg"), view.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def small_retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small retrieval network, drawn at random."""
+    from dataclasses import replace
+
+    import torch
+
+    from geoloc_models.ast.presets import AST
+    from geoloc_models.ast.retriever import SegmentTransformer
+    from geoloc_models.ast.weights import RetrieverInfo, save_retriever
+
+    torch.manual_seed(1)
+    shape = replace(AST, input_px=32, blocks=1, groups=2, head_width=8)
+    path = tmp_path_factory.mktemp("retriever") / "small.safetensors"
+    save_retriever(path, SegmentTransformer(shape), RetrieverInfo("small", shape, None), eight_bit=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_patchwork() -> Callable[..., Path]:
+    """write_patchwork(path, seed=0, width_m=480, height_m=360): a textured map of 1 m pixels in UTM 33 whose western
+    120 m are no data and whose north-eastern 150 m are of one colour.
+    """
+    return _write_patchwork
+
+
+def _write_patchwork(path: Path, seed: int = 0, width_m: int = 480, height_m: int = 360) -> Path:
+    rng = np.random.default_rng(seed)
+    pixels = cv2.resize(
+        rng.uniform(20, 255, (height_m // 12, width_m // 12, 3)).astype(np.float32), (width_m, height_m)
+    )
+    pixels[:, :120] = 0
+    pixels[:150, -150:] = (60, 110, 160)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width_m, height=height_m, count=3, dtype="uint8", nodata=0,
+        crs="EPSG:32633", transform=from_origin(500_000, 5_300_000, 1.0, 1.0),
+    ) as raster:  # fmt: skip
+        raster.write(pixels.astype(np.uint8).transpose(2, 0, 1))
+    return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from rich.table import Table
 from geoloc_models.drl.heatmap import heatmap_from_logits
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.measuring import keep_to_cores, percentiles
 from geoloc_ros.core.camera import CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Frame
 from geoloc_ros.core.geodesy import LocalEnu
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write bench.json."""
     if args.frames < 2 or args.cores < 1:
         raise GeolocError(f"{args.frames} frames on {args.cores} cores: give at least 2 frames and 1 core")
-    _keep_to_cores(args.cores)
+    keep_to_cores(args.cores)
     engine = TorchEngine(args.weights, args.device, threads=args.cores)
     path = args.out / f"map_{MAP_PX}.tif"
     _make_map(path)
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         "map_px": MAP_PX,
         "frame_px": [CAMERA.width, CAMERA.height],
         "search_m": 2 * SEARCH_M,
-        "stages_ms": {stage: _percentiles(values) for stage, values in samples.stages.items()},
-        "beside_network_ms": _percentiles(samples.beside_network),
+        "stages_ms": {stage: percentiles(values) for stage, values in samples.stages.items()},
+        "beside_network_ms": percentiles(samples.beside_network),
         "search_px": samples.search_px,
     }
     (args.out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -213,18 +213,6 @@ def _texture(side_px: int) -> np.ndarray:
         coarse = rng.uniform(-1, 1, (side_px // cell_px + 2,) * 2 + (3,)).astype(np.float32)
         total += weight * cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     return np.clip(128 + total, 0, 255).astype(np.uint8)
-
-
-def _keep_to_cores(cores: int) -> None:
-    """Run on that many of the cores this process may use, as the vehicle would."""
-    cv2.setNumThreads(cores)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-
-
-def _percentiles(values: np.ndarray | list[float]) -> dict[str, float]:
-    p50, p95 = np.percentile(values, (50, 95))
-    return {"p50": round(float(p50), 3), "p95": round(float(p95), 3)}
 
 
 def _print(report: dict) -> None:

@@ -18,7 +18,9 @@ COMMANDS = (
     "dataset",
     "train",
     "ast",
+    "gallery",
     "bench",
+    "bench-gallery",
     "bench-graph",
     "models",
 )

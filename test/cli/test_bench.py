@@ -35,7 +35,7 @@ def small_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """A 1200 px map, no network and no change of this process's cores."""
     monkeypatch.setattr(bench, "MAP_PX", 1200)
     monkeypatch.setattr(bench, "TorchEngine", CentreEngine)
-    monkeypatch.setattr(bench, "_keep_to_cores", lambda cores: None)
+    monkeypatch.setattr(bench, "keep_to_cores", lambda cores: None)
 
 
 @pytest.mark.usefixtures("small_bench")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`geoloc gallery` from a map to a ranking, and its bench, on small data."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from geoloc_ros.cli import bench_gallery
+from geoloc_ros.cli.main import main
+from geoloc_ros.core.gallery import Gallery
+from geoloc_ros.core.maps import RasterMap
+
+
+@pytest.fixture(scope="module")
+def map_path(tmp_path_factory: pytest.TempPathFactory, write_patchwork: Callable[..., Path]) -> Path:
+    return write_patchwork(tmp_path_factory.mktemp("city") / "city.tif")
+
+
+@pytest.fixture(scope="module")
+def gallery(map_path: Path, small_retriever: Path) -> Path:
+    assert (
+        main(["gallery", "build", str(map_path), "--weights", str(small_retriever), "--tile-m", "100"]) == 0
+    )
+    return map_path.with_name("city.tif.gallery")
+
+
+def test_a_gallery_lies_beside_its_map(
+    gallery: Path, map_path: Path, small_retriever: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gallery", "info", str(gallery), "--map", str(map_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"tiles     {len(Gallery(gallery))}: {len(Gallery(gallery))} of 100 m\n" in printed
+    assert "map       city.tif, looks " in printed and ", the one given\n" in printed
+    assert main(["gallery", "build", str(map_path), "--weights", str(small_retriever)]) == 2
+    assert "city.tif.gallery is there already: delete it" in capsys.readouterr().err
+
+
+def test_a_picture_of_a_tile_finds_it(
+    gallery: Path, map_path: Path, small_retriever: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Gallery(gallery)
+    row = len(opened) // 2
+    place = float(opened.lat_deg[row]), float(opened.lon_deg[row])
+    with RasterMap(map_path) as source:
+        crop = source.crop(*place, 100.0, 64).image
+    cv2.imwrite(
+        str(tmp_path / "view.png"), cv2.copyMakeBorder(crop, 0, 0, 16, 16, cv2.BORDER_REPLICATE)[..., ::-1]
+    )
+    cv2.imwrite(str(tmp_path / "sea.png"), np.full((64, 64, 3), 90, np.uint8))
+    search = ["gallery", "search", str(gallery)]
+    with_weights = ["--weights", str(small_retriever), "--top", "3"]
+    assert main([*search, str(tmp_path / "view.png"), *with_weights]) == 0
+    first = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("1 "))
+    assert first.split()[2:] == [f"{place[0]:.6f}", f"{place[1]:.6f}", "100"]
+    assert main([*search, str(tmp_path / "sea.png"), *with_weights]) == 0
+    assert "is of one colour: this ranking says nothing about its place" in capsys.readouterr().err
+    assert main([*search, str(tmp_path / "view.png"), *with_weights, "--near", "0", "0"]) == 2
+    assert "no tile lies within 1000 m of 0.0, 0.0: the gallery spans" in capsys.readouterr().err
+    assert main([*search, str(tmp_path / "none.png"), *with_weights]) == 2
+    assert "none.png: No such file or directory; give a picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_bench_prints_time_and_recall(
+    codes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if codes:
+        pytest.importorskip("faiss", reason="codes need faiss-cpu (requirements/gallery.txt)")
+    monkeypatch.setattr(bench_gallery, "keep_to_cores", lambda cores: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    arguments = ["--tiles", "3000", "--dim", "32", "--queries", "5", "--json", str(tmp_path / "f.json")]
+    assert main(["bench-gallery", *arguments, *(["--codes"] if codes else [])]) == 0
+    ours, numpy_ = json.loads((tmp_path / "f.json").read_text())
+    assert (ours["search"], numpy_["search"]) == ("by codes" if codes else "exact", "NumPy")
+    assert ours["recall"] >= 0.9 and min(ours["ms"]["p50"], numpy_["ms"]["p50"]) > 0
+    assert (ours["codes_bytes"] > 3000 * 32) == codes
+    assert "recall@10" in capsys.readouterr().out
+    assert main(["bench-gallery", "--tiles", "3"]) == 2
