@@ -24,8 +24,8 @@ test: build  ## ruff, mypy, all tests, coverage
 lint: build  ## ruff and mypy only
 	@tools/test.sh --lint-only
 
-bench: build  ## milliseconds by stage
-	@$(ENV) geoloc bench
+bench: build  ## milliseconds by stage, then of a search in galleries of 100,000 and 1,000,000 tiles
+	@$(ENV) geoloc bench && geoloc bench-gallery
 
 reproduce-check: build  ## parameters and MACs of the paper's networks, ours beside the reference's
 	@$(ENV) python tools/reproduce_check.py

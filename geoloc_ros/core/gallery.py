@@ -26,7 +26,6 @@ from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.maps import CropStatus, MapSource
 
 METADATA_KEY = "geoloc_gallery"
-VECTOR_BYTES, PLACE_BYTES = 2, 8 + 8 + 4
 _PROBES = 32
 _PROBE_PX = 16
 _PROBE_TOLERANCE = 6.0  # grey levels by which half of a probe may differ: another reader or compression
