@@ -8,12 +8,16 @@ peak claims a probability that the answer is right, which here means within RIGH
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geoloc_models import metrics
+from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
+from geoloc_models.errors import GeolocError
 
 RIGHT_WITHIN_M = 10.0
 """An answer this near the truth is right: the peak's probability is calibrated to that."""
@@ -95,3 +99,61 @@ def honesty(peaks: ArrayLike, errors_m: ArrayLike, nees: ArrayLike) -> dict[str,
         ],
         "reliability": reliability(peaks, right),
     }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A network's logits (R, C) over a map with stride_px between nodes, the true (x, y) on it and its m per pixel."""
+
+    logits: NDArray[np.float32]
+    stride_px: float
+    target_xy_px: tuple[float, float]
+    gsd_m: float
+
+    def heatmap(self, temperature: float) -> Heatmap:
+        """What the network says under a temperature."""
+        return heatmap_from_logits(self.logits, self.stride_px, temperature)
+
+    def off_px(self, heatmap: Heatmap) -> NDArray[np.float64]:
+        """(x, y) of the heatmap's place relative to the truth."""
+        return np.asarray(heatmap.peak_xy_px, np.float64) - self.target_xy_px
+
+
+TEMPERATURES = np.geomspace(0.3, 3.0, 47)
+
+
+def fit_temperature(answers: Sequence[Answer]) -> float:
+    """The temperature under which the peaks are likeliest, as probabilities of being right within RIGHT_WITHIN_M.
+
+    GeolocError without answers.
+    """
+    if not answers:
+        raise GeolocError("no answers to calibrate on: give held-out places, or a larger --limit")
+    losses = []
+    for temperature in TEMPERATURES:
+        stated, right = _stated_and_right(answers, float(temperature))
+        kept = np.clip(stated, 1e-3, 1 - 1e-3)
+        losses.append(-float(np.mean(np.log(np.where(right, kept, 1 - kept)))))
+    return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def peak_honesty(answers: Sequence[Answer], temperature: float) -> tuple[float, float]:
+    """(expected calibration error, share of truths within 2 sigma) under a temperature."""
+    stated, right = _stated_and_right(answers, temperature)
+    inside = []
+    for answer in answers:
+        heatmap = answer.heatmap(temperature)
+        off = answer.off_px(heatmap)
+        inside.append(metrics.nees(off[None], heatmap.covariance_px[None])[0])
+    return expected_calibration_error(stated, right), metrics.sigma_coverage(inside)
+
+
+def _stated_and_right(
+    answers: Sequence[Answer], temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    heatmaps = [answer.heatmap(temperature) for answer in answers]
+    errors_m = [
+        float(np.hypot(*answer.off_px(heatmap))) * answer.gsd_m
+        for answer, heatmap in zip(answers, heatmaps, strict=True)
+    ]
+    return np.array([heatmap.peak for heatmap in heatmaps]), np.array(errors_m) <= RIGHT_WITHIN_M

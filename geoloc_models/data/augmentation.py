@@ -100,7 +100,7 @@ def build_over(image: np.ndarray, other: np.ndarray, rng: np.random.Generator, m
             other, (int(np.ceil(other.shape[1] * scale)), int(np.ceil(other.shape[0] * scale)))
         )
     top, left = (int(rng.integers(0, side - size + 1)) for side in other.shape[:2])
-    patch = np.rot90(other[top : top + size, left : left + size], rng.integers(4))
+    patch = np.rot90(other[top : top + size, left : left + size], int(rng.integers(4)))
     mask: np.ndarray = np.zeros((size, size), np.float32)
     for _ in range(rng.integers(1, 7)):
         centre, reach = rng.uniform(0, size, 2), size * rng.uniform(0.05, 0.3)

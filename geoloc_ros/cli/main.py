@@ -17,6 +17,7 @@ COMMANDS = (
     "world",
     "dataset",
     "train",
+    "calibrate",
     "ast",
     "gallery",
     "bench",

@@ -6,12 +6,16 @@ import pytest
 
 from geoloc_models.calibration import (
     BINS,
+    Answer,
     expected_calibration_error,
+    fit_temperature,
     honesty,
+    peak_honesty,
     reliability,
     risk_coverage,
     wilson_interval,
 )
+from geoloc_models.errors import GeolocError
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +75,35 @@ def test_summary_counts_what_it_says() -> None:
     assert by_share[0.5]["min_peak"] == 0.8
     assert by_share[1.0]["right"] == 0.5
     assert figures["mean_peak"] == pytest.approx(0.525)
+
+
+def _answers(sharpness: float, count: int = 400) -> list[Answer]:
+    """Posteriors over four far places that are true as drawn, with their logits multiplied by `sharpness`."""
+    rng = np.random.default_rng(6)
+    places = [(4, 4), (4, 24), (24, 4), (24, 24)]
+    answers = []
+    for _ in range(count):
+        shares = rng.dirichlet(np.full(4, 0.6))
+        probability = np.full((29, 29), 1e-9)
+        for (row, col), share in zip(places, shares, strict=True):
+            probability[row, col] += share
+        row, col = places[rng.choice(4, p=shares)]
+        logits = (np.log(probability) * sharpness).astype(np.float32)
+        answers.append(Answer(logits, 4.0, (4.0 * col, 4.0 * row), 0.5))
+    return answers
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 2.0])
+def test_temperature_undoes_what_made_the_posterior_dishonest(sharpness: float) -> None:
+    answers = _answers(sharpness)
+    assert fit_temperature(answers) == pytest.approx(sharpness, rel=0.15)
+    error, coverage = peak_honesty(answers, sharpness)
+    assert error < 0.06
+    assert coverage > 0.9
+    if sharpness != 1.0:
+        assert peak_honesty(answers, 1.0)[0] > 1.5 * error
+
+
+def test_nothing_to_calibrate_on_is_said() -> None:
+    with pytest.raises(GeolocError, match="no answers"):
+        fit_temperature([])

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`geoloc calibrate`: make a network's stated probabilities true."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.arguments import make_writable
+
+if TYPE_CHECKING:
+    from geoloc_models.calibration import Answer
+
+_DESCRIPTION = """\
+Fit the temperature of weights on one half of the held-out places, show on the other half what it does, and write the
+weights with it. The temperature is the one under which the peak best foretells whether the answer is right (within
+10 m). Runs the network once on each sample."""
+
+SETS = ("levir", "srif")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "calibrate", help="make a network's stated probabilities true", description=_DESCRIPTION
+    )
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="name or file")
+    add("data", type=Path, metavar="DATA", help="folder with pairs/")
+    add("--out", type=Path, required=True, metavar="FILE", help="where to write the calibrated weights")
+    add("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    add("--limit", type=int, metavar="N", help="use this many samples of each set only")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, tell, write."""
+    from dataclasses import replace
+
+    from geoloc_models.calibration import fit_temperature, peak_honesty
+    from geoloc_models.evaluation import fix_threads
+    from geoloc_models.weights import load_weights, save_weights
+
+    if args.out.suffix != ".safetensors":
+        raise GeolocError(f"--out is {args.out}: weights are written as .safetensors, name such a file")
+    make_writable(file=args.out)
+    fix_threads(args.threads)
+    fitted, judged = _answers(args, "calibration"), _answers(args, "judging")
+    loaded = load_weights(args.weights)
+    factor = fit_temperature(fitted)
+    temperature = round(loaded.info.temperature * factor, 3)
+    print(f"temperature {loaded.info.temperature} -> {temperature}, fitted on {len(fitted)} samples")
+    print(f"on {len(judged)} samples of other places:")
+    for title, stated in (("before", 1.0), ("after", factor)):
+        error, coverage = peak_honesty(judged, stated)
+        print(f"  {title:6s} calibration error {error:.3f}, truth within 2 sigma {coverage:.3f}")
+    digest = save_weights(args.out, loaded.model, replace(loaded.info, temperature=temperature))
+    print(f"wrote {args.out}, SHA-256 {digest}")
+    return 0
+
+
+def _answers(args: argparse.Namespace, part: Literal["calibration", "judging"]) -> list[Answer]:
+    from geoloc_models.calibration import Answer
+    from geoloc_models.engines.torch import TorchEngine
+    from geoloc_models.evaluation import fit_to_engine
+    from geoloc_models.pair_sets import PairProtocol
+    from geoloc_ros.cli.progress import rated_progress
+    from geoloc_ros.core.pair_sets import open_set
+
+    engine = TorchEngine(args.weights, device=args.device)
+    protocol = PairProtocol(limit=args.limit, part=part)
+    sets = [open_set(args.data, name, protocol, [], None) for name in SETS]
+    answers = []
+    with rated_progress() as progress:
+        task = progress.add_task(f"{part} half", total=sum(len(one) for one in sets))
+        for one in sets:
+            for index in range(len(one)):
+                sample = one.draw(index)
+                progress.advance(task)
+                if sample is None:
+                    continue
+                query, search_map, ratio = fit_to_engine(sample, engine)
+                logits, stride_px = engine.logits(query[None], search_map)
+                target_x, target_y = sample.target_xy_px
+                answers.append(
+                    Answer(logits[0], stride_px, (target_x / ratio, target_y / ratio), sample.gsd_m * ratio)
+                )
+    return answers
