@@ -92,6 +92,8 @@ class SampleScore:
     peak: float
     peak_ratio: float
     entropy: float
+    sigma_m: float
+    """Standard deviation that the covariance states, root mean square of both axes."""
     nees: float
     rds: float
     """Against the label cut to whole pixels of a map of 384, as published."""
@@ -123,6 +125,7 @@ class PairScores:
             **_accuracy(self.samples),
             "skipped": self.skipped,
             "nees_median": round(float(np.median(self.column("nees"))), 6),
+            "sigma_median_m": round(float(np.median(self.column("sigma_m"))), 6),
             **honesty(self.column("peak"), self.column("error_m"), self.column("nees")),
             "latency_ms": {f"p{p}": round(float(np.percentile(latency, p)), 3) for p in (50, 95)},
             "by_map_size_m": self.by_map_size(),
@@ -133,8 +136,8 @@ class PairScores:
         }
 
     def by_map_size(self) -> list[dict[str, Any]]:
-        """Accuracy for each size of the search map, m."""
-        return self._by(np.round(self.column("map_size_m"), 1))
+        """Accuracy for each size of the search map, to 1 m: whole pixels make maps of one size differ a little."""
+        return self._by(np.round(self.column("map_size_m")))
 
     def by_offset(self) -> list[dict[str, Any]]:
         """Accuracy for each ring of offset; `at` is the ring's inner border."""
@@ -195,18 +198,21 @@ def evaluate_set(
     return scores
 
 
-def _infer(sample: PairSample, engine: Engine, native: bool) -> tuple[Heatmap, float, float]:
-    """The heatmap, pixels of the sample's map per pixel of the engine's, and milliseconds."""
+def _infer(sample: PairSample, engine: Engine, native: bool) -> tuple[Heatmap, np.ndarray, float, float]:
+    """The heatmap, its covariance, pixels of the sample's map per pixel of the engine's, and milliseconds."""
     start = time.perf_counter()
     if native and sample.same_gsd:
         query, search_map, ratio = sample.query, sample.search_map, 1.0
     else:
         query, search_map, ratio = fit_to_engine(sample, engine)
     heatmap = engine.infer(query, search_map)
-    return heatmap, ratio, 1e3 * (time.perf_counter() - start)
+    covariance_px = heatmap.covariance_px  # a part of every answer, computed when asked for
+    return heatmap, covariance_px, ratio, 1e3 * (time.perf_counter() - start)
 
 
-def _score(sample: PairSample, heatmap: Heatmap, ratio: float, latency_ms: float) -> SampleScore:
+def _score(
+    sample: PairSample, heatmap: Heatmap, covariance_px: np.ndarray, ratio: float, latency_ms: float
+) -> SampleScore:
     found, target = ratio * np.array(heatmap.peak_xy_px), np.array(sample.target_xy_px)
     off = found - target
     side = sample.search_map.shape[0]
@@ -221,7 +227,8 @@ def _score(sample: PairSample, heatmap: Heatmap, ratio: float, latency_ms: float
         peak=heatmap.peak,
         peak_ratio=heatmap.peak_ratio,
         entropy=heatmap.entropy,
-        nees=float(metrics.nees(off[None], ratio**2 * heatmap.covariance_px[None])[0]),
+        sigma_m=sample.gsd_m * ratio * float(np.sqrt(np.trace(covariance_px) / 2)),
+        nees=float(metrics.nees(off[None], ratio**2 * covariance_px[None])[0]),
         rds=metrics.rds(found[None] * published, target[None] * published),
         rds_exact=metrics.rds(found[None], target[None], (side, side), truncate_label=False),
         sdm=sdm,

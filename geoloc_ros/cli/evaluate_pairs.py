@@ -211,6 +211,7 @@ def summary_table(one: PairSet, _stress: str, scores: list[PairScores]) -> Table
         "SDM@1": [f"{s['sdm']:.3f}" for s in summaries],
         "truth within 2σ": [f"{s['coverage_2sigma']:.3f}" for s in summaries],
         "  95 % interval": [f"{low:.2f}–{high:.2f}" for low, high in low_high],
+        "median stated σ m": [f"{s['sigma_median_m']:.2f}" for s in summaries],
         "calibration error": [f"{s['calibration_error']:.3f}" for s in summaries],
         "p50 ms": [f"{s['latency_ms']['p50']:.0f}" for s in summaries],
         "p95 ms": [f"{s['latency_ms']['p95']:.0f}" for s in summaries],

@@ -13,6 +13,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from geoloc_models.data.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
+from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation import evaluate_set
 from geoloc_models.pair_sets import PairProtocol, PairSample, PairSet, Ul14Pairs
@@ -148,10 +149,10 @@ def ul14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Oracle:
-    """Finds the pixel of the map's brightest mark, which a test has put there."""
+class Middle:
+    """Always answers with the middle of a map of 384, and notes what it was given."""
 
-    weights_id = "oracle"
+    weights_id = "middle"
     device = "cpu"
     query_px = 128
     map_multiple_px = 16
@@ -160,19 +161,20 @@ class Oracle:
     def __init__(self) -> None:
         self.shapes: set[tuple[int, int]] = set()
 
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Any:
-        from geoloc_models.drl.heatmap import Heatmap
-
+    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         self.shapes.add((query.shape[0], search_map.shape[0]))
+        return self.answer(search_map.shape[0])
+
+    def answer(self, side_px: int) -> Heatmap:
         flat = np.full((2, 2), 0.25, np.float32)
-        return Heatmap(flat, float(search_map.shape[0]), (192.0, 192.0), 100.0 * np.eye(2), 0.5, 2.0)
+        return Heatmap(flat, float(side_px), (192.0, 192.0), 100.0 * np.eye(2), 0.5, 2.0)
 
 
 def test_ul14_is_fed_and_scored_as_published(ul14: Path) -> None:
     pairs = Ul14Pairs(ul14, PairProtocol())
-    oracle = Oracle()
-    (score,) = evaluate_set(pairs, {"middle": oracle})
-    assert oracle.shapes == {(128, 384)}
+    middle = Middle()
+    (score,) = evaluate_set(pairs, {"middle": middle})
+    assert middle.shapes == {(128, 384)}
     assert len(score.samples) == 6
     by_name = {sample.name: sample for sample in score.samples}
     for pair in pairs.chosen:
@@ -184,8 +186,10 @@ def test_ul14_is_fed_and_scored_as_published(ul14: Path) -> None:
         relative = np.hypot((192 - col) / 384, (192 - row) / 384)
         assert sample.rds == pytest.approx(float(np.exp(-10 * relative / 2**0.5)), abs=1e-6)
         assert sample.height_m == pair.height_m
+        variances_px2 = np.diag(middle.answer(384).covariance_px)
+        assert sample.sigma_m == pytest.approx(variances_px2.mean() ** 0.5 * pair.size_m / 384, rel=1e-6)
     figures = score.summary()
-    assert [row["at"] for row in figures["by_map_size_m"]] == [205.8, 294.0]
+    assert [row["at"] for row in figures["by_map_size_m"]] == [206.0, 294.0]
     assert sum(row["samples"] for row in figures["by_offset"]) == 6
     assert {row["at"] for row in figures["by_height_m"]} == {80.0, 90.0, 100.0}
 
