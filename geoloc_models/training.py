@@ -4,6 +4,7 @@
 import copy
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from geoloc_models.checkpoints import read_state, write_state
 from geoloc_models.errors import GeolocError
@@ -100,13 +101,28 @@ def _seed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]))
 
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Exponential average whose memory is at first no longer than the run, so that short runs forget their start."""
+
+    @torch.no_grad()
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        for mean, new in zip(averaged, current, strict=True):
+            mean.lerp_(new, 1 - kept) if mean.is_floating_point() else mean.copy_(new)
+
+    return update
+
+
 class _State:
     """All that a run is made of after `done` batches, on disk and in memory."""
 
     def __init__(self, network: str, model: nn.Module, settings: TrainingSettings) -> None:
         self.network = network
         self.model = model
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
+        self.average = AveragedModel(model, multi_avg_fn=_moving_average(settings.average_decay))
         parameters = [p for p in model.parameters() if p.requires_grad]
         decayed = [p for p in parameters if settings.decay_all or p.ndim > 1]
         plain = [p for p in parameters if not settings.decay_all and p.ndim <= 1]

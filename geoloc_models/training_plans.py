@@ -18,6 +18,8 @@ HELD_OUT_SOURCES = ("levir", "srif")
 HELD_OUT_MAPS = 48
 """Search maps of a check on picture pairs."""
 CALIBRATION_MAPS = 48
+_CROP_SIDES_PX = (158, 576)
+"""Sides of the squares that become search maps, in pixels of the pictures; a picture's own side limits them too."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ def plan_pairs(
     """Our recipe on the picture pairs of `root`; settings: all but what the preset decides."""
     pairs = [pair for source in sources for pair in list_pairs(root, source, held_out=False)]
     held_out = [p for source in sources if source in HELD_OUT_SOURCES for p in list_pairs(root, source, True)]
-    samples = SampleSettings(map_px=preset.map_px, query_px=preset.query_px, heading_deg=heading_deg)
+    samples = SampleSettings(
+        map_px=preset.map_px,
+        query_px=preset.query_px,
+        map_scale=(_CROP_SIDES_PX[0] / preset.map_px, _CROP_SIDES_PX[1] / preset.map_px),
+        heading_deg=heading_deg,
+    )
     # Ours see more of the ground in flight than in training, where small views make more samples.
     query_px = preset.flown_query_px or preset.query_px
     # Calibrated as it is used: errors of a usual IMU and altimeter, and only half of the held-out scenes, so that

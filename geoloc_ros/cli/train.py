@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SOURCES = ("levir", "srif", "dsifn", "tiles")
 LOSSES = ("spatial", "wbl", "hann", "balance", "cross_entropy", "focal")
 
-PAIRS_ONLY = ("source", "samples", "heading_deg")
+PAIRS_ONLY = ("source", "samples", "heading_deg", "query_px")
 UL14_ONLY = ("epochs", "held_out_place", "rsc", "satellite_gsd_m")
 
 
@@ -89,6 +89,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     pairs.add_argument(
         "--heading-deg", type=float, help="largest heading error drawn (180: unknown; default 15)"
     )
+    pairs.add_argument(
+        "--query-px",
+        type=int,
+        help="side of the views, a multiple of 16; maps are three times as wide (default: preset's)",
+    )
     ul14 = parser.add_argument_group("UL14 layout")
     ul14.add_argument("--epochs", type=int, help="default 12")
     ul14.add_argument(
@@ -131,6 +136,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise GeolocError(f"--{name.replace('_', '-')} is {value}: give a positive number")
+    if args.query_px is not None and (args.query_px < 32 or args.query_px % 16):
+        raise GeolocError(f"--query-px is {args.query_px}: give a multiple of 16 from 32 up")
     if args.workers is not None and args.workers < 0:
         raise GeolocError(f"--workers is {args.workers}: give 0 or more")
     is_ul14 = _is_ul14(args.data)
@@ -174,6 +181,8 @@ def _plan(args: argparse.Namespace) -> "Plan":
         half=recipe.half if args.precision is None else args.precision == "bfloat16",
     )
     if not is_ul14:
+        if args.query_px is not None:
+            preset = replace(preset, query_px=args.query_px, map_px=3 * args.query_px)
         heading_deg = 15.0 if args.heading_deg is None else args.heading_deg
         return plan_pairs(args.data, preset, settings, args.source or SOURCES, heading_deg)
     places = [] if args.held_out_place == ["none"] else args.held_out_place

@@ -9,7 +9,7 @@ from geoloc_ros.cli.main import main
 
 
 def test_lists_weights_and_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    names = ("mix_compact", "mix_cvt13_ccn_linear", "mix_cvt13_ccn_linear_rsc_512to768")
+    names = ("mix_compact", "mix_hybrid", "mix_cvt13_ccn_linear", "mix_cvt13_ccn_linear_rsc_512to768")
     few = {name: presets.PRESETS[name] for name in names}
     monkeypatch.setattr(presets, "PRESETS", few)
     assert main(["models"]) == 0
