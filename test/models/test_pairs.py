@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from geoloc_models.data.augmentation import build_over
 from geoloc_models.data.pairs import (
     CAMERA_FOV_RAD,
     ImagePair,
@@ -122,7 +123,8 @@ def test_training_targets_are_where_the_view_looks(tmp_path: Path, monkeypatch: 
     )
     settings = SampleSettings(tilt_deg=0, heading_deg=0, height_share=0, map_scale=(1.0, 1.1))
     rng = np.random.default_rng(3)
-    # Geometry alone: shadows, erasing and blur would move the spot's centroid.
+    # Geometry alone: shadows, erasing, blur and other places' buildings would move the spot's centroid.
+    monkeypatch.setattr("geoloc_models.data.samples.build_over", lambda image, *_, **__: image)
     monkeypatch.setattr("geoloc_models.data.samples.degrade", lambda image, *_: image)
     monkeypatch.setattr("geoloc_models.data.samples.occlude", lambda image, _: image)
     samples = PairSamples([pair], settings)
@@ -154,3 +156,19 @@ def test_stream_repeats_with_its_seed(tmp_path: Path) -> None:
     first, second, other = (next(iter(PairSamples([pair], SampleSettings(), seed))) for seed in (5, 5, 6))
     assert torch.equal(first["query"], second["query"])
     assert not torch.equal(first["query"], other["query"])
+
+
+def test_what_is_built_over_is_of_the_other_place_and_no_more_than_allowed() -> None:
+    """Blue ground, buildings of a red place: pixels are blue, red, or between the two on the buildings' edges."""
+    blue = np.zeros((96, 96, 3), np.uint8)
+    blue[..., 2] = 200
+    red = np.zeros((60, 80, 3), np.uint8)  # smaller than the picture: enlarged
+    red[..., 0] = 200
+    shares = []
+    for seed in range(40):
+        out = build_over(blue, red, np.random.default_rng(seed), most=0.25).astype(int)
+        assert np.abs(out[..., 0] + out[..., 2] - 200).max() <= 1
+        assert out[..., 1].max() == 0
+        shares.append((out[..., 0] > 100).mean())
+    assert max(shares) < 0.27
+    assert np.mean(shares) > 0.05

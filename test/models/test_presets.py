@@ -59,7 +59,7 @@ def check_map(name: str) -> None:
     level = {"post_resnet50_ccn_gc": 48, "post_efficientnet_b5_ccn_gc": 12, "post_pvt_s_ccn_gc": 12}
     sides = {
         "fpn_linear_h8": 48, "linear_h8": 48, "fpn_linear_h4": 96, "fpn_linear": 384, "vits14_ccn_linear": 27,
-        "vits14_pyramid_gc": 109, "mix_compact": 73, "saf": 24, "no_padding": 17,
+        "vits14_pyramid_gc": 109, "mix_compact": 73, "mix_hybrid": 97, "saf": 24, "no_padding": 17,
     }  # fmt: skip
     side = next((side for end, side in sides.items() if name.endswith(end)), level.get(name, 24) + 1)
     assert shape == (2, 1, side, side)
