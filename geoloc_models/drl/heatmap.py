@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 
 PEAK_WINDOW_NODES = 3
-"""Half-width of the window around the peak over which position, mass and covariance are taken."""
+"""Half-width of the window around the peak over which position and covariance are taken."""
+PEAK_MASS_NODES = 5
+"""Half-width of the window whose mass is the peak: about 10 m at half a metre a pixel, within which a place is right."""
 SECOND_MODE_NODES = 5
 """A second mode is a maximum at least this many nodes from the peak."""
-CREDIBLE_MASS = 0.93
+CREDIBLE_MASS = 0.98
 """Share of the posterior that the covariance's 2 sigma ellipse holds."""
 SMOOTHING_NODES = 3
 """Width R of the Hann window that the peak is searched under."""
@@ -68,7 +70,7 @@ class Heatmap:
     def mass_near(self, xy_px: tuple[float, float]) -> float:
         """Probability within the peak window around a place, 0..1."""
         row, col = round(xy_px[1] / self.stride_px), round(xy_px[0] / self.stride_px)
-        return float(_window(self.probability, row, col, PEAK_WINDOW_NODES)[0].sum())
+        return float(_window(self.probability, row, col, PEAK_MASS_NODES)[0].sum())
 
     def resized(self, height: int, width: int) -> np.ndarray:
         """(height, width) float32 map at full resolution, scaled so that its maximum is 1, for display."""
@@ -120,7 +122,8 @@ def heatmap_from_probability(probability: np.ndarray, stride_px: float) -> Heatm
     second_row, second_col = np.unravel_index(int(others.argmax()), others.shape)
     second = others[second_row, second_col]
     ratio = float(smooth[row, col] / second) if second > 0 else float("inf")
-    return Heatmap(probability, stride_px, (x * stride_px, y * stride_px), covariance, min(mass, 1.0), ratio)
+    peak = min(1.0, float(_window(probability, int(row), int(col), PEAK_MASS_NODES)[0].sum()))
+    return Heatmap(probability, stride_px, (x * stride_px, y * stride_px), covariance, peak, ratio)
 
 
 def published_heatmap(logits: np.ndarray, side_cells: int, map_px: int) -> tuple[np.ndarray, tuple[int, int]]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hybrid Mix-Fusion: the trunk is DINOv2's, the start is the compact network's, queries share maps."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from geoloc_models.drl.compact import CompactMixFusion
 from geoloc_models.drl.hybrid import HybridMixFusion
 from geoloc_models.drl.presets import build
 from geoloc_models.errors import GeolocError
-from geoloc_models.weights import WeightsInfo, save_weights, start_from
+from geoloc_models.weights import WeightsInfo, load_weights, save_weights, start_from
 
 
 def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
@@ -104,3 +105,22 @@ def test_start_from_weights_of_another_network_is_refused(tmp_path: Path) -> Non
     start_from(HybridMixFusion(), path)
     with pytest.raises(GeolocError, match="cannot start this network"):
         start_from(build("mix_cvt13_ccn_avg"), path)
+
+
+def test_blend_lies_between_start_and_tuned(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("blend", Path(__file__).parents[2] / "tools" / "blend.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    torch.manual_seed(4)
+    tuned, start = HybridMixFusion(), HybridMixFusion()
+    start.start_from(load_weights("mix_compact").model)  # type: ignore[arg-type]
+    torch.nn.init.normal_(tuned.to_fine.weight)
+    before = {name: value.clone() for name, value in tuned.state_dict().items()}
+    tool.blend(tuned, 0.25)
+    after, first = tuned.state_dict(), start.state_dict()
+    for name in ("neck.smooth.weight", "backbone.mix.0.qkv.weight", "correlation.scale", "context.bias"):
+        torch.testing.assert_close(after[name], 0.25 * before[name] + 0.75 * first[name])
+    torch.testing.assert_close(after["to_fine.weight"], 0.25 * before["to_fine.weight"])
+    for name in ("trunk.cls_token", "semantic_norm.weight", "semantic.project_x.weight"):
+        assert torch.equal(after[name], before[name])
