@@ -10,7 +10,7 @@ import numpy as np
 PEAK_WINDOW_NODES = 3
 """Half-width of the window around the peak over which position and covariance are taken."""
 PEAK_MASS_NODES = 5
-"""Half-width of the window whose mass is the peak: about 10 m at half a metre a pixel, within which a place is right."""
+"""Half-width of the window whose mass is the peak: about 10 m at half a metre a pixel, where a place is right."""
 SECOND_MODE_NODES = 5
 """A second mode is a maximum at least this many nodes from the peak."""
 CREDIBLE_MASS = 0.98
