@@ -29,7 +29,8 @@ class MapClient:
             size_m=float(size_m),
             size_px=int(size_px),
         )
-        if not self._client.service_is_ready():
+        # Nodes that start together find each other within a second or so: the first frame waits for it.
+        if not self._client.wait_for_service(self._timeout_s):
             return empty_crop(
                 request,
                 CropStatus.TIMED_OUT,
