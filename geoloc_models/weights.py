@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that ship: found by name, checked by SHA-256, never loaded half.
 
-A weights file is safetensors (fp16) whose metadata says which network it is and how to use it. The names and digests
-of those that ship stand in `geoloc_models/pretrained/index.json`, each with a model card beside it.
+A weights file is safetensors whose metadata says which network it is and how to use it. The names, kinds and digests of
+those that ship stand in `geoloc_models/pretrained/index.json`, each with a model card beside it. This module loads
+localizers; `geoloc_models.ast.weights` loads retrievers by the same rules.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,8 +24,11 @@ from geoloc_models.drl.presets import Network, build, distinct_structures
 from geoloc_models.errors import GeolocError
 
 Info = TypeVar("Info")
+Kind = Literal["localizer", "retriever"]
 
 FOLDER = Path(__file__).parent / "pretrained"
+METADATA_KEY: dict[Kind, str] = {"localizer": "geoloc", "retriever": "geoloc_ast"}
+_COMMAND: dict[Kind, str] = {"localizer": "geoloc train", "retriever": "geoloc ast train"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,15 @@ class LoadedWeights:
     id: str
 
 
-def shipped() -> dict[str, dict[str, str]]:
-    """Name -> {"file", "sha256"} of the weights in this package; "default" is one of the names."""
+def shipped(kind: Kind) -> dict[str, dict[str, str]]:
+    """Name -> {"kind", "file", "sha256"} of the weights of a kind in this package.
+
+    One of the localizers' names is "default", one of the retrievers' "retrieval".
+    """
+    return {name: entry for name, entry in _index().items() if entry["kind"] == kind}
+
+
+def _index() -> dict[str, dict[str, str]]:
     index = FOLDER / "index.json"
     if not index.is_file():
         raise GeolocError(f"{index} is missing: the package is incomplete, install it again")
@@ -60,24 +71,44 @@ def shipped() -> dict[str, dict[str, str]]:
     return loaded
 
 
+def find_weights(weights: str | Path, kind: Kind) -> tuple[Path, str]:
+    """File of weights that ship, by name, or of any, by path; and its SHA-256.
+
+    GeolocError: no such name or file, a name of the other kind, or a file that is not the one that shipped.
+    """
+    entry = _index().get(str(weights))
+    if entry is None:
+        path = Path(weights)
+        if not path.is_file():
+            raise GeolocError(f"no weights {str(weights)!r}: {_remedy(kind)}")
+        return path, sha256(path)
+    if entry["kind"] != kind:
+        raise _other_kind(weights, entry["kind"], kind)
+    path = FOLDER / entry["file"]
+    digest = sha256(path)
+    if digest != entry["sha256"]:
+        raise GeolocError(
+            f"weights {path} are damaged: SHA-256 is {digest[:12]}…, it must be {entry['sha256'][:12]}…; "
+            "install them again"
+        )
+    return path, digest
+
+
+def _other_kind(weights: str | Path, found: str, needed: Kind) -> GeolocError:
+    return GeolocError(f"weights {weights} are of a {found}, here a {needed} is needed: {_remedy(needed)}")
+
+
+def _remedy(kind: Kind) -> str:
+    names = sorted(shipped(kind))
+    if names:
+        return f"give a file, or one of {', '.join(names)}"
+    return f"this version ships no {kind}, make one with `{_COMMAND[kind]}` and give its file"
+
+
 def load_weights(weights: str | Path = "default") -> LoadedWeights:
     """Load weights that ship, by name, or any weights file, by path. GeolocError when unknown, damaged or unfit."""
-    names = shipped()
-    if str(weights) in names:
-        entry = names[str(weights)]
-        path, expected = FOLDER / entry["file"], entry["sha256"]
-    else:
-        path, expected = Path(weights), None
-        if not path.is_file():
-            raise GeolocError(
-                f"no weights {str(weights)!r}: give a file, or one of {', '.join(sorted(names))}"
-            )
-    digest = sha256(path)
-    if expected is not None and digest != expected:
-        raise GeolocError(
-            f"weights {path} are damaged: SHA-256 is {digest[:12]}…, it must be {expected[:12]}…; install them again"
-        )
-    info, tensors = read_weights(path, "geoloc", "geoloc train", lambda values: WeightsInfo(**values))
+    path, digest = find_weights(weights, "localizer")
+    info, tensors = read_weights(path, "localizer", lambda values: WeightsInfo(**values))
     state = {key: value.float() for key, value in tensors.items()}
     try:
         model = build(info.network)
@@ -133,28 +164,33 @@ def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> str:
         for key, value in state.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, {"geoloc": json.dumps(asdict(info))})
+    save_file(state, path, {METADATA_KEY["localizer"]: json.dumps(asdict(info))})
     return sha256(path)
 
 
 def read_weights(
-    path: Path, key: str, command: str, parse: Callable[[dict[str, Any]], Info]
+    path: Path, kind: Kind, parse: Callable[[dict[str, Any]], Info]
 ) -> tuple[Info, dict[str, Tensor]]:
-    """What `parse` makes of the metadata under `key`, and the tensors as they are stored.
+    """What `parse` makes of the file's metadata, and the tensors as they are stored.
 
-    GeolocError: no safetensors file, or one that `command` did not write.
+    GeolocError: no safetensors file, one of the other kind, or one that is no weights file of ours.
     """
     try:
         with safe_open(path, "pt") as file:
-            info = parse(json.loads((file.metadata() or {})[key]))
-            return info, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise GeolocError(
             f"weights {path} are damaged or no safetensors file ({error}); get them again"
         ) from error
+    for other, key in METADATA_KEY.items():
+        if other != kind and key in metadata:
+            raise _other_kind(path, other, kind)
+    try:
+        return parse(json.loads(metadata[METADATA_KEY[kind]])), tensors
     except (KeyError, TypeError, ValueError) as error:
         raise GeolocError(
-            f"weights {path} were not written by `{command}` ({error!r}); export them again"
+            f"weights {path} were not written by `{_COMMAND[kind]}` ({error!r}); export them again"
         ) from error
 
 

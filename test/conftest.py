@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all tests."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,8 +147,26 @@ def small_retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     shape = replace(AST, input_px=32, blocks=1, groups=2, head_width=8)
     path = tmp_path_factory.mktemp("retriever") / "small.safetensors"
-    save_retriever(path, SegmentTransformer(shape), RetrieverInfo("small", shape, None), eight_bit=False)
+    save_retriever(
+        path, SegmentTransformer(shape), RetrieverInfo("small", shape, (50.0, 130.0)), eight_bit=True
+    )
     return path
+
+
+@pytest.fixture
+def shipping(small_retriever: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what ships, for one test: mix_compact by its name, small_retriever as "retrieval"."""
+    from geoloc_models import weights
+
+    localizer = weights.shipped("localizer")["mix_compact"]
+    retriever = {"kind": "retriever", "file": "net.safetensors", "sha256": weights.sha256(small_retriever)}
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    (folder / localizer["file"]).symlink_to(weights.FOLDER / localizer["file"])
+    shutil.copy(small_retriever, folder / retriever["file"])
+    (folder / "index.json").write_text(json.dumps({"mix_compact": localizer, "retrieval": retriever}))
+    monkeypatch.setattr(weights, "FOLDER", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ from torch import Tensor
 from geoloc_models.ast.presets import AstPreset, preset
 from geoloc_models.ast.retriever import Retriever, SegmentTransformer
 from geoloc_models.errors import GeolocError
-from geoloc_models.weights import read_weights, sha256
+from geoloc_models.weights import METADATA_KEY, find_weights, read_weights, sha256
 
-_KEY = "geoloc_ast"
 _SCALE = ".scale"
 
 
@@ -50,14 +49,19 @@ def save_retriever(path: Path, network: SegmentTransformer, info: RetrieverInfo,
         else:
             state[key] = value.half().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, {_KEY: json.dumps(asdict(info))})
+    save_file(state, path, {METADATA_KEY["retriever"]: json.dumps(asdict(info))})
     return sha256(path)
 
 
-def load_retriever(path: Path, device: str = "auto") -> tuple[Retriever, RetrieverInfo]:
-    """The network of a file, ready to embed. GeolocError: missing, damaged, or not written by `geoloc ast train`."""
-    digest = sha256(path)
-    info, stored = read_weights(path, _KEY, "geoloc ast train", _parse)
+def load_retriever(
+    weights: str | Path = "retrieval", device: str = "auto"
+) -> tuple[Retriever, RetrieverInfo]:
+    """A network that ships, by name, or of any weights file, by path, ready to embed.
+
+    Its `weights_id` depends on the file's content alone. GeolocError: unknown, damaged, or of a localizer.
+    """
+    path, digest = find_weights(weights, "retriever")
+    info, stored = read_weights(path, "retriever", _parse)
     state = {}
     for key, value in stored.items():
         if key.endswith(_SCALE):
@@ -73,7 +77,7 @@ def load_retriever(path: Path, device: str = "auto") -> tuple[Retriever, Retriev
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise GeolocError(f"weights {path} do not fit the network they name ({reason})") from error
-    return Retriever(network, f"{path.stem}-{digest[:8]}", device), info
+    return Retriever(network, f"{info.name}-{digest[:8]}", device), info
 
 
 def _parse(values: dict[str, Any]) -> RetrieverInfo:

@@ -168,10 +168,8 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         action="append",
-        type=Path,
-        default=[],
-        metavar="F",
-        help="trained weights; may be repeated",
+        metavar="W",
+        help="trained weights, name or file; may be repeated (default: retrieval)",
     )
     parser.add_argument(
         "--zero-shot",
@@ -329,15 +327,13 @@ def _table(title: str, by_retriever: dict[str, dict[str, dict[str, float]]]) -> 
 
 
 def _retrievers(args: argparse.Namespace) -> dict[str, Retriever]:
-    """The networks that the arguments name, by the names of their weights."""
+    """The networks that the arguments name, by the ids of their weights."""
     from geoloc_models.ast.weights import load_retriever, zero_shot
 
-    retrievers = [load_retriever(path, args.device)[0] for path in args.weights]
+    retrievers = [load_retriever(weights, args.device)[0] for weights in args.weights or ["retrieval"]]
     if args.zero_shot is not None:
         names = ("zero_shot_class", "zero_shot_segments", "zero_shot_adaptive")
         retrievers += [zero_shot(name, args.zero_shot, args.device) for name in names]
-    if not retrievers:
-        raise GeolocError("no network is named: give --weights FILE, or --zero-shot with DINOv2's file")
     return {retriever.weights_id: retriever for retriever in retrievers}
 
 

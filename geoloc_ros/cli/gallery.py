@@ -78,7 +78,10 @@ def _search_parser(verbs: Any) -> None:
 
 def _network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="F", help="retrieval weights (`geoloc ast train`)"
+        "--weights",
+        default="retrieval",
+        metavar="W",
+        help="retrieval weights, name or file (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
 

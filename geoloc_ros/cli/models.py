@@ -13,8 +13,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "models",
         help="list the weights that ship and the networks that can be trained",
-        description="List the weights that ship with the package, each loaded and checked against its SHA-256 (a "
-        "damaged one ends this with exit status 2), and the networks, which are the presets of `geoloc train`: "
+        description="List the weights that ship with the package, of localizers and of retrievers, each loaded and "
+        "checked against its SHA-256 (a damaged one ends this with exit status 2), and the networks, which are the "
+        "presets of `geoloc train` (`geoloc ast models` lists those of retrieval): "
         "parameters, and multiply-accumulates both without the matrix products of attention, as the DRL paper counts, "
         "and true; beside them what the paper reports for that row of its tables on UL14. Ours leave out layers whose "
         "output nothing reads, so they may count less than the paper's.",
@@ -47,23 +48,43 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list_weights() -> None:
-    from geoloc_models.weights import FOLDER, load_weights, shipped
+    from geoloc_models.ast.weights import load_retriever
+    from geoloc_models.weights import load_weights, shipped
 
-    table = _table("name", "network", "params", "query", "m per px", "MB", "SHA-256")
-    for name, entry in sorted(shipped().items()):
+    localizers = _table("localizer", "network", "params", "query", "m per px", "MB", "SHA-256")
+    for name, entry in sorted(shipped("localizer").items()):
         loaded = load_weights(name)
         info = loaded.info
         count = sum(parameter.numel() for parameter in loaded.model.parameters())
-        table.add_row(
+        localizers.add_row(
             name,
             info.network,
             f"{count / 1e6:.2f} M",
             f"{info.query_px} px",
             f"{info.gsd_min_m:g} to {info.gsd_max_m:g}",
-            f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}",
-            entry["sha256"][:8],
+            *_file_cells(entry),
         )
-    _print(table)
+    _print(localizers)
+    retrievers = _table("retriever", "network", "picture", "trained on tiles", "vector", "MB", "SHA-256")
+    for name, entry in sorted(shipped("retriever").items()):
+        retriever, about = load_retriever(name, "cpu")
+        retrievers.add_row(
+            name,
+            about.name,
+            f"{retriever.input_px} px",
+            "" if about.tile_m is None else "{:g} to {:g} m".format(*about.tile_m),
+            f"{retriever.dim} numbers",
+            *_file_cells(entry),
+        )
+    if retrievers.row_count:
+        _print(retrievers)
+
+
+def _file_cells(entry: dict[str, str]) -> tuple[str, str]:
+    """Megabytes and the start of the digest of an entry of the index."""
+    from geoloc_models.weights import FOLDER
+
+    return f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}", entry["sha256"][:8]
 
 
 def _list_networks(words: list[str]) -> None:

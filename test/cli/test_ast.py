@@ -44,6 +44,15 @@ def test_both_tasks_and_their_breakdowns(
     assert "satellite-to-drone: gallery of 32" in printed
 
 
+def test_the_weights_that_ship_are_the_default(
+    shipping: Path, university_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ast", "evaluate", str(university_tree), "--set", "university1652"]) == 0
+    assert "small-" in capsys.readouterr().out
+    picture = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
+    assert main(["ast", "show", str(picture), "--out", str(tmp_path / "s.png")]) == 0
+
+
 def test_a_sheet_of_attention_and_matches(weights: Path, university_tree: Path, tmp_path: Path) -> None:
     picture = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
     gallery = university_tree / "test" / "gallery_satellite"
@@ -86,8 +95,8 @@ def test_every_network_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("evaluate x", "no network is named: give --weights"),
-        ("evaluate x --weights none.safetensors", "cannot read weights none.safetensors"),
+        ("evaluate x --weights none.safetensors", "no weights 'none.safetensors': "),
+        ("evaluate x --weights mix_compact", "of a localizer, here a retriever is needed"),
         ("train x --preset zero_shot_class", "has nothing to train"),
         ("train x --epochs 0", "0 epochs train nothing: give at least 1"),
         ("train nowhere --set university1652 --out {}/o", "nowhere has no folder train"),

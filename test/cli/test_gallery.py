@@ -65,6 +65,19 @@ def test_a_picture_of_a_tile_finds_it(
     assert "none.png: No such file or directory; give a picture" in capsys.readouterr().err
 
 
+def test_the_weights_that_ship_are_the_default(
+    gallery: Path, map_path: Path, shipping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And they know a gallery that was made with the same weights under another name."""
+    other = tmp_path / "other.gallery"
+    assert main(["gallery", "build", str(map_path), "--tile-m", "100", "--out", str(other)]) == 0
+    assert other.read_bytes() == gallery.read_bytes()
+    cv2.imwrite(str(tmp_path / "view.png"), np.eye(64, dtype=np.uint8)[..., None].repeat(3, 2) * 255)
+    assert main(["gallery", "search", str(gallery), str(tmp_path / "view.png"), "--top", "1"]) == 0
+    assert main(["gallery", "build", str(map_path), "--weights", "mix_compact"]) == 2
+    assert "of a localizer, here a retriever is needed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("codes", [False, True])
 def test_bench_prints_time_and_recall(
     codes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

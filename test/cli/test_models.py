@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`geoloc models` lists what ships and what can be trained."""
 
+from pathlib import Path
+
 import pytest
 
 from geoloc_models.drl import presets
@@ -14,7 +16,7 @@ def test_lists_weights_and_networks(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr(presets, "PRESETS", few)
     assert main(["models"]) == 0
     text = capsys.readouterr().out
-    for name, entry in shipped().items():
+    for name, entry in {**shipped("localizer"), **shipped("retriever")}.items():
         assert name in text
         assert f"{(FOLDER / entry['file']).stat().st_size / 1e6:.1f}" in text
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "table V" in line}
@@ -23,6 +25,19 @@ def test_lists_weights_and_networks(capsys: pytest.CaptureFixture[str], monkeypa
     for figure in ("19.65 M", "13.23", "18.14", "0.681", "0.721", "table V, X"):
         assert figure in rows["mix_cvt13_ccn_linear"]
     assert "0.606" in rows["mix_cvt13_ccn_linear_rsc_512to768"]
+
+
+def test_localizers_and_retrievers_have_tables_of_their_own(
+    shipping: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(presets, "PRESETS", {"mix_compact": presets.PRESETS["mix_compact"]})
+    assert main(["models"]) == 0
+    localizers, retrievers = capsys.readouterr().out.split("retriever", 1)
+    assert "mix_compact" in localizers and "retrieval" not in localizers
+    row = next(line for line in retrievers.splitlines() if "retrieval" in line)
+    digest = shipped("retriever")["retrieval"]["sha256"][:8]
+    assert [cell.strip() for cell in row.split("│")[1:5]] == ["retrieval", "small", "32 px", "50 to 130 m"]
+    assert "24 numbers" in row and digest in row
 
 
 def test_words_choose_networks(capsys: pytest.CaptureFixture[str]):

@@ -124,7 +124,7 @@ def test_fixes_are_right(rig: Rig) -> None:
     assert (status.state, status.reason) == (LocalizerStatus.TRACKING, "")
     assert status.sigma_m > 0
     assert status.latency_total_ms > status.latency_network_ms > 0
-    assert status.weights_id.startswith(Path(shipped()["default"]["file"]).stem)
+    assert status.weights_id.startswith(Path(shipped("localizer")["default"]["file"]).stem)
     assert rig.drone.diagnosed("tracking") == DiagnosticStatus.OK
     until(lambda: odometry, what="odometry")
     # The map frame's origin is the first prior, the scene's middle.
@@ -474,7 +474,7 @@ def test_no_camera_info(spinner: Spinner, scene: Scene, map_path: Path) -> None:
 
 def test_damaged_weights(spinner: Spinner, scene: Scene, map_path: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes((FOLDER / shipped()["default"]["file"]).read_bytes()[:-1000])
+    damaged.write_bytes((FOLDER / shipped("localizer")["default"]["file"]).read_bytes()[:-1000])
     rig = Rig(spinner, scene, map_path, start=False, weights=str(damaged))
     assert not rig.transition(Transition.TRANSITION_CONFIGURE)
     assert rig.drone.diagnosed("damaged.safetensors are damaged") == DiagnosticStatus.ERROR

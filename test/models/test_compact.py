@@ -153,7 +153,7 @@ def test_damaged_and_unfit_weights_are_refused(model: CompactMixFusion, tmp_path
 
 
 def test_one_flipped_bit_in_shipped_weights_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = weights_module.shipped()["default"]
+    entry = weights_module.shipped("localizer")["default"]
     data = bytearray((weights_module.FOLDER / entry["file"]).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / entry["file"]).write_bytes(data)
@@ -164,9 +164,11 @@ def test_one_flipped_bit_in_shipped_weights_is_seen(tmp_path: Path, monkeypatch:
 
 
 def test_shipped_weights_are_small_and_have_a_card() -> None:
-    for entry in weights_module.shipped().values():
+    entries = [*weights_module.shipped("localizer").values(), *weights_module.shipped("retriever").values()]
+    assert len(entries) == len(json.loads((weights_module.FOLDER / "index.json").read_text()))
+    for entry in entries:
         path = weights_module.FOLDER / entry["file"]
-        assert path.stat().st_size < 45e6
+        assert path.stat().st_size < (45e6 if entry["kind"] == "localizer" else 25e6)
         assert path.with_suffix(".md").is_file()
 
 
