@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pyproj import Transformer
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.gallery_index import EXACT_TILES, CodeIndex, search_exactly
@@ -30,6 +31,11 @@ _PROBES = 32
 _PROBE_PX = 16
 _PROBE_TOLERANCE = 6.0  # grey levels by which half of a probe may differ: another reader or compression
 _FLAT_LEVELS = 2.0
+_TILES_A_PLACE = 8  # that a search for places begins with
+# Straight lines between centres, through the ground: at 1 km they are 1 µm short of the geodesic.
+_GEOCENTRIC = Transformer.from_pipeline(
+    "+proj=pipeline +step +proj=unitconvert +xy_in=deg +xy_out=rad +step +proj=cart +ellps=WGS84"
+)
 _TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1"}
 
 
@@ -68,6 +74,21 @@ class Matches:
     """
 
     tile: np.ndarray  # int64
+    score: np.ndarray  # float32
+    lat_deg: np.ndarray
+    lon_deg: np.ndarray
+    size_m: np.ndarray
+
+
+@dataclass(frozen=True)
+class Places:
+    """The best tiles of several queries together, the best first, none near a better one; all arrays are (K,).
+
+    query: which of the queries is most like the tile; the others as in `Matches`.
+    """
+
+    tile: np.ndarray  # int64
+    query: np.ndarray  # int64
     score: np.ndarray  # float32
     lat_deg: np.ndarray
     lon_deg: np.ndarray
@@ -151,6 +172,45 @@ class Gallery:
         else:
             tile, score = self._codes.search(vectors, count, allowed)
         return Matches(tile, score, self.lat_deg[tile], self.lon_deg[tile], self.size_m[tile])
+
+    def search_places(self, vectors: np.ndarray, count: int, area: Area | None, apart_m: float) -> Places:
+        """The `count` best places for queries (Q, dim) that are views of one place, such as one turned by headings.
+
+        A tile counts by its best score over the queries. The best tile is a place, and so is each further one whose
+        centre is not nearer than apart_m to a place before it, whatever the tiles' sides. Fewer than `count` come back
+        only where the map or the area has no more. GeolocError: as `search`, or a distance below 0.
+        """
+        if not (math.isfinite(apart_m) and apart_m >= 0):
+            raise GeolocError(f"places are to be {apart_m} m apart; give 0 or more")
+        asked = _TILES_A_PLACE * count
+        while True:
+            matches = self.search(vectors, asked, area)
+            is_all = matches.tile.shape[1] < asked
+            places = self._thin(matches, is_all, count, apart_m)
+            if is_all or len(places.tile) == count:
+                return places
+            asked *= 4
+
+    def _thin(self, matches: Matches, is_all: bool, count: int, apart_m: float) -> Places:
+        tile, score = matches.tile.ravel(), matches.score.ravel()
+        order = np.argsort(-score, kind="stable")
+        if not is_all:
+            # What no query has asked for can have any score up to the last of a query, but none above.
+            order = order[score[order] > matches.score[:, -1].max()]
+        order = order[np.sort(np.unique(tile[order], return_index=True)[1])]
+        xyz_m = np.stack(
+            _GEOCENTRIC.transform(self.lon_deg[tile[order]], self.lat_deg[tile[order]], np.zeros(len(order))),
+            1,
+        )
+        left = np.arange(len(order))
+        kept: list[int] = []
+        while len(left) and len(kept) < count:
+            kept.append(int(left[0]))
+            left = left[1:][np.linalg.norm(xyz_m[left[1:]] - xyz_m[left[0]], axis=1) >= apart_m]
+        best = order[kept]
+        query = best // max(1, matches.tile.shape[1])
+        tile = tile[best]
+        return Places(tile, query, score[best], self.lat_deg[tile], self.lon_deg[tile], self.size_m[tile])
 
     def _check_map(self, source: MapSource) -> None:
         for row, then in zip(probe_rows(len(self)), self._probes, strict=True):

@@ -15,6 +15,7 @@ from rasterio.enums import Resampling
 from geoloc_models.ast.weights import load_retriever
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.gallery import Area, Gallery, GalleryInfo, is_flat, probe, probe_rows, write_header
+from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.maps import CropStatus, MapCrop, RasterMap
 
 DIM = 24
@@ -107,6 +108,65 @@ def test_more_tiles_than_there_are_gives_all(gallery: Gallery) -> None:
     np.testing.assert_array_equal(np.sort(matches.tile), np.tile(np.arange(60), (5, 1)))
     area = Area(LAT, LON, 20.0)
     assert matches.tile.shape[1] > gallery.search(some_queries(gallery), 1000, area).tile.shape[1] > 0
+
+
+def places_by_hand(
+    gallery: Gallery, asked: np.ndarray, count: int, rows: np.ndarray, apart_m: float
+) -> list[tuple[int, int]]:
+    """(tile, query) of places: every tile in turn, compared with every place so far by the geodesic."""
+    products = asked @ gallery.vectors[rows].astype(np.float32).T
+    geod = Geod(ellps="WGS84")
+    places: list[tuple[int, int]] = []
+    for column in np.argsort(-products.max(0)):
+        row = int(rows[column])
+        apart = [
+            geod.inv(gallery.lon_deg[row], gallery.lat_deg[row], gallery.lon_deg[p], gallery.lat_deg[p])[2]
+            for p, _ in places
+        ]
+        if len(places) < count and all(distance_m >= apart_m for distance_m in apart):
+            places.append((row, int(products[:, column].argmax())))
+    return places
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """500 tiles at random within 1 km across the antimeridian, near ones alike so that the best lie together."""
+    rng = np.random.default_rng(8)
+    east_m, north_m = rng.uniform(-500, 500, (2, 500))
+    lat, lon = LocalEnu(LAT, 180.0).to_geodetic(east_m, north_m)
+    waves = rng.normal(0, 1 / 150, (2, DIM)), rng.uniform(0, 6.28, DIM)
+    vectors = np.cos(np.stack((east_m, north_m), 1) @ waves[0] + waves[1])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    places = {"lat_deg": lat, "lon_deg": lon, "vectors": vectors.astype(np.float16)}
+    return Gallery(write_gallery(tmp_path_factory.mktemp("city") / "city.gallery", 500, **places))
+
+
+@pytest.mark.parametrize("apart_m", [0.0, 60.0, 250.0, 5000.0])
+@pytest.mark.parametrize("area", [None, Area(LAT, -179.999, 300.0)])
+@pytest.mark.parametrize("headings", [1, 5])
+def test_places_lie_apart(city: Gallery, apart_m: float, area: Area | None, headings: int) -> None:
+    """Also where the first matches are all of one place, and where fewer places than asked for exist."""
+    asked = some_queries(city, headings)
+    asked[:1] = city.vectors[17]
+    rows = np.arange(len(city)) if area is None else in_area(city, area)
+    right = places_by_hand(city, asked, 6, rows, apart_m)
+    assert len(right) == {0.0: 6, 60.0: 6, 5000.0: 1}.get(apart_m, len(right))
+    found = city.search_places(asked, 6, area, apart_m)
+    assert list(zip(found.tile.tolist(), found.query.tolist(), strict=True)) == right
+    np.testing.assert_allclose(
+        found.score, (asked[found.query] * city.vectors[found.tile].astype(np.float32)).sum(1), atol=1e-6
+    )
+    np.testing.assert_array_equal(found.lon_deg, city.lon_deg[found.tile])
+    assert (found.size_m == 100).all()
+
+
+def test_places_where_there_are_none_and_impossible_ones(city: Gallery) -> None:
+    assert city.search_places(some_queries(city), 3, Area(-LAT, 0.0, 500.0), 50.0).tile.shape == (0,)
+    assert len(city.search_places(some_queries(city), 9999, None, 0.0).tile) == len(city)
+    with pytest.raises(GeolocError, match="places are to be -1 m apart; give 0 or more"):
+        city.search_places(some_queries(city), 3, None, -1)
+    with pytest.raises(GeolocError, match="0 tiles are asked for"):
+        city.search_places(some_queries(city), 0, None, 50.0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights by name and by file: no localizer is taken for a retriever or the other way round, no damaged file for whole."""
+"""Weights by name and file: no localizer is taken for a retriever or the other way round, no damaged one for whole."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,9 @@ def test_a_flipped_bit_is_seen(shipping: Path) -> None:
 def test_without_a_retriever_the_remedy_is_told(shipping: Path) -> None:
     index = json.loads((shipping / "index.json").read_text())
     (shipping / "index.json").write_text(json.dumps({"mix_compact": index["mix_compact"]}))
-    told = "no weights 'retrieval': this version ships no retriever, make one with `geoloc ast train` and give"
+    told = (
+        "no weights 'retrieval': this version ships no retriever, make one with `geoloc ast train` and give"
+    )
     with pytest.raises(GeolocError, match=told):
         load_retriever()
     with pytest.raises(
