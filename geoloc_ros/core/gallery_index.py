@@ -19,9 +19,10 @@ EXACT_TILES = 200_000
 """Up to so many vectors a query is compared with every one."""
 _CHUNK = 512  # vectors that become float32 at a time, in one place: they stay in the processor's cache
 _CODE_BYTES = 192  # a vector's code: so many principal components, a byte each
-_CANDIDATES = 512
+_CANDIDATES = 512  # at least, and four for each tile that is asked for
 _ADDED = 65_536  # vectors that get their codes at a time
 _SCANNED = 0.04  # share of the lists that a query looks through
+_NAMED = 0.125  # share of what is looked through that may become candidates; for more, all vectors are compared
 _PER_LIST = 40  # training vectors a list
 _ROUNDS = 10  # of k-means; faiss's own 25 take longer and find no more
 
@@ -76,13 +77,15 @@ class CodeIndex:
     def search(
         self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `search_exactly`, which it leaves the work to where that is little or all is asked for."""
-        if 4 * count > _CANDIDATES or (allowed is not None and len(allowed) <= EXACT_TILES):
+        """As `search_exactly`, which it leaves the work to where that is little or much is asked for."""
+        wanted = max(_CANDIDATES, 4 * count)
+        is_much = wanted > max(_CANDIDATES, _NAMED * _SCANNED * len(self._vectors))
+        if is_much or (allowed is not None and len(allowed) <= EXACT_TILES):
             return search_exactly(self._vectors, queries, count, allowed)
         count = min(count, len(self._vectors))
         rows = np.empty((len(queries), count), np.int64)
         scores = np.empty((len(queries), count), np.float32)
-        candidates = self._candidates(queries, allowed)
+        candidates = self._candidates(queries, wanted, allowed)
         for number, query in enumerate(queries):
             named = np.sort(candidates[number][candidates[number] >= 0])
             # Few lists may hold few allowed tiles.
@@ -91,8 +94,8 @@ class CodeIndex:
             rows[number], scores[number] = found[0], likeness[0]
         return rows, scores
 
-    def _candidates(self, queries: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-        """(Q, candidates) rows by their codes, -1 where there are fewer."""
+    def _candidates(self, queries: np.ndarray, wanted: int, allowed: np.ndarray | None) -> np.ndarray:
+        """(Q, wanted) rows by their codes, -1 where there are fewer."""
         faiss = self._faiss
         selector = None
         if allowed is not None:
@@ -102,7 +105,7 @@ class CodeIndex:
         lists = faiss.SearchParametersIVF(nprobe=self._probed, sel=selector)
         parameters = faiss.SearchParametersPreTransform(index_params=lists)
         asked = np.ascontiguousarray(queries, np.float32)
-        return np.asarray(self._index.search(asked, _CANDIDATES, params=parameters)[1])
+        return np.asarray(self._index.search(asked, wanted, params=parameters)[1])
 
 
 def build_codes(vectors: np.ndarray) -> np.ndarray:

@@ -104,6 +104,26 @@ def test_codes_within_an_area(index: CodeIndex, many: np.ndarray, monkeypatch: p
     assert sorted(found[0]) == list(range(6000))
 
 
+@pytest.mark.parametrize(("count", "compared"), [(3, 20), (10, 40), (61, 6000)])
+def test_candidates_grow_with_what_is_asked_for(
+    count: int, compared: int, index: CodeIndex, many: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the given share of the 240 tiles that are looked through, then all are compared."""
+    monkeypatch.setattr(gallery_index, "_CANDIDATES", 20)
+    monkeypatch.setattr(gallery_index, "_NAMED", 1.0)
+    seen = []
+
+    def spy(vectors: np.ndarray, asked: np.ndarray, count: int, allowed: np.ndarray | None = None) -> Any:
+        seen.append(len(vectors) if allowed is None else len(allowed))
+        return search_exactly(vectors, asked, count, allowed)
+
+    monkeypatch.setattr(gallery_index, "search_exactly", spy)
+    asked = queries(many, 1)
+    found, _ = index.search(asked, count)
+    assert seen == [compared]
+    assert recall(found, sorted_products(many, asked, count, np.arange(6000))[0]) >= 0.9
+
+
 def test_too_few_candidates_end_in_an_exact_search(
     index: CodeIndex, many: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
