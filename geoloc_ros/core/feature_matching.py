@@ -25,6 +25,7 @@ from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.baselines import Baseline
 from geoloc_ros.core.deformable import supply_deform_conv2d
+from geoloc_ros.core.tiled_features import Features, features_in_tiles
 
 
 @dataclass(frozen=True)
@@ -171,22 +172,26 @@ class SiftEngine(FeatureEngine):
 
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points whose best match in the map is clearly better than the second best."""
-        features = []
-        for image in (query, search_map):
-            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-            features.append(self._sift.detectAndCompute(grey, None))
-        (points, own), (places, others) = features
-        if own is None or others is None or len(others) < 2:
+        own, others = (
+            features_in_tiles(self._extract, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self.KEYPOINTS)
+            for image in (query, search_map)
+        )
+        if len(own.xy_px) == 0 or len(others.xy_px) < 2:
             return np.empty((0, 2)), np.empty((0, 2))
         good = [
-            best
-            for best, second in self._matcher.knnMatch(own, others, k=2)
+            (best.queryIdx, best.trainIdx)
+            for best, second in self._matcher.knnMatch(own.descriptors, others.descriptors, k=2)
             if best.distance < self.RATIO * second.distance
         ]
-        pairs = [(points[match.queryIdx].pt, places[match.trainIdx].pt) for match in good]
+        pairs = np.array(good, dtype=np.intp).reshape(-1, 2)
+        return own.xy_px[pairs[:, 0]], others.xy_px[pairs[:, 1]]
+
+    def _extract(self, grey: np.ndarray) -> Features:
+        points, descriptors = self._sift.detectAndCompute(grey, None)
         # OpenCV counts from the pixel's centre.
-        both = np.array(pairs, dtype=np.float64).reshape(-1, 2, 2) + 0.5
-        return both[:, 0], both[:, 1]
+        xy = np.array([point.pt for point in points], dtype=np.float64).reshape(-1, 2) + 0.5
+        strength = np.array([point.response for point in points])
+        return Features(xy, np.empty((0, 128), np.float32) if descriptors is None else descriptors, strength)
 
 
 class XFeatEngine(FeatureEngine):
@@ -274,16 +279,27 @@ class AlikedLightGlueEngine(FeatureEngine):
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What LightGlue takes for the same points."""
         pictures, factor = enlarged(query, search_map)
-        tensors = [torch.from_numpy(large).permute(2, 0, 1).float() / 255.0 for large in pictures]
-        features = [self._extractor.extract(tensor, resize=None) for tensor in tensors]
-        if any(found["keypoints"].shape[1] == 0 for found in features):
+        features = [features_in_tiles(self._extract, large, self.KEYPOINTS) for large in pictures]
+        if any(len(found.xy_px) == 0 for found in features):
             return np.empty((0, 2)), np.empty((0, 2))
-        pairs = self._matcher({"image0": features[0], "image1": features[1]})["matches"][0]
-        points, found = (
-            (f["keypoints"][0][pairs[:, side]].numpy().astype(np.float64) + 0.5) / factor
-            for side, f in enumerate(features)
-        )
-        return points, found
+        images = [
+            {
+                "keypoints": torch.from_numpy(found.xy_px - 0.5)[None].float(),
+                "descriptors": torch.from_numpy(found.descriptors)[None],
+                "image_size": torch.tensor([[large.shape[1], large.shape[0]]]),
+            }
+            for found, large in zip(features, pictures, strict=True)
+        ]
+        pairs = self._matcher({"image0": images[0], "image1": images[1]})["matches"][0].numpy()
+        points, places = (found.xy_px[pairs[:, side]] / factor for side, found in enumerate(features))
+        return points, places
+
+    def _extract(self, picture: np.ndarray) -> Features:
+        tensor = torch.from_numpy(picture).permute(2, 0, 1).float() / 255.0
+        found = self._extractor.extract(tensor, resize=None)
+        # The package counts from the pixel's centre.
+        xy = found["keypoints"][0].numpy().astype(np.float64) + 0.5
+        return Features(xy, found["descriptors"][0].numpy(), found["keypoint_scores"][0].numpy())
 
 
 def _optional(module: str, what: str, remedy: str) -> Any:
