@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.drl.hybrid import HybridMixFusion
 from geoloc_models.errors import GeolocError
+from geoloc_models.processes import choose_device
 from geoloc_models.weights import load_weights
 
 
@@ -28,16 +29,9 @@ class TorchEngine:
 
         GeolocError: weights unknown, damaged or unfit; device not there.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise GeolocError(f"device {device!r} is not there: PyTorch sees no GPU; use 'cpu' or 'auto'")
+        self._device = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        try:
-            self._device = torch.device(device)
-        except RuntimeError as error:
-            raise GeolocError(f"unknown device {device!r}: use 'auto', 'cpu' or 'cuda'") from error
         loaded = load_weights(weights)
         self._model = loaded.model.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._temperature = loaded.info.temperature
