@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several subcommands check of their arguments."""
+"""What several subcommands declare alike, and check of their arguments."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LARGEST_SEED = 2**31 - 1
 
@@ -13,6 +15,21 @@ def seed(text: str) -> int:
     if not 0 <= number <= LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"{number} is no seed; give 0 to {LARGEST_SEED}")
     return number
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare --device, for `geoloc_models.processes.choose_device`."""
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+
+
+def add_verbs(
+    subparsers: Any, name: str, *verbs: Callable[[Any], None], summary: str, description: str
+) -> None:
+    """Add a subcommand with verbs of its own, each of which adds itself; summary: for the list of subcommands."""
+    parser = subparsers.add_parser(name, help=summary, description=description)
+    own = parser.add_subparsers(title="verbs", metavar="VERB", required=True, help="one of these")
+    for add in verbs:
+        add(own)
 
 
 def make_writable(folder: Path | None = None, file: Path | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import make_writable, seed
+from geoloc_ros.cli.arguments import add_device, add_verbs, make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,23 +20,16 @@ if TYPE_CHECKING:
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
 DATA_SETS = ("university1652", "denseuav", "pairs")
-_DATA_HELP = "root of University-1652 or DenseUAV, or the folder with pairs/ (docs/training.md)"
-_SET_HELP = "what DATA is (default: pairs, pictures of two dates)"
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand and its verbs."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "ast",
-        help="train, score and look into the retrieval network",
+    add_verbs(
+        subparsers, "ast", _models_parser, _train_parser, _evaluate_parser, _show_parser,
+        summary="train, score and look into the retrieval network",
         description="AST (Attention-guided Segment Transformer) turns a picture into a vector, so that a drone's view "
         "finds its place among the tiles of a map.",
-    )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, help="one of these")
-    _models_parser(verbs)
-    _train_parser(verbs)
-    _evaluate_parser(verbs)
-    _show_parser(verbs)
+    )  # fmt: skip
 
 
 def _models_parser(verbs: Any) -> None:
@@ -57,8 +50,7 @@ def _train_parser(verbs: Any) -> None:
         description="Train a preset on University-1652, DenseUAV or pictures of two dates; held-out scenes of the "
         "latter are never trained on. Continues from OUT/checkpoint.pt if it is there.",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help=_DATA_HELP)
-    parser.add_argument("--set", dest="kind", choices=DATA_SETS, default="pairs", help=_SET_HELP)
+    _data_arguments(parser)
     parser.add_argument("--preset", default="dinov2_ast", metavar="P", help="network (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/ast"), help="run folder (default: %(default)s)")
     parser.add_argument(
@@ -94,7 +86,7 @@ def _train_parser(verbs: Any) -> None:
         "--workers", type=int, default=0, metavar="N", help="processes that draw pictures (default: 0)"
     )
     parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed (default: %(default)s)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add_device(parser)
     parser.add_argument(
         "--export",
         type=Path,
@@ -114,8 +106,7 @@ def _evaluate_parser(verbs: Any) -> None:
         description="Score trained weights, and DINOv2 without training beside them, on the same queries and gallery: "
         "both tasks of University-1652 and DenseUAV, or views of held-out pictures among tiles of their other date.",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help=_DATA_HELP)
-    parser.add_argument("--set", dest="kind", choices=DATA_SETS, default="pairs", help=_SET_HELP)
+    _data_arguments(parser)
     _weights_arguments(parser)
     parser.add_argument(
         "--task",
@@ -164,6 +155,22 @@ def _show_parser(verbs: Any) -> None:
     parser.set_defaults(run=run_show)
 
 
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="root of University-1652 or DenseUAV, or the folder with pairs/ (docs/training.md)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="kind",
+        choices=DATA_SETS,
+        default="pairs",
+        help="what DATA is (default: pairs, pictures of two dates)",
+    )
+
+
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
@@ -177,7 +184,7 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also DINOv2 as it is, from this file: its class token, and with segment tokens, fixed and adaptive",
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add_device(parser)
 
 
 def run_models(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import make_writable
+from geoloc_ros.cli.arguments import add_device, make_writable
 
 if TYPE_CHECKING:
     from geoloc_models.calibration import Answer
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     add("weights", metavar="WEIGHTS", help="name or file")
     add("data", type=Path, metavar="DATA", help="folder with pairs/")
     add("--out", type=Path, required=True, metavar="FILE", help="where to write the calibrated weights")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add_device(parser)
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     add("--limit", type=int, metavar="N", help="use this many samples of each set only")
     parser.set_defaults(run=run)

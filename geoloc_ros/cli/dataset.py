@@ -14,7 +14,7 @@ from geoloc_models.data.dataset_checks import Report, check_dataset
 from geoloc_models.data.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
 from geoloc_models.data.ul14_writer import TRAIN_MAP_GSD_M
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import make_writable, seed
+from geoloc_ros.cli.arguments import add_verbs, make_writable, seed
 from geoloc_ros.core.dataset_builder import BuildSettings, Built, FlightShots, PhotoShots, build
 from geoloc_ros.core.flight import Flight
 from geoloc_ros.core.maps import RasterMap
@@ -22,15 +22,11 @@ from geoloc_ros.core.maps import RasterMap
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand with its verbs."""
-    parser = subparsers.add_parser(
-        "dataset",
-        help="build, check or synthesize a data set in the layout of the paper",
+    add_verbs(
+        subparsers, "dataset", _add_build, _add_check, _add_synthesize,
+        summary="build, check or synthesize a data set in the layout of the paper",
         description="Data sets in the UL14 layout: made of your own map and photos, checked, or generated.",
-    )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, help="what to do")
-    _add_build(verbs)
-    _add_check(verbs)
-    _add_synthesize(verbs)
+    )  # fmt: skip
 
 
 def _add_build(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import MA_ALL_DISTANCES_M
-from geoloc_ros.cli.arguments import make_writable, seed
+from geoloc_ros.cli.arguments import add_device, make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
         help="name or file; may be repeated to compare (default: default)",
     )  # fmt: skip
     add("--heading-search", action="store_true", help="also the first network trying all headings")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add_device(parser)
     add(
         "--threads", type=int, default=2, metavar="N",
         help="CPU threads; fixed, so that figures repeat (default: 2)",

@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.arguments import add_device, add_verbs
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand and its verbs."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "gallery",
-        help="build and search the gallery of a map's tiles",
+    add_verbs(
+        subparsers, "gallery", _build_parser, _info_parser, _search_parser,
+        summary="build and search the gallery of a map's tiles",
         description="A gallery holds a vector for each of many overlapping tiles of a map, so that a picture finds its "
         "place on the whole map (docs/gallery.md).",
-    )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, help="one of these")
-    _build_parser(verbs)
-    _info_parser(verbs)
-    _search_parser(verbs)
+    )  # fmt: skip
 
 
 def _build_parser(verbs: Any) -> None:
@@ -83,7 +80,7 @@ def _network_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="retrieval weights, name or file (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add_device(parser)
 
 
 def run_build(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import make_writable, seed
+from geoloc_ros.cli.arguments import add_device, make_writable, seed
 
 if TYPE_CHECKING:
     from geoloc_models.processes import Processes
@@ -74,7 +74,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--seed", type=seed, default=666, help="seed of weights and samples (default %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    add_device(parser)
     parser.add_argument(
         "--export",
         type=Path,
