@@ -24,6 +24,11 @@ class QueryFeatures:
     kernel: Tensor
     keys: list[tuple[Tensor, Tensor]]
 
+    def for_maps(self, maps: int) -> "QueryFeatures":
+        """Those of one query, for each of several maps."""
+        keys = [(k.expand(maps, -1, -1, -1), v.expand(maps, -1, -1, -1)) for k, v in self.keys]
+        return QueryFeatures(self.kernel.expand(maps, -1, -1, -1), keys)
+
 
 @dataclass(frozen=True)
 class MapFeatures:
@@ -36,8 +41,8 @@ class MapFeatures:
 class CompactMixFusion(nn.Module):
     """Query (B*K, 3, h, w) and map (B, 3, H, W), 0..255 -> logits (B*K, 1, H/4 + 1, W/4 + 1).
 
-    K consecutive queries share a map. Sides are multiples of 16 px. Logit node (r, c) is the score of the query's
-    centre at map pixel-edge coordinate (4 r, 4 c).
+    K consecutive queries share a map; one query alone is searched in each map. Sides are multiples of 16 px. Logit node
+    (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
     """
 
     stride_px = 4
@@ -71,7 +76,10 @@ class CompactMixFusion(nn.Module):
         return fine + cells_to_nodes(context, fine.shape[-2:])
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
-        return self.match(self.encode_query(query), self.encode_map(search_map))
+        seen = self.encode_query(query)
+        if len(query) == 1:
+            seen = seen.for_maps(len(search_map))
+        return self.match(seen, self.encode_map(search_map))
 
 
 def standardise(image: Tensor) -> Tensor:

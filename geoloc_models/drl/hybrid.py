@@ -33,12 +33,18 @@ class HybridFeatures:
     coarse: Tensor
     semantic: Tensor
 
+    def for_maps(self, maps: int) -> "HybridFeatures":
+        """Those of one query, for each of several maps."""
+        return HybridFeatures(
+            *(level.expand(maps, -1, -1, -1) for level in (self.fine, self.coarse, self.semantic))
+        )
+
 
 class HybridMixFusion(nn.Module):
     """Query (B*K, 3, h, w) and map (B, 3, H, W), 0..255 -> logits (B*K, 1, H/4 + 1, W/4 + 1).
 
-    K consecutive queries share a map. Sides are multiples of 16 px; those of the map best of `cell_px` too. Logit node
-    (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
+    K consecutive queries share a map; one query alone is searched in each map. Sides are multiples of 16 px; those of
+    the map best of `cell_px` too. Logit node (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
     """
 
     stride_px = FINE_STRIDE_PX
@@ -99,7 +105,10 @@ class HybridMixFusion(nn.Module):
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
         cell_px = self.cell_px(query.shape[-1])
-        return self.match(self.encode(query, cell_px), self.encode(search_map, cell_px))
+        seen = self.encode(query, cell_px)
+        if len(query) == 1:
+            seen = seen.for_maps(len(search_map))
+        return self.match(seen, self.encode(search_map, cell_px))
 
 
 def _resized(level: Tensor, like: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class PoseSearch:
     def search(self, query: np.ndarray, search_map: np.ndarray) -> tuple[Heatmap, float, float]:
         """The posterior of the place over all poses, and the likeliest heading (degrees) and scale."""
         queries = np.stack([posed(query, heading, scale) for heading, scale in self._poses])
-        logits, stride_px = self._engine.logits(queries, search_map)
+        logits, stride_px = self._engine.logits(queries, search_map[None])
         posterior = np.logaddexp.reduce(logits, axis=0)
         best = int(logits.max(axis=(1, 2)).argmax())
         return heatmap_from_logits(posterior, stride_px), *self._poses[best]

@@ -30,7 +30,7 @@ class PublishedEngine:
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """As TorchEngine, of a square map; `peak` is the smoothed sigmoid's maximum, as the paper's confidence."""
-        logits, _ = self._network.logits(query[None], search_map)
+        logits, _ = self._network.logits(query[None], search_map[None])
         score, (row, col) = published_heatmap(logits[0], self._side_cells, search_map.shape[0])
         total = float(score.sum())
         flat = np.full_like(score, 1.0 / score.size)

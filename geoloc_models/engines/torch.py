@@ -52,15 +52,17 @@ class TorchEngine:
 
         GeolocError: other shapes or types, or a map smaller than the query.
         """
-        logits, stride_px = self.logits(query[None], search_map)
+        logits, stride_px = self.logits(query[None], search_map[None])
         return heatmap_from_logits(logits[0], stride_px)
 
     @torch.inference_mode()
-    def logits(self, queries: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, float]:
-        """K queries (K, h, w, 3) over one map (H, W, 3): calibrated logits (K, R, C) float32 and pixels between nodes.
+    def logits(self, queries: np.ndarray, search_maps: np.ndarray) -> tuple[np.ndarray, float]:
+        """Queries (B K, h, w, 3) over maps (B, H, W, 3): calibrated logits (B K, R, C) float32, pixels between nodes.
 
-        The map's own features are computed once. Pictures and errors as in `infer`.
+        K consecutive queries share a map, whose own features are computed once; one query alone is searched in each
+        map, and its features are computed once. Logits compare across maps. Pictures and errors as in `infer`.
         """
+        search_map = search_maps[0]
         for name, image in (("query", queries[0]), ("search map", search_map)):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise GeolocError(
@@ -72,7 +74,7 @@ class TorchEngine:
                 "ask for a larger crop"
             )
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
-            padded = self._tensor(search_map[None])
+            padded = self._tensor(search_maps)
             logits = self._model(self._tensor(queries), padded)[:, 0].float().cpu().numpy()
         stride_px = padded.shape[-1] / (logits.shape[-1] - 1)
         # Nodes over the padding are no places.

@@ -30,8 +30,9 @@ from geoloc_ros.core.camera import CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Frame
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
-from geoloc_ros.core.localizer import LocalizerSettings, Refused, match_frame
+from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.matching import Refused, match_frame
 from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
 from geoloc_ros.core.tracker import Tracker
 

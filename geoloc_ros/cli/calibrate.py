@@ -83,7 +83,7 @@ def _answers(args: argparse.Namespace, part: Literal["calibration", "judging"]) 
                 if sample is None:
                     continue
                 query, search_map, ratio = fit_to_engine(sample, engine)
-                logits, stride_px = engine.logits(query[None], search_map)
+                logits, stride_px = engine.logits(query[None], search_map[None])
                 target_x, target_y = sample.target_xy_px
                 answers.append(
                     Answer(logits[0], stride_px, (target_x / ratio, target_y / ratio), sample.gsd_m * ratio)

@@ -22,16 +22,10 @@ from geoloc_models.pair_sets import MAX_CENTRE_OFFSET
 from geoloc_ros.core.camera import RectifiedView
 from geoloc_ros.core.flight import Frame, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.localizer import (
-    Estimate,
-    Localizer,
-    LocalizerSettings,
-    Match,
-    Refused,
-    State,
-    match_frame,
-)
+from geoloc_ros.core.localizer import Estimate, Localizer, State
+from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import MapCrop, MapSource
+from geoloc_ros.core.matching import Match, Refused, match_frame
 from geoloc_ros.core.scores import Closeup, FrameScore, Run, score_fix
 
 CLOSEUPS = 6

@@ -22,7 +22,9 @@ _CODE_BYTES = 192  # a vector's code: so many principal components, a byte each
 _CANDIDATES = 512  # at least, and four for each tile that is asked for
 _ADDED = 65_536  # vectors that get their codes at a time
 _SCANNED = 0.04  # share of the lists that a query looks through
-_NAMED = 0.125  # share of what is looked through that may become candidates; for more, all vectors are compared
+_NAMED = (
+    0.125  # share of what is looked through that may become candidates; for more, all vectors are compared
+)
 _PER_LIST = 40  # training vectors a list
 _ROUNDS = 10  # of k-means; faiss's own 25 take longer and find no more
 

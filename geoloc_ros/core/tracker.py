@@ -52,6 +52,18 @@ class Tracker:
         self._state = step @ self._state
         self._covariance = step @ self._covariance @ step.T + noise
 
+    def advance(
+        self,
+        stamp_s: float,
+        velocity_enu: tuple[float, float] | None,
+        sigma_acceleration_m_s2: float,
+        sigma_velocity_m_s: float,
+    ) -> None:
+        """Move on to stamp_s, and use odometry's velocity where it is finite."""
+        self.predict(stamp_s, sigma_acceleration_m_s2)
+        if velocity_enu is not None and np.isfinite(velocity_enu).all():
+            self.observe_velocity(velocity_enu, sigma_velocity_m_s)
+
     def observe_velocity(self, velocity_enu: tuple[float, float], sigma_m_s: float) -> None:
         """Use a velocity from odometry (VIO), ENU m/s."""
         self._update(np.asarray(velocity_enu, float), np.eye(2) * sigma_m_s**2, np.roll(_MEASURE, 2, axis=1))

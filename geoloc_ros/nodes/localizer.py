@@ -31,7 +31,8 @@ from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
 from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.localizer import Estimate, Localizer, LocalizerSettings, State
+from geoloc_ros.core.localizer import Estimate, Localizer, State
+from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, declare_input_parameters
 from geoloc_ros.nodes.localizer_outputs import Diagnostics, Outputs, declare_output_parameters
 from geoloc_ros.nodes.map_client import MapClient

@@ -78,6 +78,35 @@ def test_the_weights_that_ship_are_the_default(
     assert "of a localizer, here a retriever is needed" in capsys.readouterr().err
 
 
+def test_mistakes_are_one_line(
+    gallery: Path,
+    map_path: Path,
+    small_retriever: Path,
+    tmp_path: Path,
+    write_patchwork: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = ["--weights", str(small_retriever)]
+    cv2.imwrite(str(tmp_path / "view.png"), np.eye(64, dtype=np.uint8)[..., None].repeat(3, 2) * 255)
+    view = [str(tmp_path / "view.png"), *weights]
+    (tmp_path / "cut.gallery").write_bytes(gallery.read_bytes()[:-100])
+    (tmp_path / "empty.gallery").touch()
+    other = write_patchwork(tmp_path / "other.tif", seed=4)
+    for arguments, told in (
+        (["search", str(tmp_path / "cut.gallery"), *view], "cut.gallery is truncated: it has"),
+        (["search", str(tmp_path / "empty.gallery"), *view], "empty.gallery is an empty file"),
+        (["info", str(gallery), "--map", str(other)], "is of another map than this one, city.tif"),
+        (["build", str(other), *weights], "the map spans 480 x 360 m, less than"),
+        (["search", str(gallery), *view, "--top", "0"], "0 tiles are asked for"),
+    ):
+        tile_m = ["--tile-m", "400"] if arguments[0] == "build" else []
+        assert main(["gallery", *arguments, *tile_m]) == 2
+        error = capsys.readouterr().err
+        assert told in error and len(error.splitlines()) == 1
+    assert main(["gallery", "search", str(gallery), *view, "--top", "5000"]) == 0
+    assert f" {len(Gallery(gallery))} " in capsys.readouterr().out.splitlines()[-2]
+
+
 @pytest.mark.parametrize("codes", [False, True])
 def test_bench_prints_time_and_recall(
     codes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

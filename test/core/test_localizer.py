@@ -17,7 +17,8 @@ from geoloc_ros.core.baselines import NccEngine
 from geoloc_ros.core.camera import CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Frame
 from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.localizer import Estimate, Localizer, LocalizerSettings, State
+from geoloc_ros.core.localizer import Estimate, Localizer, State
+from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import RasterMap
 from geoloc_ros.core.simulator import CameraSimulator
 
