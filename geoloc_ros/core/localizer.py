@@ -247,7 +247,7 @@ class Localizer:
         limit_s = s.lost_after_s if self._relocalizer is None else s.search_after_s
         if not (self._doubt.is_lost(limit_s) or self._tracker.sigma_m > self._lost_sigma_m):
             return str(refused)
-        lost = f"{refused}; lost after {self._doubt.misses} frames and {self._doubt.seconds:.1f} s of doubt"
+        lost = f"{refused}; lost after {self._doubt.misses} frames without a fix, {self._doubt.seconds:.1f} s of doubt"
         self.state = State.LOST
         if self._relocalizer is None:
             return f"{lost}: set a new prior, or provide a valid gnss"
