@@ -109,7 +109,9 @@ def calibrate(
     """Temperature that makes the posterior fit: the one with the least negative log-likelihood of the true places of
     the first `maps` samples.
 
-    The likelihood is that of the node nearest to the truth under the posterior blurred by the truth's own noise.
+    The likelihood is that of the node nearest to the truth under the posterior blurred by the truth's own noise. It
+    asks for no metres, which UL14's pictures may lack; `geoloc calibrate` refines it where there are metres, by how
+    often the peak is right (`calibration.fit_temperature`).
     """
     temperatures = np.geomspace(0.4, 4.0, 47)
     totals = np.zeros(len(temperatures))
