@@ -42,6 +42,7 @@ class Estimate:
     TRACKING the heatmap's posterior given the track), NaN when there is none. `valid` is True only for a fix that
     passed every gate; `reason` says in words why it did not. filtered: the track after this frame and without fixes
     that wait for confirmation, None without a track. candidates: of a search on the whole map, the likeliest first.
+    crops: of the map, in how many of them a heatmap was computed.
     latencies_ms: rectify, retrieve (searches only), crop, network, post, total.
     """
 
@@ -59,6 +60,7 @@ class Estimate:
     search_size_m: float
     latencies_ms: dict[str, float]
     candidates: tuple[Hypothesis, ...] = ()
+    crops: int = 0
 
 
 class Localizer:
@@ -287,7 +289,10 @@ class Localizer:
                 frame, search.reason, None, math.nan, start, shown.crop if shown else None, search.view
             )
             return replace(
-                estimate, candidates=candidates, latencies_ms=search.latencies_ms | estimate.latencies_ms
+                estimate,
+                candidates=candidates,
+                crops=search.crops,
+                latencies_ms=search.latencies_ms | estimate.latencies_ms,
             )
         winner = search.accepted
         assert winner.match is not None
@@ -298,7 +303,10 @@ class Localizer:
         match = winner.match
         estimate = self._estimate(frame, "", match, match.crop.size_m / 2, start, match.crop, search.view)
         return replace(
-            estimate, candidates=candidates, latencies_ms=search.latencies_ms | estimate.latencies_ms
+            estimate,
+            candidates=candidates,
+            crops=search.crops,
+            latencies_ms=search.latencies_ms | estimate.latencies_ms,
         )
 
     def _estimate(
@@ -329,4 +337,5 @@ class Localizer:
             view=view,
             search_size_m=2 * half_width_m,
             latencies_ms=latencies,
+            crops=0 if match is None else 1,
         )

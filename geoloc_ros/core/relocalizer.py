@@ -39,13 +39,14 @@ class Search:
     """What one frame of a search came to.
 
     candidates: copies of the hypotheses after the frame, the likeliest first. accepted: the first of them if it has
-    won, with its match of this frame; else None, and `reason` says why in words.
+    won, with its match of this frame; else None, and `reason` says why in words. crops: how many the network looked at.
     """
 
     candidates: tuple[Hypothesis, ...]
     accepted: Hypothesis | None
     reason: str
     view: RectifiedView
+    crops: int
     latencies_ms: dict[str, float]
 
 
@@ -143,7 +144,7 @@ class Relocalizer:
         winner, reason = self._filter.verdict()
         lap(stages, "post", clock)
         candidates = tuple(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses)
-        return Search(candidates, candidates[0] if winner else None, reason, view, stages)
+        return Search(candidates, candidates[0] if winner else None, reason, view, len(crops), stages)
 
     def _tile_m(self, seen_m: float) -> float:
         """The ground side of tiles to compare with: the largest that the camera sees whole, or nearly."""
