@@ -114,7 +114,7 @@ class Gallery:
                 "name those, or build the gallery again"
             )
         if source is not None:
-            self._check_map(source)
+            self.check_map(source)
         codes = arrays.get("codes")
         self._codes = None if codes is None else CodeIndex(self.vectors, codes)
 
@@ -212,7 +212,8 @@ class Gallery:
         tile = tile[best]
         return Places(tile, query, score[best], self.lat_deg[tile], self.lon_deg[tile], self.size_m[tile])
 
-    def _check_map(self, source: MapSource) -> None:
+    def check_map(self, source: MapSource) -> None:
+        """GeolocError if the gallery is not of this map, or the map cannot be read."""
         for row, then in zip(probe_rows(len(self)), self._probes, strict=True):
             place = float(self.lat_deg[row]), float(self.lon_deg[row])
             now = probe(source, *place, float(self.size_m[row]))
@@ -236,7 +237,8 @@ def probe(source: MapSource, lat_deg: float, lon_deg: float, size_m: float) -> n
     crop = source.crop(lat_deg, lon_deg, size_m, _PROBE_PX)
     if crop.status in (CropStatus.UNREADABLE, CropStatus.TIMED_OUT):
         raise GeolocError(f"the map cannot be compared with its gallery: {crop.text}; make it readable")
-    return crop.image
+    # A map server sends no picture of a place that its map does not cover.
+    return crop.image if crop.image.size else np.zeros((_PROBE_PX, _PROBE_PX, 3), np.uint8)
 
 
 def probes_id(probes: np.ndarray) -> str:
