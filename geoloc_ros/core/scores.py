@@ -123,6 +123,25 @@ class Closeup:
     truth_xy_px: tuple[float, float] | None
 
 
+@dataclass(frozen=True)
+class SearchRecord:
+    """One search of the whole map, for the report.
+
+    begin_s: stamp of its first frame; duration_s: to its last one, which ended it; frames: how many it took, those two
+    included. accepted: whether a place was. log_odds: of the likeliest place against everywhere else at the end, natural
+    logarithm, -inf without any. error_m: distance of the accepted place from the truth, NaN without. picture: (h, w, 3)
+    uint8 RGB of the candidates at the end (`overlay.draw_candidates`), None without any.
+    """
+
+    begin_s: float
+    duration_s: float
+    frames: int
+    accepted: bool
+    log_odds: float
+    error_m: float
+    picture: np.ndarray | None
+
+
 @dataclass
 class Run:
     """A named way to get positions and all that it gave for one flight."""
@@ -135,9 +154,10 @@ class Run:
     closeups: list[Closeup] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     """Settings worth repeating: seed, prior noise, map, note on the data."""
+    searches: list[SearchRecord] = field(default_factory=list)
 
 
-def _rounded(value: Any, digits: int) -> float | None:
+def rounded(value: Any, digits: int) -> float | None:
     """JSON has no NaN: what cannot be computed is null."""
     return round(float(value), digits) if np.isfinite(value) else None
 
@@ -166,20 +186,20 @@ def summarize(run: Run) -> dict[str, Any]:
         "name": run.name,
         "mode": run.mode,
         "frames": len(run.frames),
-        "median_error_m": _rounded(np.median(answers) if answers.size else np.nan, 6),
-        "ma": {str(k): _rounded(metrics.ma_at_k(errors, k), 6) for k in metrics.MA_DISTANCES_M},
-        "ma_valid": {str(k): _rounded(metrics.ma_at_k(errors[valid], k), 6) for k in metrics.MA_DISTANCES_M},
-        "rds": _rounded(np.mean([frame.rds for frame in run.frames]) if run.frames else np.nan, 6),
-        "availability": _rounded(valid.mean() if valid.size else np.nan, 6),
-        "false_fix_rate": _rounded(false_fixes.mean() if false_fixes.size else 0.0, 6),
+        "median_error_m": rounded(np.median(answers) if answers.size else np.nan, 6),
+        "ma": {str(k): rounded(metrics.ma_at_k(errors, k), 6) for k in metrics.MA_DISTANCES_M},
+        "ma_valid": {str(k): rounded(metrics.ma_at_k(errors[valid], k), 6) for k in metrics.MA_DISTANCES_M},
+        "rds": rounded(np.mean([frame.rds for frame in run.frames]) if run.frames else np.nan, 6),
+        "availability": rounded(valid.mean() if valid.size else np.nan, 6),
+        "false_fix_rate": rounded(false_fixes.mean() if false_fixes.size else 0.0, 6),
         "false_fixes": int(false_fixes.sum()),
-        "nees_mean": _rounded(nees[with_covariance].mean() if with_covariance.any() else np.nan, 6),
-        "coverage_2sigma": _rounded(metrics.sigma_coverage(nees[with_covariance]), 6),
-        "ape_rmse_m": _rounded(np.sqrt(np.mean(errors[valid] ** 2)) if valid.any() else np.nan, 6),
-        "ape_max_m": _rounded(errors[valid].max() if valid.any() else np.nan, 6),
-        "rpe_rmse_m": _rounded(relative_pose_error_m(run.frames), 6),
-        "recovery_s": {"count": len(recoveries), "max": _rounded(max(recoveries, default=np.nan), 3)},
-        "latency_ms": {f"p{share}": _rounded(_percentile(latency, share), 3) for share in (50, 95, 99)},
+        "nees_mean": rounded(nees[with_covariance].mean() if with_covariance.any() else np.nan, 6),
+        "coverage_2sigma": rounded(metrics.sigma_coverage(nees[with_covariance]), 6),
+        "ape_rmse_m": rounded(np.sqrt(np.mean(errors[valid] ** 2)) if valid.any() else np.nan, 6),
+        "ape_max_m": rounded(errors[valid].max() if valid.any() else np.nan, 6),
+        "rpe_rmse_m": rounded(relative_pose_error_m(run.frames), 6),
+        "recovery_s": {"count": len(recoveries), "max": rounded(max(recoveries, default=np.nan), 3)},
+        "latency_ms": {f"p{share}": rounded(_percentile(latency, share), 3) for share in (50, 95, 99)},
         "device": run.device,
         "weights": run.weights,
         **run.about,
