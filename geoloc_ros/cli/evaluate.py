@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ from geoloc_ros.cli.arguments import make_writable, seed
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from geoloc_models.engines.torch import TorchEngine
+    from geoloc_ros.core.bags import Bag
+    from geoloc_ros.core.flight import Flight
     from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.relocalizer import Relocalizer
     from geoloc_ros.core.scores import Run
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
@@ -26,7 +31,12 @@ _DESCRIPTION = """\
 Run a recorded flight through the localizer frame by frame and compare with its true positions. Figures repeat
 to the last digit on one machine. By default the flight is tracked from one prior; with --independent every
 frame is searched alone in a map crop that is off by a seeded offset. ma and rds count frames without an answer
-as misses; false_fix_rate is the share of valid fixes with the truth beyond 3 sigma and over 20 m off."""
+as misses; false_fix_rate is the share of valid fixes with the truth beyond 3 sigma and over 20 m off.
+
+With --gallery a lost track is searched on the whole map. --cold-start starts many times over the flight, each time
+knowing nothing: found are starts whose first fix, within --start-frames, is right to 20 m; any other fix is wrong.
+A flight over another place than --map must be found nowhere. --kidnap tracks the flight, but blinds the camera for
+20 s while the vehicle moves on by 300 m, and later sets a prior that is 500 m off."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -48,6 +58,24 @@ def add_parser(subparsers: Any) -> None:
         metavar="M",
         help="error of the first prior, m (default: 30)",
     )
+    add("--gallery", type=Path, metavar="G", help="gallery of the map (`geoloc gallery build`), for searches; with "
+        "--cold-start and --kidnap MAP.gallery by default")  # fmt: skip
+    add(
+        "--retrieval-weights",
+        default=None,
+        metavar="W",
+        help="that the gallery was made with (default: the shipped)",
+    )
+    add("--cold-start", action="store_true", help="score starts without any prior")
+    add("--starts", type=int, default=10, metavar="N", help="of --cold-start (default: %(default)s)")
+    add(
+        "--start-frames",
+        type=int,
+        default=10,
+        metavar="N",
+        help="frames of each start (default: %(default)s)",
+    )
+    add("--kidnap", action="store_true", help="track, and move the vehicle while it sees nothing")
     add("--independent", action="store_true", help="score each frame alone instead of tracking")
     add(
         "--crop", type=float, default=200.0, metavar="M",
@@ -96,10 +124,20 @@ def run(args: argparse.Namespace) -> int:
     fix_threads(args.threads)
     if args.frames is not None and args.frames < 1:
         raise GeolocError(f"--frames {args.frames} leaves nothing to score; give at least 1")
-    protocol = FlightProtocol(args.prior_noise, args.crop if args.independent else None, args.seed)
+    if args.independent + args.cold_start + args.kidnap > 1:
+        raise GeolocError("--independent, --cold-start and --kidnap are three ways to score: choose one")
+    if min(args.starts, args.start_frames) < 1:
+        raise GeolocError(
+            f"{args.starts} starts of {args.start_frames} frames score nothing: give 1 or more of each"
+        )
+    protocol = FlightProtocol(
+        args.prior_noise, args.crop if args.independent else None, args.seed, kidnap=args.kidnap
+    )
     recording = open_recording(args.flight, args.topic)
     make_writable(args.out, args.json)
     map_path = recording.map_path if args.map is None else args.map
+    if args.gallery is None and (args.cold_start or args.kidnap):
+        args.gallery = map_path.with_name(map_path.name + ".gallery")
     about = {
         "flight": args.flight.name,
         "map": str(map_path),
@@ -109,12 +147,22 @@ def run(args: argparse.Namespace) -> int:
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}
     runs = []
+    if args.cold_start:
+        return _cold_start(args, network, recording, map_path)
     with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
+        # A baseline says nothing that compares across crops, so it is never found again.
+        relocalizer = None if args.gallery is None else _relocalizer(args, network, raster)
         for name, engine in engines.items():
-            frames = itertools.islice(recording, args.frames)
+            frames = recording if args.frames is None else itertools.islice(recording, args.frames)
             task = progress.add_task(name, total=min(len(recording), args.frames or len(recording)))
             done = evaluate_flight(
-                frames, engine, raster, protocol, name=name, advance=functools.partial(progress.advance, task)
+                frames,
+                engine,
+                raster,
+                protocol,
+                name=name,
+                advance=functools.partial(progress.advance, task),
+                relocalizer=relocalizer if engine is network else None,
             )
             if all(math.isnan(frame.peak) for frame in done.frames):
                 raise GeolocError(f"no frame could be searched on {map_path}: {done.frames[0].reason}")
@@ -122,7 +170,93 @@ def run(args: argparse.Namespace) -> int:
             runs.append(done)
         _write(args, runs, raster)
     Console().print(summary_table([summarize(done) for done in runs], args.flight.name))
+    for done in runs:
+        for event in done.about.get("kidnaps", []):
+            after = event["found_after_s"]
+            print(
+                f"{done.name}, {event['what']}: {'not found again' if after is None else f'found after {after:.1f} s'}"
+            )
     return 0
+
+
+def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterMap) -> Relocalizer:
+    """What searches the map; GeolocError for a gallery that is missing, or of another map or other weights."""
+    from geoloc_models.ast.weights import load_retriever
+    from geoloc_ros.core.gallery import Gallery
+    from geoloc_ros.core.relocalizer import Relocalizer
+
+    named = {} if args.retrieval_weights is None else {"name_or_path": args.retrieval_weights}
+    retriever, _ = load_retriever(**named, device=args.device)
+    gallery = Gallery(args.gallery, retriever.weights_id, raster)
+    return Relocalizer(network, retriever, gallery, raster)
+
+
+def _cold_start(
+    args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path
+) -> int:
+    """Starts without prior, all along the flight."""
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from geoloc_ros.core.flight import Flight
+    from geoloc_ros.core.localizer import Localizer
+    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.search_evaluation import cold_starts, summarize_starts
+
+    if not isinstance(recording, Flight):
+        raise GeolocError("--cold-start reads frames in any order: give a flight folder, not a bag")
+    with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
+        relocalizer = _relocalizer(args, network, raster)
+        task = progress.add_task("starts", total=args.starts)
+        starts = cold_starts(
+            recording,
+            lambda: Localizer(network, raster, relocalizer=relocalizer),
+            args.starts,
+            args.start_frames,
+            functools.partial(progress.advance, task),
+        )
+    summary = {
+        "mode": "cold start",
+        "flight": args.flight.name,
+        "map": str(map_path),
+        "weights": network.weights_id,
+        **summarize_starts(starts, args.start_frames),
+    }
+    table = Table(title=f"{args.flight.name} on {map_path.name}, cold start")
+    for heading in ("start", "frames", "seconds", "error m", "odds, best place", "last said"):
+        table.add_column(heading)
+    for start in starts:
+        table.add_row(
+            str(start.index),
+            "–" if start.frames is None else str(start.frames),
+            f"{start.seconds:.1f}",
+            f"{start.error_m:.1f}",
+            f"e^{start.log_odds:.1f}",
+            "wrong fix" if start.wrong else "" if start.frames else start.reason,
+        )
+    Console().print(table)
+    print(
+        f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
+        f"median {summary['frames_median']} frames, {summary['median_error_m']} m, {summary['frame_ms']['p50']} ms a frame"
+    )
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        rows = [asdict(start) for start in starts]
+        args.json.write_text(json.dumps(summary | {"each": _finite(rows)}, indent=2, allow_nan=False) + "\n")
+    return 0
+
+
+def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON has no NaN and no infinity: null."""
+    return [
+        {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+            if key != "latencies_ms"
+        }
+        for row in rows
+    ]
 
 
 def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None:

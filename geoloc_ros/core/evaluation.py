@@ -8,9 +8,8 @@ alone in a map crop of fixed size that is off by a seeded offset, which is what 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +19,15 @@ from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
 from geoloc_models.pair_sets import MAX_CENTRE_OFFSET
 from geoloc_ros.core.camera import RectifiedView
-from geoloc_ros.core.flight import Frame, Truth, noisy_prior
+from geoloc_ros.core.flight import Flight, Frame, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import Estimate, Localizer, State
 from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import MapCrop, MapSource
 from geoloc_ros.core.matching import Match, Refused, match_frame
-from geoloc_ros.core.scores import Closeup, FrameScore, Run, score_fix
+from geoloc_ros.core.relocalizer import Relocalizer
+from geoloc_ros.core.scores import Closeup, FrameScore, Run, rounded, score_fix
+from geoloc_ros.core.search_evaluation import Kidnap, Step, kidnapped, times_to_relocalize_s
 
 CLOSEUPS = 6
 """Worst frames that are kept with their pictures."""
@@ -44,6 +45,8 @@ class FlightProtocol:
     crop_m: float | None = None
     """Independent: side of the map crop that every frame is searched in; None tracks."""
     seed: int = 0
+    kidnap: bool = False
+    """Tracking: kidnap the vehicle on the way (`search_evaluation.kidnapped`); needs a flight folder."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.prior_noise_m) and self.prior_noise_m >= 0):
@@ -53,6 +56,8 @@ class FlightProtocol:
 
     @property
     def mode(self) -> str:
+        if self.kidnap:
+            return "kidnapped"
         return "tracking" if self.crop_m is None else "independent"
 
 
@@ -64,16 +69,27 @@ def evaluate_flight(
     settings: LocalizerSettings | None = None,
     name: str = "geoloc",
     advance: Callable[[], None] = lambda: None,
+    relocalizer: Relocalizer | None = None,
 ) -> Run:
-    """Score every frame that has a truth; `advance()` is called after each. GeolocError if none has."""
+    """Score every frame that has a truth; `advance()` is called after each. GeolocError if none has.
+
+    relocalizer: finds a track that was lost again, unless frames are scored alone.
+    """
     settings = settings or LocalizerSettings()
     # Networks and libraries allocate at their first call, which belongs to no frame.
     blank = np.zeros((engine.query_px, engine.query_px, 3), np.uint8)
     engine.infer(blank, np.tile(blank, (3, 3, 1)))
-    with_truth = ((frame, frame.truth) for frame in frames if frame.truth is not None)
+    events: list[Kidnap] = []
     if protocol.crop_m is None:
-        answers = _track(with_truth, engine, map_source, protocol, settings)
+        if protocol.kidnap:
+            if not isinstance(frames, Flight):
+                raise GeolocError("only a flight folder can be staged for a kidnap: give one, not a bag")
+            steps, events = kidnapped(frames, protocol.seed)
+        else:
+            steps = (Step(frame, frame.truth) for frame in frames if frame.truth is not None)
+        answers = _track(steps, Localizer(engine, map_source, settings, relocalizer), protocol)
     else:
+        with_truth = ((frame, frame.truth) for frame in frames if frame.truth is not None)
         answers = _alone(with_truth, engine, map_source, protocol, protocol.crop_m, settings)
     scores: list[FrameScore] = []
     worst: list[tuple[float, Closeup]] = []
@@ -92,7 +108,7 @@ def evaluate_flight(
         device=engine.device,
         frames=scores,
         closeups=[closeup for _, closeup in worst],
-        about=_about(protocol),
+        about=_about(protocol) | _recoveries(events, scores),
     )
 
 
@@ -113,22 +129,32 @@ def _about(protocol: FlightProtocol) -> dict[str, Any]:
     return {"seed": protocol.seed, "crop_m": protocol.crop_m}
 
 
+def _recoveries(events: Sequence[Kidnap], scores: Sequence[FrameScore]) -> dict[str, Any]:
+    """How long it took to be found again after each event, s; null where it was not."""
+    if not events:
+        return {}
+    times = times_to_relocalize_s(
+        events, [score.stamp_s for score in scores], [score.valid for score in scores]
+    )
+    return {
+        "kidnaps": [
+            {"what": event.what, "found_after_s": rounded(time_s, 3)}
+            for event, time_s in zip(events, times, strict=True)
+        ]
+    }
+
+
 def _track(
-    frames: Iterator[tuple[Frame, Truth]],
-    engine: Engine,
-    map_source: MapSource,
-    protocol: FlightProtocol,
-    settings: LocalizerSettings,
+    steps: Iterator[Step], localizer: Localizer, protocol: FlightProtocol
 ) -> Iterator[tuple[FrameScore, Closeup | None]]:
     """One prior at the first frame, then as in flight."""
-    localizer = Localizer(engine, map_source, settings)
-    first = next(frames, None)
-    if first is None:
-        return
-    localizer.set_prior(*noisy_prior(first[1], protocol.prior_noise_m, protocol.seed))
-    for index, (frame, truth) in enumerate(itertools.chain([first], frames)):
-        estimate = localizer.process(frame)
-        yield score_estimate(index, estimate, truth), _closeup(index, estimate, truth)
+    for index, step in enumerate(steps):
+        if index == 0:
+            localizer.set_prior(*noisy_prior(step.truth, protocol.prior_noise_m, protocol.seed))
+        if step.prior is not None:
+            localizer.set_prior(*step.prior)
+        estimate = localizer.process(step.frame)
+        yield score_estimate(index, estimate, step.truth), _closeup(index, estimate, step.truth)
 
 
 def score_estimate(index: int, estimate: Estimate, truth: Truth) -> FrameScore:

@@ -2,8 +2,8 @@
 """Multi-hypothesis filter: places where a lost vehicle may be, each a track of its own with its odds.
 
 The odds are against the vehicle being anywhere else. A frame multiplies them by how much better its view fits there
-than at the other places that retrieval thought most alike (Bayes' rule). Motion carries a hypothesis on, so a look-alike
-drops out as soon as the next view does not fit where it would have moved to.
+than at the other places that retrieval thought most alike (Bayes' rule). Motion carries a hypothesis on, so a
+look-alike drops out as soon as the next view does not fit where it would have moved to.
 """
 
 from __future__ import annotations

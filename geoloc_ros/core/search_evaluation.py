@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores being found: starts without a prior all along a flight, and a vehicle that is moved while it sees nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+from geoloc_models.metrics import FALSE_FIX_DISTANCE_M
+from geoloc_ros.core.flight import Flight, Frame, Truth, noisy_prior
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.localizer import Localizer
+from geoloc_ros.core.scores import rounded
+
+BLANK_S = 20.0
+"""How long a kidnapped vehicle sees nothing."""
+MOVED_M = 300.0
+"""How far it is from where it saw last when it sees again, at least."""
+WRONG_PRIOR_M = 500.0
+"""How far off the wrong prior is, which says it was within WRONG_PRIOR_RADIUS_M."""
+WRONG_PRIOR_RADIUS_M = 50.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start without prior. frames, seconds: until the first fix, that included; None and NaN where there was none.
+
+    error_m: of that fix, NaN without. log_odds: of the best place at the end, natural logarithm. reason: of the last
+    frame without a fix.
+    """
+
+    index: int
+    frames: int | None
+    seconds: float
+    error_m: float
+    log_odds: float
+    reason: str
+    latencies_ms: list[float]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a fix was given that is not of this place."""
+        return self.frames is not None and self.error_m > FALSE_FIX_DISTANCE_M
+
+
+def cold_starts(
+    flight: Flight,
+    make_localizer: Callable[[], Localizer],
+    starts: int,
+    frames: int,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Start]:
+    """Start at places spread evenly over the flight, each time knowing nothing, and give each so many frames.
+
+    GeolocError if the flight is shorter than one start.
+    """
+    if frames > len(flight):
+        raise GeolocError(
+            f"the flight has {len(flight)} frames, a start is given {frames}: lower --start-frames"
+        )
+    results = []
+    for first in np.linspace(0, len(flight) - frames, starts).round().astype(int).tolist():
+        localizer = make_localizer()
+        shown = [flight[index] for index in range(first, first + frames)]
+        results.append(_start(first, shown, localizer))
+        advance()
+    return results
+
+
+def _start(first: int, frames: Sequence[Frame], localizer: Localizer) -> Start:
+    latencies: list[float] = []
+    log_odds, reason = -math.inf, ""
+    for count, frame in enumerate(frames, start=1):
+        estimate = localizer.process(frame)
+        latencies.append(estimate.latencies_ms["total"])
+        log_odds = estimate.candidates[0].log_odds if estimate.candidates else -math.inf
+        if estimate.valid:
+            assert frame.truth is not None  # a flight's frames have one
+            off = LocalEnu(frame.truth.lat_deg, frame.truth.lon_deg).to_enu(
+                estimate.lat_deg, estimate.lon_deg
+            )
+            seconds = frame.stamp_s - frames[0].stamp_s
+            return Start(first, count, seconds, math.hypot(*off), log_odds, reason, latencies)
+        reason = estimate.reason
+    return Start(first, None, math.nan, math.nan, log_odds, reason, latencies)
+
+
+def summarize_starts(starts: Sequence[Start], frames: int) -> dict[str, Any]:
+    """The figures of many starts; null says that there is nothing to compute from."""
+    found = [start for start in starts if start.frames is not None and not start.wrong]
+    latencies = [ms for start in starts for ms in start.latencies_ms]
+
+    def median(values: list[float]) -> float | None:
+        return rounded(np.median(values) if values else math.nan, 3)
+
+    return {
+        "starts": len(starts),
+        "frames_allowed": frames,
+        "found": len(found),
+        "wrong": sum(start.wrong for start in starts),
+        "frames_median": median([float(start.frames or 0) for start in found]),
+        "frames_max": max((start.frames or 0 for start in found), default=None),
+        "seconds_median": median([start.seconds for start in found]),
+        "median_error_m": median([start.error_m for start in found]),
+        "frame_ms": {
+            "p50": median(latencies),
+            "p95": rounded(np.percentile(latencies, 95) if latencies else math.nan, 3),
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """A frame of a staged flight, its truth, and the prior (lat_deg, lon_deg, radius_m) set before it, if any."""
+
+    frame: Frame
+    truth: Truth
+    prior: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Kidnap:
+    """Something that was done to the vehicle; stamp_s: of the first frame from which it could find itself again."""
+
+    what: str
+    stamp_s: float
+
+
+def kidnapped(flight: Flight, seed: int) -> tuple[Iterator[Step], list[Kidnap]]:
+    """A flight in which the vehicle is kidnapped twice, and when.
+
+    After a third, the camera shows black for BLANK_S and then what is at least MOVED_M from where it saw last. Halfway
+    through the rest a prior is set that is WRONG_PRIOR_M off. GeolocError: the flight is too short, or over too little
+    ground.
+    """
+    blind = len(flight) // 3
+    sighted = blind
+    while sighted < len(flight) and flight.stamp_s(sighted) - flight.stamp_s(blind) < BLANK_S:
+        sighted += 1
+    covered = range(blind, sighted)
+    seen = flight.truth(blind - 1) if blind else flight.truth(0)
+    enu = LocalEnu(seen.lat_deg, seen.lon_deg)
+
+    def moved_m(index: int) -> float:
+        truth = flight.truth(index)
+        return math.hypot(*enu.to_enu(truth.lat_deg, truth.lon_deg))
+
+    while sighted < len(flight) and moved_m(sighted) < MOVED_M:
+        sighted += 1
+    if len(flight) - sighted < 20:
+        raise GeolocError(
+            f"too little of the flight lies beyond {BLANK_S:.0f} s and {MOVED_M:.0f} m of its first third: "
+            "--kidnap needs a longer flight"
+        )
+    misled = (sighted + len(flight)) // 2
+    # The clock runs on through what is left out.
+    early_s = flight.stamp_s(sighted) - (flight.stamp_s(blind) + BLANK_S)
+
+    def steps() -> Iterator[Step]:
+        for index in [*range(covered.stop), *range(sighted, len(flight))]:
+            frame, truth, prior = flight[index], flight.truth(index), None
+            if index in covered and frame.image is not None:
+                frame = replace(frame, image=np.zeros_like(frame.image))
+            if index >= sighted:
+                frame = replace(frame, stamp_s=frame.stamp_s - early_s)
+            if index == misled:
+                prior = (*noisy_prior(truth, WRONG_PRIOR_M, seed)[:2], WRONG_PRIOR_RADIUS_M)
+            yield Step(frame, truth, prior)
+
+    return steps(), [
+        Kidnap(
+            f"blind for {BLANK_S:.0f} s and moved {moved_m(sighted):.0f} m", flight.stamp_s(sighted) - early_s
+        ),
+        Kidnap(f"prior set {WRONG_PRIOR_M:.0f} m off", flight.stamp_s(misled) - early_s),
+    ]
+
+
+def times_to_relocalize_s(
+    events: Sequence[Kidnap], stamps_s: Sequence[float], fixed: Sequence[bool]
+) -> list[float]:
+    """For each event the time until the next fix, s; NaN where none came before the next event or the end."""
+    ends = [event.stamp_s for event in events[1:]] + [math.inf]
+    times = []
+    for event, end in zip(events, ends, strict=True):
+        fixes = [
+            stamp
+            for stamp, valid in zip(stamps_s, fixed, strict=True)
+            if valid and event.stamp_s <= stamp < end
+        ]
+        times.append(min(fixes, default=math.nan) - event.stamp_s)
+    return times
