@@ -127,8 +127,8 @@ class Closeup:
 class SearchRecord:
     """One search of the whole map, for the report.
 
-    begin_s: stamp of its first frame; duration_s: to its last one, which ended it; frames: how many it took, those two
-    included. accepted: whether a place was. log_odds: of the likeliest place against everywhere else at the end, natural
+    begin_s: stamp of its first frame; duration_s: to its last one; frames: how many it took, those two included.
+    accepted: whether a place was. log_odds: of the likeliest place at the end against everywhere else, natural
     logarithm, -inf without any. error_m: distance of the accepted place from the truth, NaN without. picture: (h, w, 3)
     uint8 RGB of the candidates at the end (`overlay.draw_candidates`), None without any.
     """
