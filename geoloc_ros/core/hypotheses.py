@@ -129,7 +129,7 @@ class HypothesisFilter:
         new = _apart_m(hypothesis.counted, hypothesis) / (s.new_ground * view_m)
         if new >= LEAST_NEW_GROUND:
             hypothesis.counted = hypothesis.tracker.place
-            hypothesis.log_odds += min(new, 1.0) * min(sighting.evidence, s.max_evidence)
+            hypothesis.log_odds += min(new, 1.0) * (min(sighting.evidence, s.max_evidence) - s.look_alike)
 
     def margin(self) -> float:
         """Natural logarithm of the best hypothesis's odds against all others and elsewhere together."""

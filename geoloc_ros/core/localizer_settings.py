@@ -82,7 +82,13 @@ class LocalizerSettings:
         1000.0, "odds of a place against all others together at which it is accepted"
     )
     accept_frames: int = _setting(3, "frames in which an accepted place has been the network's answer")
-    max_evidence: float = _setting(8.0, "most that one frame may tell for a place, natural logarithm of odds")
+    max_evidence: float = _setting(
+        13.0, "most that one frame may tell for a place, natural logarithm of odds"
+    )
+    look_alike: float = _setting(
+        4.0,
+        "evidence that a place which only looks alike keeps giving, natural logarithm of odds; less counts against",
+    )
     new_ground: float = _setting(
         0.25,
         "share of a view that must be new for a frame to count in full; a vehicle at rest sees nothing new",
