@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heatmap drawn over its map crop, for people."""
+"""Heatmaps drawn over their map crops, for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import cv2
 import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
+from geoloc_ros.core.hypotheses import Hypothesis
 from geoloc_ros.core.localizer import Estimate
 from geoloc_ros.core.maps import MapCrop
 
 FIX_RGB = (255, 255, 255)
 REFUSED_RGB = (255, 160, 0)
 TRUTH_RGB = (0, 255, 80)
+WINNER_RGB = (0, 220, 255)
+
+PANEL_PX = 256
+COLUMNS, ROWS = 3, 2
+"""Of the sheet of candidates, the camera's view included."""
+_EMPTY_RGB = (40, 40, 40)
 
 _SHIFT = 4  # OpenCV draws in fixed point with so many bits of fraction
 _ONE = 1 << _SHIFT
@@ -28,13 +35,7 @@ def draw_overlay(
     The heatmap says where the middle of the picture lies; the fix and the truth are the vehicle's, which with a
     tilted camera is another place. A fix that was refused is orange.
     """
-    height, width = crop.image.shape[:2]
-    # The square root keeps faint modes visible; colour shows only where there is something to show.
-    shown = np.sqrt(heatmap.resized(height, width))
-    # Turbo's very end is dark; the peak is to be bright red.
-    colours = cv2.applyColorMap(np.rint(shown * 225).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    weight = (0.6 * shown)[..., None]
-    drawn = np.rint(crop.image * (1 - weight) + colours * weight).astype(np.uint8)
+    drawn = _blended(crop, heatmap)
     colour = FIX_RGB if fix.valid else REFUSED_RGB
     flip = np.diag([1.0, -1.0])  # pixel y points south
     values, vectors = np.linalg.eigh(flip @ fix.covariance_enu_m2 @ flip / crop.gsd_m**2)
@@ -48,6 +49,81 @@ def draw_overlay(
         place = _fixed(crop.geodetic_to_pixel(*truth))
         cv2.circle(drawn, place, 5 * _ONE, TRUTH_RGB, 1, cv2.LINE_AA, _SHIFT)
     return drawn
+
+
+def draw_candidates(estimate: Estimate, truth: tuple[float, float] | None = None) -> np.ndarray:
+    """(512, 768, 3) uint8 RGB: the camera's view, then the likeliest candidates of a search, best first.
+
+    Each shows the heatmap over its map crop and its odds; a cross is where the network sees the vehicle there, a
+    circle the truth (lat_deg, lon_deg). One that this frame does not show has no picture. The accepted one is framed.
+    """
+    panels = [_view_panel(estimate)]
+    for rank, candidate in enumerate(estimate.candidates[: COLUMNS * ROWS - 1], start=1):
+        panel = _candidate_panel(rank, candidate, truth)
+        if rank == 1 and estimate.valid:
+            cv2.rectangle(panel, (2, 2), (PANEL_PX - 3, PANEL_PX - 3), WINNER_RGB, 4)
+        panels.append(panel)
+    panels += [_empty_panel()] * (COLUMNS * ROWS - len(panels))
+    rows = [np.hstack(panels[start : start + COLUMNS]) for start in range(0, len(panels), COLUMNS)]
+    return np.vstack(rows)
+
+
+def odds_text(log_odds: float) -> str:
+    """Odds in words, such as 250:1 or 1:30, from their natural logarithm."""
+    decimal = abs(log_odds) / math.log(10)
+    size = f"{10**decimal:.0f}" if decimal < 4 else f"1e{min(decimal, 999):.0f}"
+    return f"{size}:1" if log_odds >= 0 else f"1:{size}"
+
+
+def _view_panel(estimate: Estimate) -> np.ndarray:
+    if estimate.view is None:
+        return _empty_panel()
+    panel = cv2.resize(estimate.view.image, (PANEL_PX, PANEL_PX), interpolation=cv2.INTER_AREA)
+    _write(panel, "camera, north up", estimate.state.name)
+    return panel
+
+
+def _candidate_panel(rank: int, candidate: Hypothesis, truth: tuple[float, float] | None) -> np.ndarray:
+    match = candidate.match
+    panel = _empty_panel()
+    if match is not None:
+        blended = _blended(match.crop, match.heatmap)
+        panel = cv2.resize(blended, (PANEL_PX, PANEL_PX), interpolation=cv2.INTER_AREA)
+        scale = PANEL_PX / blended.shape[0]
+        x_px, y_px = match.crop.geodetic_to_pixel(match.lat_deg, match.lon_deg)
+        _cross(panel, _fixed((x_px * scale, y_px * scale)), FIX_RGB)
+        if truth is not None:
+            x_px, y_px = match.crop.geodetic_to_pixel(*truth)
+            cv2.circle(
+                panel, _fixed((x_px * scale, y_px * scale)), 5 * _ONE, TRUTH_RGB, 1, cv2.LINE_AA, _SHIFT
+            )
+    seen = f"{candidate.frames} frame{'s' if candidate.frames > 1 else ''}"
+    if match is None:
+        seen += ", not in this one"
+    _write(
+        panel, f"{rank}   {odds_text(candidate.log_odds)}   {seen}", f"similarity {candidate.similarity:.2f}"
+    )
+    return panel
+
+
+def _empty_panel() -> np.ndarray:
+    return np.full((PANEL_PX, PANEL_PX, 3), _EMPTY_RGB, np.uint8)
+
+
+def _write(panel: np.ndarray, top: str, bottom: str) -> None:
+    for text, y_px in ((top, 18), (bottom, PANEL_PX - 10)):
+        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(panel, text, (8, y_px), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width, cv2.LINE_AA)
+
+
+def _blended(crop: MapCrop, heatmap: Heatmap) -> np.ndarray:
+    height, width = crop.image.shape[:2]
+    # The square root keeps faint modes visible; colour shows only where there is something to show.
+    shown = np.sqrt(heatmap.resized(height, width))
+    # Turbo's very end is dark; the peak is to be bright red.
+    colours = cv2.applyColorMap(np.rint(shown * 225).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    weight = (0.6 * shown)[..., None]
+    return np.rint(crop.image * (1 - weight) + colours * weight).astype(np.uint8)
 
 
 def _fixed(xy_px: tuple[float, float]) -> tuple[int, int]:

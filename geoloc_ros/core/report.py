@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from geoloc_models.metrics import MA_DISTANCES_M
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.maps import MapSource
-from geoloc_ros.core.scores import Closeup, FrameScore, Run, summarize, table_rows
+from geoloc_ros.core.overlay import odds_text
+from geoloc_ros.core.scores import Closeup, FrameScore, Run, SearchRecord, summarize, table_rows
 
 _MAP_PX = 1200
 _MAP_MARGIN = 1.15
@@ -87,6 +88,7 @@ def write_report(
         error_figure=_themed(drawn, _draw_errors),
         cdf_figure=_themed(drawn, _draw_cdf),
         closeups=[_closeup(closeup) for closeup in runs[0].closeups],
+        searches=_searches(runs[0]),
         about={key: value for key, value in runs[0].about.items() if not isinstance(value, dict | list)},
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -295,6 +297,26 @@ def _round_length(length_m: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is not above `length_m`."""
     power = 10.0 ** math.floor(math.log10(length_m))
     return max(step * power for step in (1, 2, 5) if step * power <= length_m)
+
+
+def _searches(run: Run) -> list[dict[str, Any]]:
+    """The searches of a run in words, with their pictures as data URIs."""
+    first_s = run.frames[0].stamp_s if run.frames else 0.0
+    return [_search(search, first_s) for search in run.searches]
+
+
+def _search(search: SearchRecord, first_s: float) -> dict[str, Any]:
+    return {
+        "cells": [
+            f"{search.begin_s - first_s:.1f} s",
+            f"{search.duration_s:.1f} s",
+            str(search.frames),
+            "found" if search.accepted else "not found",
+            "–" if math.isinf(search.log_odds) else odds_text(search.log_odds),
+            "–" if math.isnan(search.error_m) else f"{search.error_m:.1f} m",
+        ],
+        "picture": None if search.picture is None else _jpeg(search.picture),
+    }
 
 
 def _closeup(closeup: Closeup) -> dict[str, Any]:

@@ -200,9 +200,21 @@ def summarize(run: Run) -> dict[str, Any]:
         "rpe_rmse_m": rounded(relative_pose_error_m(run.frames), 6),
         "recovery_s": {"count": len(recoveries), "max": rounded(max(recoveries, default=np.nan), 3)},
         "latency_ms": {f"p{share}": rounded(_percentile(latency, share), 3) for share in (50, 95, 99)},
+        "searches": [_search_figures(search) for search in run.searches],
         "device": run.device,
         "weights": run.weights,
         **run.about,
+    }
+
+
+def _search_figures(search: SearchRecord) -> dict[str, Any]:
+    return {
+        "begin_s": rounded(search.begin_s, 6),
+        "duration_s": rounded(search.duration_s, 3),
+        "frames": search.frames,
+        "accepted": search.accepted,
+        "log_odds": rounded(search.log_odds, 3),
+        "error_m": rounded(search.error_m, 3),
     }
 
 

@@ -3,6 +3,7 @@
 
 import base64
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.maps import CropStatus, MapCrop
 from geoloc_ros.core.report import _round_length, _spans, blend_heatmap, write_report
-from geoloc_ros.core.scores import Closeup, Run, score_fix
+from geoloc_ros.core.scores import Closeup, Run, SearchRecord, score_fix
 
 
 class FlatMap:
@@ -44,7 +45,11 @@ def walk(name: str, error_m: float, gap: range = range(0)) -> Run:
     heatmap = np.zeros((64, 64), np.float32)
     heatmap[10, 50] = 1.0
     closeup = Closeup(3, "Frame 3 <1.5 m off>", picture, picture, heatmap, (50.5, 10.5), (49.0, 12.0))
-    return Run(name, "tracking", "tiny & new", "cpu", frames, [closeup], {"seed": 4})
+    searches = [
+        SearchRecord(101.0, 2.5, 6, True, math.log(2000.0), 3.25, picture),
+        SearchRecord(110.0, 4.0, 9, False, -math.inf, math.nan, None),
+    ]
+    return Run(name, "tracking", "tiny & new", "cpu", frames, [closeup], {"seed": 4}, searches)
 
 
 class Audit(HTMLParser):
@@ -107,6 +112,20 @@ def test_page_is_one_self_contained_file(report: Path) -> None:
     assert "made up &lt;b&gt;data&lt;/b&gt;" in page
     assert "Frame 3 &lt;1.5 m off&gt;" in page
     assert "90.0 %" in page
+
+
+def test_searches_are_listed(report: Path) -> None:
+    """Begin counts from the first frame; what does not exist is a dash in the page and null in the JSON."""
+    page = (report / "report.html").read_text(encoding="utf-8")
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page)]
+    assert ["1.0 s", "2.5 s", "6", "found", "2000:1", "3.2 m"] in rows
+    assert ["10.0 s", "4.0 s", "9", "not found", "–", "–"] in rows
+    assert page.count('alt="Candidates of a search"') == 1
+    searches = json.loads((report / "report.json").read_text())["searches"]
+    assert searches[0] == {
+        "begin_s": 101.0, "duration_s": 2.5, "frames": 6, "accepted": True, "log_odds": 7.601, "error_m": 3.25
+    }  # fmt: skip
+    assert searches[1]["log_odds"] is searches[1]["error_m"] is None
 
 
 def test_track_is_drawn_to_scale(report: Path) -> None:
