@@ -445,8 +445,16 @@ def status_from_estimate(
     )
     searched = estimate.crop
     message.search_size_m = float(estimate.search_size_m if searched is None else searched.size_m)
-    message.candidates = 0 if heatmap is None else 1
-    for stage in ("decode", "rectify", "crop", "network", "post", "total", "age"):
+    message.candidates = estimate.crops
+    for candidate in estimate.candidates:
+        lat_deg, lon_deg = candidate.tracker.place
+        message.candidate_latitude_deg.append(lat_deg)
+        message.candidate_longitude_deg.append(lon_deg)
+        message.candidate_log_odds.append(candidate.log_odds)
+        message.candidate_similarity.append(candidate.similarity)
+        message.candidate_frames.append(candidate.frames)
+        message.candidate_heading_deg.append(candidate.heading_deg)
+    for stage in ("decode", "rectify", "retrieve", "crop", "network", "post", "total", "age"):
         setattr(message, f"latency_{stage}_ms", float(latencies_ms.get(stage, math.nan)))
     message.frames, message.dropped = counts
     message.weights_id, message.device = engine

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, declare_input_parameters
 from geoloc_ros.nodes.localizer_outputs import Diagnostics, Outputs, declare_output_parameters
 from geoloc_ros.nodes.map_client import MapClient
+from geoloc_ros.nodes.map_search import MapSearch, declare_search_parameters
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
 from geoloc_ros.srv import SetPrior
@@ -44,6 +46,7 @@ DISORDER_S = 1.0
 """A picture older than the last one by less than this was overtaken on its way, by more: the clock went back."""
 
 _INACTIVE = "inactive: activate it to get fixes"
+_NOT_ACTIVE = "the localizer is not active; activate it first"
 
 # Parameters that are read for every frame; all others are read at configure.
 LIVE_PARAMETERS = frozenset(
@@ -80,7 +83,7 @@ class LocalizerNode(LifecycleNode):
         self._declare_parameters()
         self._wake = threading.Condition()
         self._waiting: Image | CompressedImage | None = None
-        self._pending_prior: Prior | None = None
+        self._pending_start: Callable[[], None] | None = None
         self._reset_reason = ""
         self._stopping = False
         self._frames = self._dropped = 0
@@ -89,6 +92,7 @@ class LocalizerNode(LifecycleNode):
         self._note = ""
         self._worker: threading.Thread | None = None
         self._inputs: FrameInputs | None = None
+        self._search: MapSearch | None = None
         self._diagnostics = Diagnostics(self)
         self.create_service(Trigger, "~/relocalize", self._on_relocalize)
         self.create_service(SetPrior, "~/set_prior", self._on_set_prior)
@@ -106,6 +110,7 @@ class LocalizerNode(LifecycleNode):
         declare(self, "map_timeout_s", 2.0, "how long a frame waits for its map crop, s", 0.05, 60.0)
         declare(self, "image_timeout_s", 2.0, "silence after which diagnostics say STALE, s", 0.1, 600.0)
         declare(self, "gnss_radius_m", 30.0, "least radius of a prior taken from gnss, m", 1.0, 10000.0)
+        declare_search_parameters(self)
         declare_input_parameters(self)
         declare_output_parameters(self)
         for field in fields(LocalizerSettings):
@@ -114,7 +119,7 @@ class LocalizerNode(LifecycleNode):
     # --- lifecycle ------------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the network and warm it up; FAILURE, with the reason in log and diagnostics, if that fails."""
+        """Load and warm up networks and gallery; FAILURE, with the reason in log and diagnostics, if that fails."""
         try:
             self._configure()
         except Exception as error:
@@ -135,6 +140,9 @@ class LocalizerNode(LifecycleNode):
         blank = np.zeros((side, side, 3), dtype=np.uint8)
         self._engine.infer(blank, np.tile(blank, (3, 3, 1)))  # the first call allocates and is slow
         self._map = MapClient(self, value(self, "map_timeout_s"))
+        self._search = None
+        if value(self, "gallery"):
+            self._search = MapSearch(self, self._engine, self._map, self._settings)
         self._outputs = Outputs(self)
         self._inputs = FrameInputs(self, self._on_image)
         self._new_localizer()
@@ -151,6 +159,11 @@ class LocalizerNode(LifecycleNode):
             f"localizing on {self._engine.device} with weights {self._engine.weights_id}; "
             f"pictures from {self._inputs.image_topic}"  # type: ignore[union-attr]
         )
+        if self._search is not None:
+            gallery = self._search.gallery
+            self.get_logger().info(
+                f"searching the whole map with {gallery.path}, {len(gallery)} tiles, when lost or without prior"
+            )
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -160,7 +173,7 @@ class LocalizerNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of topics, map client and network."""
+        """Let go of topics, map client, gallery and networks."""
         self._release()
         self._diagnostics.set(DiagnosticStatus.WARN, "not configured", {}, "")
         return TransitionCallbackReturn.SUCCESS
@@ -187,7 +200,7 @@ class LocalizerNode(LifecycleNode):
             self._inputs.close()
             self._outputs.close()
             self._map.close()
-            self._inputs = None
+            self._inputs = self._search = None
             del self._engine, self._localizer
 
     # --- executor thread ------------------------------------------------------------------------------------
@@ -205,27 +218,38 @@ class LocalizerNode(LifecycleNode):
         place = f"latitude {request.latitude_deg:.6f}, longitude {request.longitude_deg:.6f}"
         try:
             if self._worker is None:
-                raise GeolocError("the localizer is not active; activate it first")
+                raise GeolocError(_NOT_ACTIVE)
             LocalEnu(request.latitude_deg, request.longitude_deg)
             if not (np.isfinite(request.radius_m) and request.radius_m > 0):
                 raise GeolocError(f"radius is {request.radius_m} m; it must be positive")
         except GeolocError as error:
             response.success, response.message = False, str(error)
             return response
-        with self._wake:
-            self._pending_prior = Prior(request.latitude_deg, request.longitude_deg, request.radius_m)
-            self._wake.notify()
+        prior = Prior(request.latitude_deg, request.longitude_deg, request.radius_m)
+        self._start_next(partial(self._set_prior, prior, None))
         response.success = True
         response.message = f"searching {request.radius_m:g} m around {place} from the next picture on"
         return response
 
     def _on_relocalize(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = False
-        response.message = (
-            "this version cannot search the whole map; call ~/set_prior with a position and a radius, "
-            "or publish a valid fix on gnss"
-        )
+        response.success = self._worker is not None and self._search is not None
+        if self._worker is None:
+            response.message = _NOT_ACTIVE
+        elif self._search is None:
+            response.message = (
+                "there is no gallery to search: build one with `geoloc gallery build MAP` and name it by the "
+                "parameter gallery, or call ~/set_prior with a position and a radius"
+            )
+        else:
+            self._start_next(self._search_anew)
+            response.message = "the track is forgotten, the whole map is searched from the next picture on"
         return response
+
+    def _start_next(self, start: Callable[[], None]) -> None:
+        """Have the worker start anew before the next picture."""
+        with self._wake:
+            self._pending_start = start
+            self._wake.notify()
 
     def _on_clock_back(self, jump: TimeJump) -> None:
         self._reset(f"the clock went back by {-jump.delta.nanoseconds * 1e-9:.1f} s")
@@ -234,7 +258,7 @@ class LocalizerNode(LifecycleNode):
         """Forget the track, the samples and the waiting picture."""
         with self._wake:
             self._reset_reason = why
-            self._waiting = self._pending_prior = None
+            self._waiting = self._pending_start = None
             self._wake.notify()
         if self._inputs is not None:
             self._inputs.forget()
@@ -261,19 +285,19 @@ class LocalizerNode(LifecycleNode):
         while True:
             with self._wake:
                 self._wake.wait_for(
-                    lambda: self._stopping or self._waiting or self._pending_prior or self._reset_reason
+                    lambda: self._stopping or self._waiting or self._pending_start or self._reset_reason
                 )
                 if self._stopping:
                     return
                 reset_reason, self._reset_reason = self._reset_reason, ""
-                prior, self._pending_prior = self._pending_prior, None
+                start, self._pending_start = self._pending_start, None
                 message, self._waiting = self._waiting, None
             try:
                 if reset_reason:
                     self._start_over(reset_reason)
-                if prior is not None:
+                if start is not None:
                     self._new_localizer()  # whatever the last picture's stamp was, the next one counts
-                    self._set_prior(prior, None)
+                    start()
                 if message is not None:
                     self._locate(message)
             except Exception:
@@ -291,16 +315,22 @@ class LocalizerNode(LifecycleNode):
             self._note += f" ({clocks} nodes publish /clock, stop all but one)"
         # Two players at once turn the clock back a hundred times a second.
         self.get_logger().warning(self._note, throttle_duration_sec=1.0)
-        self._diagnostics.set(DiagnosticStatus.WARN, f"{self._note}, a new prior is needed")
+        searches = self._search is not None and self._settings.cold_start
+        what_next = "the whole map is searched" if searches else "a new prior is needed"
+        self._diagnostics.set(DiagnosticStatus.WARN, f"{self._note}, {what_next}")
 
     def _new_localizer(self) -> None:
-        self._localizer = Localizer(self._engine, self._map, self._settings)
+        self._localizer = Localizer(self._engine, self._map, self._settings, self._search)
         self._last_stamp_s = -np.inf
 
     def _set_prior(self, prior: Prior, stamp_s: float | None) -> None:
         self._note = ""
         self._outputs.set_datum(prior.lat_deg, prior.lon_deg)
         self._localizer.set_prior(prior.lat_deg, prior.lon_deg, prior.radius_m, stamp_s)
+
+    def _search_anew(self) -> None:
+        self._note = ""
+        self._localizer.relocalize()
 
     def _locate(self, message: Image | CompressedImage) -> None:
         assert self._inputs is not None
@@ -316,6 +346,8 @@ class LocalizerNode(LifecycleNode):
         estimate = self._localizer.process(gathered.frame)
         if self._note and estimate.state == State.UNINITIALIZED:
             estimate = replace(estimate, reason=f"{estimate.reason} ({self._note})")
+        if estimate.valid:
+            self._outputs.set_datum(estimate.lat_deg, estimate.lon_deg)
         self._frames += 1
         stamp = message.header.stamp
         self._outputs.publish_fix(estimate, gathered.frame.height_m, stamp)
@@ -339,7 +371,7 @@ class LocalizerNode(LifecycleNode):
         if gnss is None:
             return
         self._outputs.learn_ground(gnss.altitude_m, frame.height_m)
-        if self._localizer.state in (State.UNINITIALIZED, State.LOST):
+        if self._localizer.needs_prior:
             radius_m = max(value(self, "gnss_radius_m"), 3.0 * gnss.sigma_m)
             self._set_prior(Prior(gnss.lat_deg, gnss.lon_deg, radius_m), frame.stamp_s)
 

@@ -19,7 +19,7 @@ from geoloc_ros import messages
 from geoloc_ros.core.camera import rotation_from_quaternion
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import Estimate
-from geoloc_ros.core.overlay import draw_overlay
+from geoloc_ros.core.overlay import draw_candidates, draw_overlay
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_inputs import Gathered
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -31,7 +31,10 @@ def declare_output_parameters(node: LifecycleNode) -> None:
     """Frames, altitude and pictures."""
     declare(node, "base_frame", "base_link", "frame_id of the fix, the vehicle's body")
     declare(node, "map_frame", "map", "frame_id of odometry and grid: ENU around the datum")
-    text = "latitude and longitude of the map frame's origin, degrees; not a number: the first prior"
+    text = (
+        "latitude and longitude of the map frame's origin, degrees; not a number: the first prior or, without one, "
+        "the first fix"
+    )
     declare(node, "datum", [math.nan, math.nan], text)
     text = (
         "ellipsoidal height of the ground, m; with the height above ground it makes the fix's altitude; not "
@@ -138,18 +141,28 @@ class Outputs:
             )
 
     def publish_pictures(self, estimate: Estimate, truth: tuple[float, float] | None, stamp: Time) -> None:
-        """Heatmap, overlay and grid, each drawn only while someone listens."""
+        """Heatmap, overlay and grid, each drawn only while someone listens.
+
+        During a search the overlay is a sheet of the candidates, the others show the likeliest one's heatmap.
+        """
         heatmap, crop = estimate.heatmap, estimate.crop
+        best = estimate.candidates[0].match if estimate.candidates else None
+        if best is not None:
+            heatmap, crop = best.heatmap, best.crop
+        drawn = None
+        if self._overlay.get_subscription_count() > 0:
+            if estimate.candidates:
+                drawn = draw_candidates(estimate, truth)
+            elif heatmap is not None and crop is not None:
+                drawn = draw_overlay(crop, heatmap, estimate, truth)
+        if drawn is not None:
+            self._overlay.publish(messages.image_from_rgb(drawn, stamp, self._map_frame))
         if heatmap is None or crop is None:
             return
-        size_px = crop.image.shape[0]
         if self._heatmap.get_subscription_count() > 0:
-            colour = value(self._node, "heatmap_encoding") == "rgb8"
+            colour, size_px = value(self._node, "heatmap_encoding") == "rgb8", crop.image.shape[0]
             image = messages.image_from_heatmap(heatmap, size_px, colour, stamp, self._map_frame)
             self._heatmap.publish(image)
-        if self._overlay.get_subscription_count() > 0:
-            drawn = draw_overlay(crop, heatmap, estimate, truth)
-            self._overlay.publish(messages.image_from_rgb(drawn, stamp, self._map_frame))
         if self._grid.get_subscription_count() > 0 and self._map_origin is not None:
             grid = messages.grid_from_heatmap(heatmap, crop, self._map_origin, stamp, self._map_frame)
             self._grid.publish(grid)
