@@ -62,9 +62,9 @@ def add_parser(subparsers: Any) -> None:
         "--cold-start and --kidnap MAP.gallery by default")  # fmt: skip
     add(
         "--retrieval-weights",
-        default=None,
+        default="retrieval",
         metavar="W",
-        help="that the gallery was made with (default: the shipped)",
+        help="that the gallery was made with (default: those that ship)",
     )
     add("--cold-start", action="store_true", help="score starts without any prior")
     add("--starts", type=int, default=10, metavar="N", help="of --cold-start (default: %(default)s)")
@@ -173,9 +173,8 @@ def run(args: argparse.Namespace) -> int:
     for done in runs:
         for event in done.about.get("kidnaps", []):
             after = event["found_after_s"]
-            print(
-                f"{done.name}, {event['what']}: {'not found again' if after is None else f'found after {after:.1f} s'}"
-            )
+            outcome = "not found again" if after is None else f"found after {after:.1f} s"
+            print(f"{done.name}, {event['what']}: {outcome}")
     return 0
 
 
@@ -185,8 +184,7 @@ def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterM
     from geoloc_ros.core.gallery import Gallery
     from geoloc_ros.core.relocalizer import Relocalizer
 
-    named = {} if args.retrieval_weights is None else {"name_or_path": args.retrieval_weights}
-    retriever, _ = load_retriever(**named, device=args.device)
+    retriever, _ = load_retriever(args.retrieval_weights, args.device)
     gallery = Gallery(args.gallery, retriever.weights_id, raster)
     return Relocalizer(network, retriever, gallery, raster)
 
@@ -238,7 +236,8 @@ def _cold_start(
     Console().print(table)
     print(
         f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
-        f"median {summary['frames_median']} frames, {summary['median_error_m']} m, {summary['frame_ms']['p50']} ms a frame"
+        f"median {summary['frames_median']} frames, {summary['median_error_m']} m, "
+        f"{summary['frame_ms']['p50']} ms a frame"
     )
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,9 @@ from geoloc_ros.core.localizer import Estimate, Localizer, State
 from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import MapCrop, MapSource
 from geoloc_ros.core.matching import Match, Refused, match_frame
+from geoloc_ros.core.overlay import draw_candidates
 from geoloc_ros.core.relocalizer import Relocalizer
-from geoloc_ros.core.scores import Closeup, FrameScore, Run, rounded, score_fix
+from geoloc_ros.core.scores import Closeup, FrameScore, Run, SearchRecord, rounded, score_fix
 from geoloc_ros.core.search_evaluation import Kidnap, Step, kidnapped, times_to_relocalize_s
 
 CLOSEUPS = 6
@@ -80,6 +81,7 @@ def evaluate_flight(
     blank = np.zeros((engine.query_px, engine.query_px, 3), np.uint8)
     engine.infer(blank, np.tile(blank, (3, 3, 1)))
     events: list[Kidnap] = []
+    searches = _SearchLog()
     if protocol.crop_m is None:
         if protocol.kidnap:
             if not isinstance(frames, Flight):
@@ -87,7 +89,7 @@ def evaluate_flight(
             steps, events = kidnapped(frames, protocol.seed)
         else:
             steps = (Step(frame, frame.truth) for frame in frames if frame.truth is not None)
-        answers = _track(steps, Localizer(engine, map_source, settings, relocalizer), protocol)
+        answers = _track(steps, Localizer(engine, map_source, settings, relocalizer), protocol, searches)
     else:
         with_truth = ((frame, frame.truth) for frame in frames if frame.truth is not None)
         answers = _alone(with_truth, engine, map_source, protocol, protocol.crop_m, settings)
@@ -109,6 +111,7 @@ def evaluate_flight(
         frames=scores,
         closeups=[closeup for _, closeup in worst],
         about=_about(protocol) | _recoveries(events, scores),
+        searches=searches.records,
     )
 
 
@@ -145,16 +148,47 @@ def _recoveries(events: Sequence[Kidnap], scores: Sequence[FrameScore]) -> dict[
 
 
 def _track(
-    steps: Iterator[Step], localizer: Localizer, protocol: FlightProtocol
+    steps: Iterator[Step], localizer: Localizer, protocol: FlightProtocol, searches: _SearchLog
 ) -> Iterator[tuple[FrameScore, Closeup | None]]:
-    """One prior at the first frame, then as in flight."""
+    """One prior at the first frame, then as in flight; searches of the whole map are noted."""
     for index, step in enumerate(steps):
         if index == 0:
             localizer.set_prior(*noisy_prior(step.truth, protocol.prior_noise_m, protocol.seed))
         if step.prior is not None:
             localizer.set_prior(*step.prior)
         estimate = localizer.process(step.frame)
-        yield score_estimate(index, estimate, step.truth), _closeup(index, estimate, step.truth)
+        score = score_estimate(index, estimate, step.truth)
+        searches.add(estimate, score, localizer.searching)
+        yield score, _closeup(index, estimate, step.truth)
+
+
+class _SearchLog:
+    """Notes the searches of a run, frame by frame."""
+
+    def __init__(self) -> None:
+        self.records: list[SearchRecord] = []
+        self._goes_on = False
+
+    def add(self, estimate: Estimate, score: FrameScore, goes_on: bool) -> None:
+        """One frame; goes_on: whether the next one is searched too. Frames of no search change nothing."""
+        if goes_on or estimate.candidates:
+            last = self.records.pop() if self._goes_on else None
+            picture = last.picture if last else None
+            if estimate.candidates:
+                picture = draw_candidates(estimate, (score.truth_lat_deg, score.truth_lon_deg))
+            begin_s = last.begin_s if last else estimate.stamp_s
+            self.records.append(
+                SearchRecord(
+                    begin_s=begin_s,
+                    duration_s=estimate.stamp_s - begin_s,
+                    frames=last.frames + 1 if last else 1,
+                    accepted=estimate.valid,
+                    log_odds=estimate.candidates[0].log_odds if estimate.candidates else -math.inf,
+                    error_m=score.error_m,
+                    picture=picture,
+                )
+            )
+        self._goes_on = goes_on
 
 
 def score_estimate(index: int, estimate: Estimate, truth: Truth) -> FrameScore:

@@ -142,7 +142,7 @@ class Localizer:
             )
         if self._tracker is None and self.state == State.UNINITIALIZED and self._settings.cold_start:
             self._begin_search(None)
-        if self._searching:
+        if self.searching:
             return self._search(frame, start)
         if self._tracker is None:
             return self._estimate(frame, "no prior yet: set one, or provide a valid gnss")
@@ -262,7 +262,8 @@ class Localizer:
     # --- search on the whole map ---------------------------------------------------------------------------
 
     @property
-    def _searching(self) -> bool:
+    def searching(self) -> bool:
+        """Whether frames are looked for on the whole map."""
         return self._tracker is None and self.state in (State.LOST, State.RELOCALIZING)
 
     def _begin_search(self, area: Area | None) -> None:
