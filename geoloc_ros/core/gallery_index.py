@@ -19,9 +19,9 @@ EXACT_TILES = 200_000
 """Up to so many vectors a query is compared with every one."""
 _CHUNK = 512  # vectors that become float32 at a time, in one place: they stay in the processor's cache
 _CODE_BYTES = 192  # a vector's code: so many principal components, a byte each
-_CANDIDATES = 512  # at least, and four for each tile that is asked for
+_CANDIDATES = 512  # at least, and eight for each tile that is asked for
 _ADDED = 65_536  # vectors that get their codes at a time
-_SCANNED = 0.04  # share of the lists that a query looks through
+_SCANNED = 0.1  # share of the lists that a query looks through
 _NAMED = (
     0.125  # share of what is looked through that may become candidates; for more, all vectors are compared
 )
@@ -80,7 +80,7 @@ class CodeIndex:
         self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `search_exactly`, which it leaves the work to where that is little or much is asked for."""
-        wanted = max(_CANDIDATES, 4 * count)
+        wanted = max(_CANDIDATES, 8 * count)
         is_much = wanted > max(_CANDIDATES, _NAMED * _SCANNED * len(self._vectors))
         if is_much or (allowed is not None and len(allowed) <= EXACT_TILES):
             return search_exactly(self._vectors, queries, count, allowed)

@@ -104,11 +104,11 @@ def test_codes_within_an_area(index: CodeIndex, many: np.ndarray, monkeypatch: p
     assert sorted(found[0]) == list(range(6000))
 
 
-@pytest.mark.parametrize(("count", "compared"), [(3, 20), (10, 40), (61, 6000)])
+@pytest.mark.parametrize(("count", "compared"), [(2, 20), (10, 80), (76, 6000)])
 def test_candidates_grow_with_what_is_asked_for(
     count: int, compared: int, index: CodeIndex, many: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to the given share of the 240 tiles that are looked through, then all are compared."""
+    """Up to the given share of the 600 tiles that are looked through, then all are compared."""
     monkeypatch.setattr(gallery_index, "_CANDIDATES", 20)
     monkeypatch.setattr(gallery_index, "_NAMED", 1.0)
     seen = []
