@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -17,11 +18,13 @@ import rasterio
 from diagnostic_msgs.msg import DiagnosticArray
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import SetPrior
+from lifecycle_msgs.srv import ChangeState
 from rasterio.transform import from_origin
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image, Imu, NavSatFix
+from sensor_msgs.msg import Image, Imu, NavSatFix, NavSatStatus
 
 from geoloc_ros import messages
 from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN, CameraModel, nadir_rotation
@@ -29,6 +32,8 @@ from geoloc_ros.core.flight import Frame, Truth
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.simulator import CameraSimulator
 from geoloc_ros.nodes.frame_topics import FrameTopics
+from geoloc_ros.nodes.localizer import LocalizerNode
+from geoloc_ros.nodes.map_server import MapServerNode
 
 CAMERA = CameraModel(640, 480, np.array([[490.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]]))
 HEIGHT_M = 110.0
@@ -156,9 +161,11 @@ def _stamped(found: list[Any], stamp_s: float) -> Any:
     return next((m for m in list(found) if m.header.stamp == stamp), None)
 
 
-def draw_map(path: Path, side_px: int = 1200, gsd_m: float = 0.4, crs: str | None = "EPSG:32650") -> Path:
+def draw_map(
+    path: Path, side_px: int = 1200, gsd_m: float = 0.4, crs: str | None = "EPSG:32650", seed: int = 5
+) -> Path:
     """A raster with streets, roofs, fields and trees, enough for the network to hold on to."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     image = np.empty((side_px, side_px, 3), np.float32)
     fields = rng.integers(0, 5, (side_px // 150 + 1,) * 2)
     palette = np.array(
@@ -188,10 +195,11 @@ def draw_map(path: Path, side_px: int = 1200, gsd_m: float = 0.4, crs: str | Non
 
 
 class Scene:
-    """Frames over a drawn map, along a line to the east from its middle, and their truth."""
+    """Frames over a drawn map, to and fro on a line to the east from its middle, and their truth."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reach_m: float = 4.0) -> None:
         self.path = path
+        self._reach_m = reach_m
         self._simulator = CameraSimulator(path, CAMERA)
         self.frame, _ = self._simulator.free_area()
         self.stamp_s = 1000.0
@@ -203,7 +211,7 @@ class Scene:
     def next(self, step_s: float = 0.5, **changes: Any) -> Frame:
         """The next frame of a slow flight; `changes` replace what it holds."""
         self.stamp_s += step_s
-        east_m = 4.0 * math.sin(self.stamp_s / 20)
+        east_m = self._reach_m * math.sin(self.stamp_s / 20)
         lat_deg, lon_deg = self.frame.to_geodetic(east_m, 0.0)
         rotation = nadir_rotation(30.0)
         image = self._simulator.render(lat_deg, lon_deg, HEIGHT_M, rotation)
@@ -219,3 +227,61 @@ def error_m(fix: NavSatFix, truth: Truth) -> float:
     """Distance of a fix from the truth, m; NaN without a fix."""
     east_m, north_m = LocalEnu(truth.lat_deg, truth.lon_deg).to_enu(fix.latitude, fix.longitude)
     return math.hypot(east_m, north_m)
+
+
+_NUMBERS = itertools.count()
+
+
+class Rig:
+    """Map server, localizer and drone over a scene."""
+
+    def __init__(
+        self, spinner: Spinner, scene: Scene, map_path: Path, start: bool = True, **values: Any
+    ) -> None:
+        self.spinner = spinner
+        self.scene = scene
+        self.namespace = f"/rig{next(_NUMBERS)}"  # rigs must not hear each other
+        self.drone: Drone = spinner.add(Drone(self.namespace))
+        self.map_server = self.serve(map_path)
+        values = {"altitude_type": "range", "threads": 2, **values}
+        self.localizer = LocalizerNode(namespace=self.namespace, parameter_overrides=parameters(**values))
+        if start:
+            assert self.localizer.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            assert self.localizer.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        spinner.add(self.localizer)
+        if start:
+            until(lambda: self.drone.topics.heard, what="the localizer's subscriptions")
+
+    def serve(self, map_path: Path) -> MapServerNode:
+        """Start a map server."""
+        node: MapServerNode = self.spinner.add(
+            MapServerNode(namespace=self.namespace, parameter_overrides=parameters(map=str(map_path)))
+        )
+        return node
+
+    def transition(self, transition: int) -> bool:
+        """Ask for a lifecycle transition as a lifecycle manager does."""
+        client = self.drone.create_client(ChangeState, "localizer/change_state")
+        request = ChangeState.Request()
+        request.transition.id = transition
+        success: bool = call(client, request, 30.0).success
+        return success
+
+    def track(self) -> None:
+        """Set the prior at the truth and fly until the localizer tracks."""
+        assert self.drone.set_prior(*self.scene.place).success
+        for _ in range(4):
+            frame = self.scene.next()
+            fix, status = self.drone.fly(frame)
+            if status.valid:
+                assert error_m(fix, frame.truth) < 3.0
+                return
+        raise AssertionError(f"no fix for good frames: {status.reason}")
+
+
+def assert_no_fix(fix: NavSatFix, status: LocalizerStatus, reason: str) -> None:
+    """NO_FIX with NaN, and the reason in words."""
+    assert fix.status.status == NavSatStatus.STATUS_NO_FIX
+    assert all(math.isnan(value) for value in (fix.latitude, fix.longitude, fix.altitude))
+    assert not status.valid
+    assert reason in status.reason

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 import os
 import time
@@ -18,80 +17,31 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import GetMap, SetPrior
-from harness import CAMERA, HEIGHT_M, Drone, Scene, Spinner, call, draw_map, error_m, parameters, until
+from harness import (
+    CAMERA,
+    HEIGHT_M,
+    Rig,
+    Scene,
+    Spinner,
+    assert_no_fix,
+    call,
+    draw_map,
+    error_m,
+    parameters,
+    until,
+)
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
+from lifecycle_msgs.srv import GetState
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.srv import GetParameters, SetParameters
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, Imu, NavSatFix, NavSatStatus
-from std_srvs.srv import Trigger
 
 from geoloc_models.weights import FOLDER, shipped
 from geoloc_ros import messages
 from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN
 from geoloc_ros.core.maps import RasterMap
-from geoloc_ros.nodes.localizer import LocalizerNode
-from geoloc_ros.nodes.map_server import MapServerNode
-
-_NUMBERS = itertools.count()
-
-
-class Rig:
-    """Map server, localizer and drone over a scene."""
-
-    def __init__(
-        self, spinner: Spinner, scene: Scene, map_path: Path, start: bool = True, **values: Any
-    ) -> None:
-        self.spinner = spinner
-        self.scene = scene
-        self.namespace = f"/rig{next(_NUMBERS)}"  # rigs must not hear each other
-        self.drone: Drone = spinner.add(Drone(self.namespace))
-        self.map_server = self.serve(map_path)
-        values = {"altitude_type": "range", "threads": 2, **values}
-        self.localizer = LocalizerNode(namespace=self.namespace, parameter_overrides=parameters(**values))
-        if start:
-            assert self.localizer.trigger_configure() == TransitionCallbackReturn.SUCCESS
-            assert self.localizer.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        spinner.add(self.localizer)
-        if start:
-            until(lambda: self.drone.topics.heard, what="the localizer's subscriptions")
-
-    def serve(self, map_path: Path) -> MapServerNode:
-        """Start a map server."""
-        node: MapServerNode = self.spinner.add(
-            MapServerNode(namespace=self.namespace, parameter_overrides=parameters(map=str(map_path)))
-        )
-        return node
-
-    def transition(self, transition: int) -> bool:
-        """Ask for a lifecycle transition as a lifecycle manager does."""
-        client = self.drone.create_client(ChangeState, "localizer/change_state")
-        request = ChangeState.Request()
-        request.transition.id = transition
-        success: bool = call(client, request, 30.0).success
-        return success
-
-    def track(self) -> None:
-        """Set the prior at the truth and fly until the localizer tracks."""
-        assert self.drone.set_prior(*self.scene.place).success
-        for _ in range(4):
-            frame = self.scene.next()
-            fix, status = self.drone.fly(frame)
-            if status.valid:
-                assert error_m(fix, frame.truth) < 3.0
-                return
-        raise AssertionError(f"no fix for good frames: {status.reason}")
-
-
-def assert_no_fix(fix: NavSatFix, status: LocalizerStatus, reason: str) -> None:
-    """NO_FIX with NaN, and the reason in words."""
-    assert fix.status.status == NavSatStatus.STATUS_NO_FIX
-    assert all(math.isnan(value) for value in (fix.latitude, fix.longitude, fix.altitude))
-    assert not status.valid
-    assert reason in status.reason
 
 
 @pytest.fixture(scope="module")
@@ -327,12 +277,6 @@ def test_prior_that_is_no_prior(rig: Rig) -> None:
         response = call(client, request)
         assert not response.success
         assert reason in response.message
-
-
-def test_relocalize_says_what_to_use_instead(rig: Rig) -> None:
-    response = call(rig.drone.create_client(Trigger, "localizer/relocalize"), Trigger.Request())
-    assert not response.success
-    assert "~/set_prior" in response.message
 
 
 # --- load ---------------------------------------------------------------------------------------------------
