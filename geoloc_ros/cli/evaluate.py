@@ -8,7 +8,6 @@ import functools
 import itertools
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,11 @@ def add_parser(subparsers: Any) -> None:
     add("--map", type=Path, metavar="M", help="raster to search; default: the flight folder's map.tif")
     add("--json", type=Path, metavar="F", help="write the figures to this file")
     add(
-        "--out", type=Path, metavar="DIR", help="write report.html, report.json, trajectories and errors here"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, report.json, trajectories and errors here; of "
+        "--cold-start starts.png and pictures of the places that were weighed",
     )
     add(
         "--prior-noise",
@@ -200,7 +203,9 @@ def _cold_start(
     from geoloc_ros.core.flight import Flight
     from geoloc_ros.core.localizer import Localizer
     from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.scores import rounded
     from geoloc_ros.core.search_evaluation import cold_starts, summarize_starts
+    from geoloc_ros.core.search_plots import write_starts
 
     if not isinstance(recording, Flight):
         raise GeolocError("--cold-start reads frames in any order: give a flight folder, not a bag")
@@ -214,6 +219,8 @@ def _cold_start(
             args.start_frames,
             functools.partial(progress.advance, task),
         )
+        if args.out is not None:
+            write_starts(args.out, starts, raster)
     summary = {
         "mode": "cold start",
         "flight": args.flight.name,
@@ -241,21 +248,20 @@ def _cold_start(
     )
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(start) for start in starts]
-        args.json.write_text(json.dumps(summary | {"each": _finite(rows)}, indent=2, allow_nan=False) + "\n")
+        each = [
+            {
+                "index": start.index,
+                "frames": start.frames,
+                "seconds": rounded(start.seconds, 3),
+                "error_m": rounded(start.error_m, 4),
+                "log_odds": rounded(start.log_odds, 4),
+                "wrong": start.wrong,
+                "reason": start.reason,
+            }
+            for start in starts
+        ]
+        args.json.write_text(json.dumps(summary | {"each": each}, indent=2, allow_nan=False) + "\n")
     return 0
-
-
-def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """JSON has no NaN and no infinity: null."""
-    return [
-        {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
-            if key != "latencies_ms"
-        }
-        for row in rows
-    ]
 
 
 def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None:

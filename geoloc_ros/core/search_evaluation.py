@@ -15,6 +15,7 @@ from geoloc_models.metrics import FALSE_FIX_DISTANCE_M
 from geoloc_ros.core.flight import Flight, Frame, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import Localizer
+from geoloc_ros.core.overlay import draw_candidates
 from geoloc_ros.core.scores import rounded
 
 BLANK_S = 20.0
@@ -31,7 +32,7 @@ class Start:
     """One start without prior. frames, seconds: until the first fix, that included; None and NaN where there was none.
 
     error_m: of that fix, NaN without. log_odds: of the best place at the end, natural logarithm. reason: of the last
-    frame without a fix.
+    frame without a fix. picture: (h, w, 3) uint8 RGB of the places that were weighed last, None if none was.
     """
 
     index: int
@@ -41,6 +42,8 @@ class Start:
     log_odds: float
     reason: str
     latencies_ms: list[float]
+    truth_lat_lon_deg: tuple[float, float]
+    picture: np.ndarray | None = None
 
     @property
     def wrong(self) -> bool:
@@ -74,20 +77,32 @@ def cold_starts(
 
 def _start(first: int, frames: Sequence[Frame], localizer: Localizer) -> Start:
     latencies: list[float] = []
-    log_odds, reason = -math.inf, ""
-    for count, frame in enumerate(frames, start=1):
+    log_odds, reason, picture = -math.inf, "", None
+    error_m = math.nan
+    for frame in frames:
+        assert frame.truth is not None  # a flight's frames have one
+        truth = frame.truth.lat_deg, frame.truth.lon_deg
         estimate = localizer.process(frame)
         latencies.append(estimate.latencies_ms["total"])
         log_odds = estimate.candidates[0].log_odds if estimate.candidates else -math.inf
+        if estimate.candidates:
+            picture = draw_candidates(estimate, truth)
         if estimate.valid:
-            assert frame.truth is not None  # a flight's frames have one
-            off = LocalEnu(frame.truth.lat_deg, frame.truth.lon_deg).to_enu(
-                estimate.lat_deg, estimate.lon_deg
-            )
-            seconds = frame.stamp_s - frames[0].stamp_s
-            return Start(first, count, seconds, math.hypot(*off), log_odds, reason, latencies)
+            error_m = math.hypot(*LocalEnu(*truth).to_enu(estimate.lat_deg, estimate.lon_deg))
+            break
         reason = estimate.reason
-    return Start(first, None, math.nan, math.nan, log_odds, reason, latencies)
+    fixed = math.isfinite(error_m)
+    return Start(
+        index=first,
+        frames=len(latencies) if fixed else None,
+        seconds=frame.stamp_s - frames[0].stamp_s if fixed else math.nan,
+        error_m=error_m,
+        log_odds=log_odds,
+        reason=reason,
+        latencies_ms=latencies,
+        truth_lat_lon_deg=truth,
+        picture=picture,
+    )
 
 
 def summarize_starts(starts: Sequence[Start], frames: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -77,10 +78,10 @@ def test_times_count_from_each_event_to_its_next_fix() -> None:
 
 def test_a_fix_of_another_place_is_wrong_and_not_found() -> None:
     starts = [
-        Start(0, 4, 1.5, 3.0, 9.0, "", [100.0] * 4),
-        Start(5, 6, 2.5, 5.0, 9.0, "", [200.0] * 6),
-        Start(9, 3, 1.0, 400.0, 9.0, "", [300.0] * 3),
-        Start(12, None, math.nan, math.nan, 1.0, "lost", [100.0] * 10),
+        Start(0, 4, 1.5, 3.0, 9.0, "", [100.0] * 4, (48.0, 9.0)),
+        Start(5, 6, 2.5, 5.0, 9.0, "", [200.0] * 6, (48.0, 9.0)),
+        Start(9, 3, 1.0, 400.0, 9.0, "", [300.0] * 3, (48.0, 9.0)),
+        Start(12, None, math.nan, math.nan, 1.0, "lost", [100.0] * 10, (48.0, 9.0)),
     ]
     figures = summarize_starts(starts, 10)
     assert (figures["starts"], figures["found"], figures["wrong"]) == (4, 2, 1)
@@ -99,12 +100,15 @@ def test_evaluate_cold_start_and_gallery_errors(
     build = ["gallery", "build", str(small_flight / "map.tif"), "--weights", str(small_retriever)]
     assert main([*build, "--tile-m", "50", "--stride-m", "40", "--out", str(tmp_path / "map.gallery")]) == 0
     outputs = ["--json", str(tmp_path / "starts.json"), "--starts", "2", "--start-frames", "9"]
+    outputs += ["--out", str(tmp_path / "drawn")]
     assert main([*command, *outputs]) == 0
     figures = json.loads((tmp_path / "starts.json").read_text())
     assert (figures["starts"], figures["wrong"]) == (2, 0)
     assert figures["found"] == sum(each["frames"] is not None for each in figures["each"])
     assert figures["found"] >= 1
     assert figures["median_error_m"] < 5.0
+    assert cv2.imread(str(tmp_path / "drawn" / "starts.png")).shape[0] > 800
+    assert len(list((tmp_path / "drawn").glob("start_*.jpg"))) == 2
     capsys.readouterr()
     for wrong, words in (
         (["--kidnap"], "choose one"),
