@@ -3,8 +3,8 @@
 
 import os
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -15,6 +15,9 @@ CONFIG = PathJoinSubstitution([FindPackageShare("geoloc_ros"), "config"])
 # Fast DDS 2 knows the first name only; with Fast DDS 3 (Kilted and later) it brings a deprecation warning per node.
 _FAST_DDS_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE" if _FAST_DDS_2 else "FASTDDS_DEFAULT_PROFILES_FILE"
+
+USE_SIM_TIME = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
+LOG_LEVEL = ["--log-level", LaunchConfiguration("log_level")]
 
 TOPICS = {
     "image": "camera frames: sensor_msgs/Image, or CompressedImage with image_transport: compressed",
@@ -27,11 +30,46 @@ TOPICS = {
 }
 
 
+def localizer(context: LaunchContext) -> list:
+    """The localizer, with the gallery that lies beside the map unless another or none is named."""
+    gallery = LaunchConfiguration("gallery").perform(context)
+    is_named = gallery != "auto"
+    if not is_named:
+        gallery = f"{LaunchConfiguration('map').perform(context).rstrip('/')}.gallery"
+    # Without one beside the map the parameter file decides.
+    named = (
+        {"gallery": ParameterValue(gallery, value_type=str)} if is_named or os.path.isfile(gallery) else {}
+    )
+    return [
+        LifecycleNode(
+            package="geoloc_ros",
+            executable="localizer",
+            name="localizer",
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            parameters=[
+                LaunchConfiguration("localizer_params"),
+                {"autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool)},
+                named,
+                USE_SIM_TIME,
+            ],
+            remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS],
+            arguments=["--ros-args", *LOG_LEVEL],
+        )
+    ]
+
+
 def generate_launch_description() -> LaunchDescription:
     """Two nodes; every topic they subscribe to can be remapped by an argument of its name."""
     arguments = [
         DeclareLaunchArgument(
             "map", description="map to search: GeoTIFF, COG, VRT, MBTiles or a folder of XYZ tiles"
+        ),
+        DeclareLaunchArgument(
+            "gallery",
+            default_value="auto",
+            description="gallery of the map, to search it without prior and when lost; auto: MAP.gallery beside the "
+            "map where there is one, else that of localizer_params; empty: none",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of both nodes"),
         DeclareLaunchArgument(
@@ -69,41 +107,24 @@ def generate_launch_description() -> LaunchDescription:
             for topic, text in TOPICS.items()
         ),
     ]
-    namespace = LaunchConfiguration("namespace")
-    log_level = ["--log-level", LaunchConfiguration("log_level")]
-    use_sim_time = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
     map_server = Node(
         package="geoloc_ros",
         executable="map_server",
         name="map_server",
-        namespace=namespace,
+        namespace=LaunchConfiguration("namespace"),
         output="screen",
         parameters=[
             LaunchConfiguration("map_server_params"),
             {"map": ParameterValue(LaunchConfiguration("map"), value_type=str)},
-            use_sim_time,
+            USE_SIM_TIME,
         ],
-        arguments=["--ros-args", *log_level],
-    )
-    localizer = LifecycleNode(
-        package="geoloc_ros",
-        executable="localizer",
-        name="localizer",
-        namespace=namespace,
-        output="screen",
-        parameters=[
-            LaunchConfiguration("localizer_params"),
-            {"autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool)},
-            use_sim_time,
-        ],
-        remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS],
-        arguments=["--ros-args", *log_level],
+        arguments=["--ros-args", *LOG_LEVEL],
     )
     return LaunchDescription(
         [
             *arguments,
             SetEnvironmentVariable(PROFILE_VARIABLE, LaunchConfiguration("dds_profile")),
             map_server,
-            localizer,
+            OpaqueFunction(function=localizer),
         ]
     )

@@ -22,7 +22,9 @@ TOPICS = ("image", "camera_info", "imu", "altitude", "odom", "gnss", "truth")
 
 def localizer(map_path: str) -> IncludeLaunchDescription:
     """The graph of localize.launch.py on the time of the recording."""
-    forwarded = {name: LaunchConfiguration(name) for name in ("namespace", "localizer_params", *TOPICS)}
+    forwarded = {
+        name: LaunchConfiguration(name) for name in ("gallery", "namespace", "localizer_params", *TOPICS)
+    }
     forwarded["map"] = map_path
     forwarded["use_sim_time"] = "true"
     source = PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "localize.launch.py"]))
@@ -76,6 +78,12 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("bag", default_value="", description="bag to play instead, sqlite3 or MCAP"),
         DeclareLaunchArgument(
             "map", default_value="", description="map to search; empty: map.tif of the flight folder"
+        ),
+        DeclareLaunchArgument(
+            "gallery",
+            default_value="auto",
+            description="gallery of the map; auto: MAP.gallery beside the map where there is one, else that of "
+            "localizer_params; empty: none",
         ),
         DeclareLaunchArgument(
             "rate", default_value="1.0", description="speed of the replay, 1.0 is real time"

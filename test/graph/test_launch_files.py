@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from geoloc_ros.msg import LocalizerStatus
-from harness import Drone, Scene, Spinner, error_m, until
+from harness import Drone, Scene, Spinner, call, error_m, until
 from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
@@ -108,14 +109,19 @@ def test_localize(launch: Launch, spinner: Spinner, scene: Scene, tmp_path: Path
     assert error_m(*until(located, 20.0, "a fix")) < 3.0
 
 
-def test_localize_without_autostart(launch: Launch, spinner: Spinner, map_path: Path) -> None:
-    launch("localize.launch.py", f"map:={map_path}", "namespace:=asleep", "autostart:=false")
+def test_localize_without_autostart(launch: Launch, spinner: Spinner, map_path: Path, tmp_path: Path) -> None:
+    """The localizer waits, and knows the gallery that lies beside the map."""
+    beside = tmp_path / "map.tif"
+    beside.symlink_to(map_path)
+    gallery = tmp_path / "map.tif.gallery"
+    gallery.touch()
+    launch("localize.launch.py", f"map:={beside}", "namespace:=asleep", "autostart:=false")
     asker = spinner.add(Node("asker"))
-    client = asker.create_client(GetState, "/asleep/localizer/get_state")
-    assert client.wait_for_service(START_S)
-    future = client.call_async(GetState.Request())
-    until(future.done, what="the localizer's state")
-    assert future.result().current_state.label == "unconfigured"
+    state = asker.create_client(GetState, "/asleep/localizer/get_state")
+    assert call(state, GetState.Request(), START_S).current_state.label == "unconfigured"
+    values = asker.create_client(GetParameters, "/asleep/localizer/get_parameters")
+    (found,) = call(values, GetParameters.Request(names=["gallery"])).values
+    assert found.string_value == str(gallery)
 
 
 def test_replay_of_a_flight(launch: Launch, spinner: Spinner, folder: Path, tmp_path: Path) -> None:
@@ -160,5 +166,5 @@ def test_launch_without_what_it_needs_says_so(arguments: tuple[str, ...], remedy
 def test_arguments_are_shown(name: str) -> None:
     done = run(name, "--show-args")
     assert done.returncode == 0, done.stderr
-    for argument in ("map", "namespace", "localizer_params", "image", "altitude"):
+    for argument in ("map", "gallery", "namespace", "localizer_params", "image", "altitude"):
         assert f"'{argument}':" in done.stdout
