@@ -22,6 +22,7 @@ PANEL_PX = 256
 COLUMNS, ROWS = 3, 2
 """Of the sheet of candidates, the camera's view included."""
 _EMPTY_RGB = (40, 40, 40)
+_BAND_PX = 22
 
 _SHIFT = 4  # OpenCV draws in fixed point with so many bits of fraction
 _ONE = 1 << _SHIFT
@@ -111,9 +112,13 @@ def _empty_panel() -> np.ndarray:
 
 
 def _write(panel: np.ndarray, top: str, bottom: str) -> None:
-    for text, y_px in ((top, 18), (bottom, PANEL_PX - 10)):
-        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(panel, text, (8, y_px), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width, cv2.LINE_AA)
+    """A line of text on a darkened band above and one below."""
+    for text, band in ((top, panel[:_BAND_PX]), (bottom, panel[-_BAND_PX:])):
+        band //= 4
+        cv2.putText(
+            band, text, (6, _BAND_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
+        )
+    panel[:, -2:] = 0  # between neighbours
 
 
 def _blended(crop: MapCrop, heatmap: Heatmap) -> np.ndarray:

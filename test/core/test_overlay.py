@@ -85,7 +85,7 @@ def panel(sheet: np.ndarray, number: int) -> np.ndarray:
     row, col = divmod(number, 3)
     rows, cols = (
         slice(row * PANEL_PX + 30, (row + 1) * PANEL_PX - 30),
-        slice(col * PANEL_PX, (col + 1) * PANEL_PX),
+        slice(col * PANEL_PX, (col + 1) * PANEL_PX - 2),
     )
     return sheet[rows, cols]
 
