@@ -31,7 +31,7 @@ _PROBES = 32
 _PROBE_PX = 16
 _PROBE_TOLERANCE = 6.0  # grey levels by which half of a probe may differ: another reader or compression
 _FLAT_LEVELS = 2.0
-_TILES_A_PLACE = 8  # that a search for places begins with
+_TILES_A_PLACE = 16  # that a search for places begins with
 # Straight lines between centres, through the ground: at 1 km they are 1 µm short of the geodesic.
 _GEOCENTRIC = Transformer.from_pipeline(
     "+proj=pipeline +step +proj=unitconvert +xy_in=deg +xy_out=rad +step +proj=cart +ellps=WGS84"
