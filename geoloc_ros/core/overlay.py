@@ -99,11 +99,12 @@ def _candidate_panel(rank: int, candidate: Hypothesis, truth: tuple[float, float
                 panel, _fixed((x_px * scale, y_px * scale)), 5 * _ONE, TRUTH_RGB, 1, cv2.LINE_AA, _SHIFT
             )
     seen = f"{candidate.frames} frame{'s' if candidate.frames > 1 else ''}"
+    found = f"similarity {candidate.similarity:.2f}"
     if match is None:
         seen += ", not in this one"
-    _write(
-        panel, f"{rank}   {odds_text(candidate.log_odds)}   {seen}", f"similarity {candidate.similarity:.2f}"
-    )
+    if candidate.heading_deg:
+        found += f", heading {candidate.heading_deg:+.0f} deg"
+    _write(panel, f"{rank}   {odds_text(candidate.log_odds)}   {seen}", found)
     return panel
 
 

@@ -200,6 +200,9 @@ class Relocalizer:
             crop = self._map.crop(site.lat_deg, site.lon_deg, side_px * view.gsd_m, side_px)
             if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
                 text = crop.text
+                if crop.status == CropStatus.TIMED_OUT:
+                    # The others would take as long, and without its rivals a place must not win.
+                    raise Refused(f"lost: no map: {text}", view=view)
             elif crop.coverage >= self._settings.min_coverage:
                 kept.append((crop, site))
         if not kept:

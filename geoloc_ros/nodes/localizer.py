@@ -140,10 +140,13 @@ class LocalizerNode(LifecycleNode):
         blank = np.zeros((side, side, 3), dtype=np.uint8)
         self._engine.infer(blank, np.tile(blank, (3, 3, 1)))  # the first call allocates and is slow
         self._map = MapClient(self, value(self, "map_timeout_s"))
-        self._search = None
-        if value(self, "gallery"):
-            self._search = MapSearch(self, self._engine, self._map, self._settings)
-        self._outputs = Outputs(self)
+        try:
+            gallery = value(self, "gallery")
+            self._search = MapSearch(self, self._engine, self._map, self._settings) if gallery else None
+            self._outputs = Outputs(self)
+        except Exception:
+            self._map.close()
+            raise
         self._inputs = FrameInputs(self, self._on_image)
         self._new_localizer()
 

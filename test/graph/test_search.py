@@ -138,7 +138,7 @@ def test_gallery_of_another_map(
     """No search, and the reason in status and diagnostics; priors still work."""
     other = draw_map(tmp_path / "other.tif", seed=6)
     gallery = build_gallery(other, small_retriever, tmp_path / "other.gallery")
-    rig = Rig(spinner, flight, map_path, **searching(small_retriever, gallery))
+    rig = Rig(spinner, flight, map_path, map_timeout_s=1.0, **searching(small_retriever, gallery))
     for _ in range(2):
         fix, status = rig.drone.fly(flight.next(STEP_S))
         assert_no_fix(fix, status, "is of another map than this one, other.tif")
@@ -148,10 +148,21 @@ def test_gallery_of_another_map(
     rig.track()
     # The map server comes back with the right map.
     spinner.remove(rig.map_server)
-    rig.serve(other)
     assert relocalize(rig).success
     fix, status = rig.drone.fly(flight.next(STEP_S))
-    assert status.candidates > 0, status.reason
+    assert_no_fix(fix, status, "the map cannot be compared with its gallery: no map server answers")
+    server = rig.serve(other)
+
+    def searched() -> bool:
+        _, status = rig.drone.fly(flight.next(STEP_S))
+        return bool(status.candidates > 0)
+
+    until(searched, what="a search")
+    # Without a map server a frame waits for one crop, not for each of its eight.
+    spinner.remove(server)
+    fix, status = rig.drone.fly(flight.next(STEP_S))
+    assert_no_fix(fix, status, "lost: no map: ")
+    assert status.latency_total_ms < 5000.0
 
 
 def test_without_a_gallery_relocalize_says_what_to_do(
