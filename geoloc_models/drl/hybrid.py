@@ -44,7 +44,8 @@ class HybridMixFusion(nn.Module):
     """Query (B*K, 3, h, w) and map (B, 3, H, W), 0..255 -> logits (B*K, 1, H/4 + 1, W/4 + 1).
 
     K consecutive queries share a map; one query alone is searched in each map. Sides are multiples of 16 px; those of
-    the map best of `cell_px` too. Logit node (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
+    the map best of `cell_px` too. Logit node (r, c) is the score of the query's centre at map pixel-edge coordinate
+    (4 r, 4 c).
     """
 
     stride_px = FINE_STRIDE_PX
