@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(box=SIMPLE, padding=(0, 1), pad_edge=False)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("tiles", "search", "ms p50", "p95", f"recall@{TOP}", "index MB", "file MB", "build s"):
         table.add_column(column, no_wrap=True, justify="left" if column == "search" else "right")
     figures = []

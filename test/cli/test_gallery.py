@@ -132,7 +132,7 @@ def test_bench_prints_time_and_recall(
     codes_mb = ours["index_mb"] - 3000 * 20e-6
     assert codes_mb > 3000 * 24e-6 if codes else codes_mb == pytest.approx(0)
     printed = capsys.readouterr().out
-    assert "recall@10" in printed
+    assert all(name in printed for name in ("recall@10", "index MB", "file MB", "build s"))
     assert printed.count("3,000 tiles: within the targets of 10000 ms p50 and a recall of 0.95, 5 MB") == (
         ours["recall"] >= 0.95
     )
