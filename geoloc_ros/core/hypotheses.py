@@ -26,8 +26,6 @@ SAME_PLACE_M = 25.0
 """Hypotheses nearer to each other are one."""
 LEAST_EVIDENCE = -3.0
 """Most that a frame tells against a place, natural logarithm of odds: one covered lens must not end the truth."""
-FORGOTTEN = 15.0
-"""A hypothesis behind the best by this, natural logarithm of odds, is dropped."""
 LEAST_NEW_GROUND = 0.2
 """Less than this share of `new_ground` is taken for noise of a vehicle at rest."""
 
@@ -94,7 +92,9 @@ class HypothesisFilter:
         for sighting in sightings:
             match = sighting.match
             place = (match.lat_deg, match.lon_deg)
-            if sighting.hypothesis is None and not any(_apart_m(place, h) < SAME_PLACE_M for h in known):
+            if sighting.hypothesis is not None or sighting.evidence < s.look_alike:
+                continue
+            if not any(_apart_m(place, h) < SAME_PLACE_M for h in known):
                 sigma_m = math.sqrt(float(np.linalg.eigvalsh(match.covariance_enu_m2)[-1]))
                 known.append(
                     Hypothesis(
@@ -110,8 +110,8 @@ class HypothesisFilter:
         self.hypotheses = []
         for hypothesis in sorted(known, key=lambda h: -h.log_odds):
             near = any(_apart_m(hypothesis.tracker.place, h) < SAME_PLACE_M for h in self.hypotheses)
-            behind = self.hypotheses and hypothesis.log_odds < self.hypotheses[0].log_odds - FORGOTTEN
-            if not near and not behind:
+            # Worse than a place that nobody has looked at.
+            if not near and hypothesis.log_odds >= prior:
                 self.hypotheses.append(hypothesis)
         del self.hypotheses[s.search_hypotheses :]
 

@@ -78,6 +78,9 @@ class LocalizerSettings:
     )
     search_places: int = _setting(8, "places that the network verifies in each frame of a search")
     search_hypotheses: int = _setting(5, "of them at most so many that earlier frames have found")
+    search_memory_s: float = _setting(
+        2.0, "how long a place that did not fit is passed over for the next most similar, s"
+    )
     accept_odds: float = _setting(
         1000.0, "odds of a place against all others together at which it is accepted"
     )
@@ -87,7 +90,7 @@ class LocalizerSettings:
     )
     look_alike: float = _setting(
         4.0,
-        "evidence that a place which only looks alike keeps giving, natural logarithm of odds; less counts against",
+        "evidence that a place which only looks alike may give, natural logarithm of odds; less counts against",
     )
     new_ground: float = _setting(
         0.25,

@@ -106,6 +106,7 @@ class Relocalizer:
         """Forget what was found; search within `area`, or on the whole map."""
         self._filter = HypothesisFilter(self._settings)
         self._area = area
+        self._passed_over: list[tuple[float, float, float]] = []  # stamp_s, lat_deg, lon_deg
 
     def process(self, frame: Frame) -> Search:
         """Weigh one frame. Refused, with the reason, if nothing can be told from it."""
@@ -119,6 +120,8 @@ class Relocalizer:
         tile_view = self._tile_view(frame, tile_m)
         clock = lap(stages, "rectify", clock)
         self._filter.predict(frame)
+        oldest_s = frame.stamp_s - self._settings.search_memory_s
+        self._passed_over = [place for place in self._passed_over if place[0] >= oldest_s]
         sites = self._sites(view, tile_view, tile_m)
         clock = lap(stages, "retrieve", clock)
         half_m = tile_m / 2
@@ -141,6 +144,11 @@ class Relocalizer:
             for answer in answers
         ]
         self._filter.weigh(sightings, frame.stamp_s, view_m, self._distinct_places())
+        self._passed_over += [
+            (frame.stamp_s, answer.site.lat_deg, answer.site.lon_deg)
+            for answer, sighting in zip(answers, sightings, strict=True)
+            if answer.site.hypothesis is None and sighting.evidence < self._settings.look_alike
+        ]
         winner, reason = self._filter.verdict()
         lap(stages, "post", clock)
         candidates = tuple(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses)
@@ -168,7 +176,8 @@ class Relocalizer:
         s = self._settings
         headings = [0.0] if s.heading_trusted else np.arange(0.0, 360.0, HEADING_STEP_DEG).tolist()
         vectors = self._retriever.embed(np.stack([posed(tile_view, heading, 1.0) for heading in headings]))
-        places = self._gallery.search_places(vectors, s.search_places, self._area, tile_m / 2)
+        count = s.search_places + len(self._passed_over)
+        places = self._gallery.search_places(vectors, count, self._area, tile_m / 2)
         if not len(places.tile):
             raise Refused(
                 "lost: the gallery has no tile in the allowed area, widen search_radius_m", view=view
@@ -178,14 +187,14 @@ class Relocalizer:
             offset = turned(np.array(view.centre_offset_enu_m), hypothesis.heading_deg)
             place = moved(hypothesis.tracker.place, offset)
             sites.append(_Site(*place, hypothesis.heading_deg, hypothesis.similarity, hypothesis))
-        expected = list(sites)
+        # Ground that a hypothesis's own square shows, or that did not fit a moment ago.
+        known = [(site.lat_deg, site.lon_deg) for site in sites]
+        known += [(lat, lon) for _, lat, lon in self._passed_over]
         for row in range(len(places.tile)):
             place = float(places.lat_deg[row]), float(places.lon_deg[row])
             enu = LocalEnu(*place)
-            # The hypothesis's own square shows that ground already.
-            if any(math.hypot(*enu.to_enu(site.lat_deg, site.lon_deg)) < tile_m / 4 for site in expected):
-                continue
-            sites.append(_Site(*place, headings[places.query[row]], float(places.score[row]), None))
+            if all(math.hypot(*enu.to_enu(*other)) >= tile_m / 4 for other in known):
+                sites.append(_Site(*place, headings[places.query[row]], float(places.score[row]), None))
         return sites[: s.search_places]
 
     def _crops(

@@ -26,7 +26,7 @@ from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.hypotheses import turned
 from geoloc_ros.core.localizer import Estimate, Localizer, State
 from geoloc_ros.core.localizer_settings import LocalizerSettings
-from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.maps import MapCrop, RasterMap
 from geoloc_ros.core.matching import Refused
 from geoloc_ros.core.relocalizer import Relocalizer
 from geoloc_ros.core.simulator import CameraSimulator
@@ -200,6 +200,27 @@ def test_frames_that_tell_nothing_are_refused_and_keep_what_is_known(world: Worl
     relocalizer.start(Area(*world.home.to_geodetic(5000.0, 0.0), 100.0))
     with pytest.raises(Refused, match="no tile in the allowed area"):
         relocalizer.process(good)
+
+
+def test_places_that_did_not_fit_are_passed_over_for_a_while(world: World) -> None:
+    """Ground that the map does not show: each frame looks at other places, and in the end at the first ones again."""
+    asked: list[tuple[float, float]] = []
+
+    class Watched:
+        def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+            asked.append((round(lat_deg, 7), round(lon_deg, 7)))
+            return world.raster.crop(lat_deg, lon_deg, size_m, size_px)
+
+    settings = LocalizerSettings(search_places=4, search_memory_s=2.0)
+    relocalizer = Relocalizer(world.engine, world.retriever, world.gallery, Watched(), settings)
+    looked = []
+    for stamp_s in (0.0, 0.5, 3.0):
+        asked.clear()
+        assert not relocalizer.process(world.frame(stamp_s, 0.0, 0.0, world.elsewhere)).candidates
+        looked.append(set(asked))
+    assert [len(places) for places in looked] == [4, 4, 4]
+    assert not looked[0] & looked[1]
+    assert looked[2] == looked[0]
 
 
 def test_a_gallery_of_other_weights_is_refused(world: World) -> None:
