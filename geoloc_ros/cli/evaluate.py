@@ -203,6 +203,7 @@ def _cold_start(
     from geoloc_ros.core.flight import Flight
     from geoloc_ros.core.localizer import Localizer
     from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.overlay import odds_text
     from geoloc_ros.core.scores import rounded
     from geoloc_ros.core.search_evaluation import cold_starts, summarize_starts
     from geoloc_ros.core.search_plots import write_starts
@@ -232,19 +233,24 @@ def _cold_start(
     for heading in ("start", "frames", "seconds", "error m", "odds, best place", "last said"):
         table.add_column(heading)
     for start in starts:
+        fixed = start.frames is not None
         table.add_row(
             str(start.index),
-            "–" if start.frames is None else str(start.frames),
-            f"{start.seconds:.1f}",
-            f"{start.error_m:.1f}",
-            f"e^{start.log_odds:.1f}",
-            "wrong fix" if start.wrong else "" if start.frames else start.reason,
+            str(start.frames) if fixed else "–",
+            f"{start.seconds:.1f}" if fixed else "–",
+            f"{start.error_m:.1f}" if fixed else "–",
+            odds_text(start.log_odds),
+            "wrong fix" if start.wrong else "" if fixed else start.reason,
         )
     Console().print(table)
+    took = (
+        f"median {summary['frames_median']} frames, {summary['median_error_m']} m; "
+        if summary["found"]
+        else ""
+    )
     print(
         f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
-        f"median {summary['frames_median']} frames, {summary['median_error_m']} m, "
-        f"{summary['frame_ms']['p50']} ms a frame"
+        f"{took}{summary['frame_ms']['p50']:.0f} ms a frame"
     )
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -63,11 +63,15 @@ class Sighting:
 
 
 class HypothesisFilter:
-    """The places under consideration, the likeliest first."""
+    """The places under consideration, the likeliest first.
+
+    rejected: places that retrieval named for the last frame and that did not fit it, with frames 0.
+    """
 
     def __init__(self, settings: LocalizerSettings) -> None:
         self._settings = settings
         self.hypotheses: list[Hypothesis] = []
+        self.rejected: list[Hypothesis] = []
 
     def predict(self, frame: Frame) -> None:
         """Move all hypotheses on to this frame, with odometry or at constant velocity."""
@@ -89,24 +93,16 @@ class HypothesisFilter:
                 self._confirm(sighting.hypothesis, sighting, view_m)
         known = list(self.hypotheses)
         prior = -math.log(max(2.0, places))
+        self.rejected = []
         for sighting in sightings:
-            match = sighting.match
-            place = (match.lat_deg, match.lon_deg)
-            if sighting.hypothesis is not None or sighting.evidence < s.look_alike:
+            if sighting.hypothesis is not None:
                 continue
-            if not any(_apart_m(place, h) < SAME_PLACE_M for h in known):
-                sigma_m = math.sqrt(float(np.linalg.eigvalsh(match.covariance_enu_m2)[-1]))
-                known.append(
-                    Hypothesis(
-                        tracker=Tracker(*place, sigma_m, s.sigma_speed_m_s, stamp_s),
-                        log_odds=prior + min(sighting.evidence, s.max_evidence),
-                        heading_deg=sighting.heading_deg,
-                        similarity=sighting.similarity,
-                        frames=1,
-                        match=match,
-                        counted=place,
-                    )
-                )
+            found = self._found(sighting, stamp_s, prior)
+            if sighting.evidence < s.look_alike:
+                self.rejected.append(replace(found, frames=0))
+            elif not any(_apart_m(found.counted, h) < SAME_PLACE_M for h in known):
+                known.append(found)
+        self.rejected.sort(key=lambda h: -h.log_odds)
         self.hypotheses = []
         for hypothesis in sorted(known, key=lambda h: -h.log_odds):
             near = any(_apart_m(hypothesis.tracker.place, h) < SAME_PLACE_M for h in self.hypotheses)
@@ -114,6 +110,21 @@ class HypothesisFilter:
             if not near and hypothesis.log_odds >= prior:
                 self.hypotheses.append(hypothesis)
         del self.hypotheses[s.search_hypotheses :]
+
+    def _found(self, sighting: Sighting, stamp_s: float, prior: float) -> Hypothesis:
+        """The hypothesis that starts with a sighting."""
+        s, match = self._settings, sighting.match
+        place = (match.lat_deg, match.lon_deg)
+        sigma_m = math.sqrt(float(np.linalg.eigvalsh(match.covariance_enu_m2)[-1]))
+        return Hypothesis(
+            tracker=Tracker(*place, sigma_m, s.sigma_speed_m_s, stamp_s),
+            log_odds=prior + min(sighting.evidence, s.max_evidence),
+            heading_deg=sighting.heading_deg,
+            similarity=sighting.similarity,
+            frames=1,
+            match=match,
+            counted=place,
+        )
 
     def _confirm(self, hypothesis: Hypothesis, sighting: Sighting, view_m: float) -> None:
         s, match = self._settings, sighting.match

@@ -41,7 +41,7 @@ class Estimate:
     lat_deg, lon_deg, covariance_enu_m2 (2, 2): the frame's own fix (the vehicle, not the picture's centre; while
     TRACKING the heatmap's posterior given the track), NaN when there is none. `valid` is True only for a fix that
     passed every gate; `reason` says in words why it did not. filtered: the track after this frame and without fixes
-    that wait for confirmation, None without a track. candidates: of a search on the whole map, the likeliest first.
+    that wait for confirmation, None without a track. candidates: of a search on the whole map (`Search`).
     crops: of the map, in how many of them a heatmap was computed.
     latencies_ms: rectify, retrieve (searches only), crop, network, post, total.
     """
@@ -283,7 +283,7 @@ class Localizer:
             return self._estimate(frame, str(refused), None, math.nan, start, refused.crop, refused.view)
         candidates = search.candidates
         if search.accepted is None:
-            found = bool(candidates) and candidates[0].log_odds > 0
+            found = bool(candidates) and candidates[0].frames > 0 and candidates[0].log_odds > 0
             self.state = State.RELOCALIZING if found else State.LOST
             shown = next((c.match for c in candidates if c.match), None)
             estimate = self._estimate(

@@ -98,7 +98,11 @@ def _candidate_panel(rank: int, candidate: Hypothesis, truth: tuple[float, float
             cv2.circle(
                 panel, _fixed((x_px * scale, y_px * scale)), 5 * _ONE, TRUTH_RGB, 1, cv2.LINE_AA, _SHIFT
             )
-    seen = f"{candidate.frames} frame{'s' if candidate.frames > 1 else ''}"
+    seen = (
+        f"{candidate.frames} frame{'s' if candidate.frames > 1 else ''}"
+        if candidate.frames
+        else "does not fit"
+    )
     found = f"similarity {candidate.similarity:.2f}"
     if match is None:
         seen += ", not in this one"

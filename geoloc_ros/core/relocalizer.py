@@ -38,8 +38,9 @@ _FLIP = np.diag([1.0, -1.0])  # pixel y points south
 class Search:
     """What one frame of a search came to.
 
-    candidates: copies of the hypotheses after the frame, the likeliest first. accepted: the first of them if it has
-    won, with its match of this frame; else None, and `reason` says why in words. crops: how many the network looked at.
+    candidates: copies of the hypotheses after the frame, the likeliest first, then what retrieval named and did not
+    fit, with frames 0. accepted: the first of them if it has won, with its match of this frame; else None, and `reason`
+    says why in words. crops: how many the network looked at.
     """
 
     candidates: tuple[Hypothesis, ...]
@@ -151,7 +152,10 @@ class Relocalizer:
         ]
         winner, reason = self._filter.verdict()
         lap(stages, "post", clock)
-        candidates = tuple(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses)
+        candidates = (
+            *(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses),
+            *self._filter.rejected,
+        )
         return Search(candidates, candidates[0] if winner else None, reason, view, len(crops), stages)
 
     def _tile_m(self, seen_m: float) -> float:
