@@ -170,6 +170,25 @@ def shipping(small_retriever: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="session")
+def write_texture() -> Callable[[Path, int], Path]:
+    """write_texture(path, seed): a map of 600 m in pixels of 0.5 m, UTM 32, textured in large and small."""
+    return _write_texture
+
+
+def _write_texture(path: Path, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    image = np.zeros((1200, 1200, 3), np.float32)
+    for octave in (12, 40, 150, 400):
+        image += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (1200, 1200)) * 30
+    with rasterio.open(
+        path, "w", driver="GTiff", width=1200, height=1200, count=3, dtype="uint8", crs="EPSG:32632",
+        transform=from_origin(460000, 5250000, 0.5, 0.5),
+    ) as file:  # fmt: skip
+        file.write(np.clip(image + 120, 0, 255).astype(np.uint8).transpose(2, 0, 1))
+    return path
+
+
+@pytest.fixture(scope="session")
 def write_patchwork() -> Callable[..., Path]:
     """write_patchwork(path, seed=0, width_m=480, height_m=360): a textured map of 1 m pixels in UTM 33 whose western
     120 m are no data and whose north-eastern 150 m are of one colour.

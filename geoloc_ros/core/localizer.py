@@ -281,34 +281,32 @@ class Localizer:
         except (Refused, GeolocError) as error:
             refused = error if isinstance(error, Refused) else Refused(str(error))
             return self._estimate(frame, str(refused), None, math.nan, start, refused.crop, refused.view)
-        candidates = search.candidates
         if search.accepted is None:
-            found = bool(candidates) and candidates[0].frames > 0 and candidates[0].log_odds > 0
+            best = search.candidates[0] if search.candidates else None
+            found = best is not None and best.frames > 0 and best.log_odds > 0
             self.state = State.RELOCALIZING if found else State.LOST
-            shown = next((c.match for c in candidates if c.match), None)
+            shown = next((c.match for c in search.candidates if c.match), None)
             estimate = self._estimate(
                 frame, search.reason, None, math.nan, start, shown.crop if shown else None, search.view
             )
-            return replace(
-                estimate,
-                candidates=candidates,
-                crops=search.crops,
-                latencies_ms=search.latencies_ms | estimate.latencies_ms,
-            )
-        winner = search.accepted
-        assert winner.match is not None
+        else:
+            estimate = self._found(search.accepted, frame, start)
+        return replace(
+            estimate,
+            candidates=search.candidates,
+            crops=search.crops,
+            latencies_ms=search.latencies_ms | estimate.latencies_ms,
+        )
+
+    def _found(self, winner: Hypothesis, frame: Frame, start: float) -> Estimate:
+        """A search is over: its winner's track goes on."""
+        match = winner.match
+        assert match is not None
         self._tracker, self._before, self._heading_deg = winner.tracker, None, winner.heading_deg
         self._confirmed, self._doubt = self._settings.confirm_frames, Doubt(self._settings)
         self._doubt.fix(frame.stamp_s)
         self._lost_sigma_m, self.state = self._settings.lost_sigma_m, State.TRACKING
-        match = winner.match
-        estimate = self._estimate(frame, "", match, match.crop.size_m / 2, start, match.crop, search.view)
-        return replace(
-            estimate,
-            candidates=candidates,
-            crops=search.crops,
-            latencies_ms=search.latencies_ms | estimate.latencies_ms,
-        )
+        return self._estimate(frame, "", match, match.crop.size_m / 2, start, match.crop, match.view)
 
     def _estimate(
         self,

@@ -91,15 +91,14 @@ def match_frame(
     except GeolocError as error:
         raise Refused(str(error), crop, view) from error
     clock = lap(stages, "network", clock)
-    flip = np.diag([1.0, -1.0])  # pixel y points south
     alone = heatmap
     if expected_enu_m2 is not None:
         middle = (crop.image.shape[1] / 2, crop.image.shape[0] / 2)
-        heatmap = alone.given(middle, flip @ expected_enu_m2 @ flip / view.gsd_m**2)
+        heatmap = alone.given(middle, flipped(expected_enu_m2) / view.gsd_m**2)
     # The heatmap places the view's centre; the vehicle is where its nadir is.
     lat_deg, lon_deg = moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
     # The gates ask whether the peak is the right one; past them its own spread is what remains.
-    covariance = flip @ heatmap.peak_covariance_px @ flip * view.gsd_m**2
+    covariance = flipped(heatmap.peak_covariance_px) * view.gsd_m**2
     covariance = covariance + pointing_covariance(frame.height_m, offset, tilt_sigma, settings)
     lap(stages, "post", clock)
     support = alone.mass_near(heatmap.peak_xy_px)
@@ -134,6 +133,11 @@ def rectified_view(
             view=view,
         )
     return view, tilt_sigma
+
+
+def flipped(covariance: np.ndarray) -> np.ndarray:
+    """(2, 2) of (east, north) from that of a north-up picture's (x, y), or back: y points south."""
+    return covariance * np.array([[1.0, -1.0], [-1.0, 1.0]])
 
 
 def camera_rotation(frame: Frame, settings: LocalizerSettings) -> tuple[np.ndarray, float]:

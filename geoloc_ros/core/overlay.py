@@ -12,6 +12,7 @@ from geoloc_models.drl.heatmap import Heatmap
 from geoloc_ros.core.hypotheses import Hypothesis
 from geoloc_ros.core.localizer import Estimate
 from geoloc_ros.core.maps import MapCrop
+from geoloc_ros.core.matching import flipped
 
 FIX_RGB = (255, 255, 255)
 REFUSED_RGB = (255, 160, 0)
@@ -38,8 +39,7 @@ def draw_overlay(
     """
     drawn = _blended(crop, heatmap)
     colour = FIX_RGB if fix.valid else REFUSED_RGB
-    flip = np.diag([1.0, -1.0])  # pixel y points south
-    values, vectors = np.linalg.eigh(flip @ fix.covariance_enu_m2 @ flip / crop.gsd_m**2)
+    values, vectors = np.linalg.eigh(flipped(fix.covariance_enu_m2) / crop.gsd_m**2)
     axes = 3.0 * np.sqrt(np.maximum(values, 0.0))
     angle_deg = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
     centre = _fixed(crop.geodetic_to_pixel(fix.lat_deg, fix.lon_deg))

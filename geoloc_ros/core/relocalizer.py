@@ -25,13 +25,12 @@ from geoloc_ros.core.matching import (
     Match,
     Refused,
     camera_rotation,
+    flipped,
     lap,
     moved,
     pointing_covariance,
     rectified_view,
 )
-
-_FLIP = np.diag([1.0, -1.0])  # pixel y points south
 
 
 @dataclass(frozen=True)
@@ -260,10 +259,10 @@ class Relocalizer:
             a, b, c = np.linalg.inv(spread)[np.triu_indices(2)]
             before *= np.exp(-0.5 * (a * east_m**2 + 2 * b * east_m * north_m + c * north_m**2))
             middle = (crop.image.shape[1] / 2, crop.image.shape[0] / 2)
-            heatmap = alone.given(middle, _FLIP @ spread @ _FLIP / crop.gsd_m**2)
+            heatmap = alone.given(middle, flipped(spread) / crop.gsd_m**2)
         match = Match(
             *moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset),
-            _FLIP @ heatmap.peak_covariance_px @ _FLIP * crop.gsd_m**2 + pointing,
+            flipped(heatmap.peak_covariance_px) * crop.gsd_m**2 + pointing,
             heatmap,
             alone.mass_near(heatmap.peak_xy_px),
             crop,

@@ -2,15 +2,13 @@
 """The core loop on a textured map, with template matching as the engine: right fixes, and words for bad frames."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.baselines import NccEngine
@@ -33,18 +31,8 @@ class _Shape:
 
 
 @pytest.fixture(scope="module")
-def map_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("map") / "map.tif"
-    rng = np.random.default_rng(0)
-    image = np.zeros((1200, 1200, 3), np.float32)
-    for octave in (12, 40, 150, 400):
-        image += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (1200, 1200)) * 30
-    with rasterio.open(
-        path, "w", driver="GTiff", width=1200, height=1200, count=3, dtype="uint8", crs="EPSG:32632",
-        transform=from_origin(460000, 5250000, 0.5, 0.5),
-    ) as file:  # fmt: skip
-        file.write(np.clip(image + 120, 0, 255).astype(np.uint8).transpose(2, 0, 1))
-    return path
+def map_path(tmp_path_factory: pytest.TempPathFactory, write_texture: Callable[[Path, int], Path]) -> Path:
+    return write_texture(tmp_path_factory.mktemp("map") / "map.tif", 0)
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,14 @@
 """Search of the whole map with the networks that ship: found where the vehicle is, lost where it is not."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import rasterio
 import torch
-from rasterio.transform import from_origin
 
 from geoloc_models.ast.retriever import Retriever
 from geoloc_models.ast.weights import load_retriever
@@ -34,20 +32,6 @@ from geoloc_ros.core.simulator import CameraSimulator
 CAMERA = CameraModel(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
 HEIGHT_M = 100.0
 ALONE = Processes(0, 1, torch.device("cpu"))
-
-
-def write_map(path: Path, seed: int) -> Path:
-    """600 m of texture, large and small."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((1200, 1200, 3), np.float32)
-    for octave in (12, 40, 150, 400):
-        image += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (1200, 1200)) * 30
-    with rasterio.open(
-        path, "w", driver="GTiff", width=1200, height=1200, count=3, dtype="uint8", crs="EPSG:32632",
-        transform=from_origin(460000, 5250000, 0.5, 0.5),
-    ) as file:  # fmt: skip
-        file.write(np.clip(image + 120, 0, 255).astype(np.uint8).transpose(2, 0, 1))
-    return path
 
 
 @dataclass
@@ -88,9 +72,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, small_retriever: Path) -> Iterator[World]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_retriever: Path,
+    write_texture: Callable[[Path, int], Path],
+) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
-    here, elsewhere = write_map(folder / "map.tif", 0), write_map(folder / "other.tif", 1)
+    here, elsewhere = write_texture(folder / "map.tif", 0), write_texture(folder / "other.tif", 1)
     retriever = load_retriever(small_retriever, "cpu")[0]
     with RasterMap(here) as raster:
         GalleryBuild("map.tif", raster, retriever, folder / "map.gallery", (80.0,), 40.0).run(ALONE)
