@@ -8,6 +8,7 @@ alone in a map crop of fixed size that is off by a seeded offset, which is what 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ from geoloc_ros.core.relocalizer import Relocalizer
 from geoloc_ros.core.scores import Closeup, FrameScore, Run, SearchRecord, rounded, score_fix
 from geoloc_ros.core.search_evaluation import Kidnap, Step, kidnapped, times_to_relocalize_s
 
-CLOSEUPS = 6
-"""Worst frames that are kept with their pictures."""
+CLOSEUPS = 10
+"""Worst frames that are kept with their pictures, and searches: a flight may be longer than memory is wide."""
 
 _APART = 5
 """Frames between two of them at least, so that one bad place does not fill the page."""
@@ -71,10 +72,13 @@ def evaluate_flight(
     name: str = "geoloc",
     advance: Callable[[], None] = lambda: None,
     relocalizer: Relocalizer | None = None,
+    expected: int | None = None,
 ) -> Run:
     """Score every frame that has a truth; `advance()` is called after each. GeolocError if none has.
 
-    relocalizer: finds a track that was lost again, unless frames are scored alone.
+    relocalizer: finds a track that was lost again, unless frames are scored alone. expected: how many frames there are
+    to read, where that is known. KeyboardInterrupt ends the run early: what was scored until then is returned, with
+    `Run.stopped` set; it is raised on where nothing was.
     """
     settings = settings or LocalizerSettings()
     # Networks and libraries allocate at their first call, which belongs to no frame.
@@ -82,25 +86,38 @@ def evaluate_flight(
     engine.infer(blank, np.tile(blank, (3, 3, 1)))
     events: list[Kidnap] = []
     searches = _SearchLog()
+    read = 0
+
+    def counted(recorded: Iterable[Frame]) -> Iterator[Frame]:
+        nonlocal read
+        for frame in recorded:
+            yield frame
+            read += 1
+
     if protocol.crop_m is None:
         if protocol.kidnap:
             if not isinstance(frames, Flight):
                 raise GeolocError("only a flight folder can be staged for a kidnap: give one, not a bag")
             steps, events = kidnapped(frames, protocol.seed)
+            expected = None  # some frames are left out, to move the vehicle
         else:
-            steps = (Step(frame, frame.truth) for frame in frames if frame.truth is not None)
+            steps = (Step(frame, frame.truth) for frame in counted(frames) if frame.truth is not None)
         answers = _track(steps, Localizer(engine, map_source, settings, relocalizer), protocol, searches)
     else:
-        with_truth = ((frame, frame.truth) for frame in frames if frame.truth is not None)
+        with_truth = ((frame, frame.truth) for frame in counted(frames) if frame.truth is not None)
         answers = _alone(with_truth, engine, map_source, protocol, protocol.crop_m, settings)
     scores: list[FrameScore] = []
-    worst: list[tuple[float, Closeup]] = []
-    for score, closeup in answers:
-        scores.append(score)
-        if closeup is not None:
-            # A refused frame is shown only where there are not enough fixes to show.
-            worst = _keep_worst(worst, score.error_m if score.valid else -1.0, closeup)
-        advance()
+    worst = _Worst()
+    stopped = False
+    try:
+        for score, closeup in answers:
+            scores.append(score)
+            worst.offer(score, closeup)
+            advance()
+    except KeyboardInterrupt:
+        if not scores:
+            raise
+        stopped = True
     if not scores:
         raise GeolocError("no frame has a true position, so there is nothing to score; record a truth topic")
     return Run(
@@ -109,21 +126,38 @@ def evaluate_flight(
         weights=engine.weights_id,
         device=engine.device,
         frames=scores,
-        closeups=[closeup for _, closeup in worst],
+        closeups=worst.closeups,
         about=_about(protocol) | _recoveries(events, scores),
         searches=searches.records,
+        stopped=stopped,
+        frames_read=max(read, len(scores)) if expected is not None else None,
+        frames_expected=expected,
     )
 
 
-def _keep_worst(
-    worst: list[tuple[float, Closeup]], badness: float, closeup: Closeup
-) -> list[tuple[float, Closeup]]:
-    """The worst few with one more, worst first; of frames close to each other only the worst is kept."""
-    near = [item for item in worst if abs(item[1].index - closeup.index) < _APART]
-    if any(item[0] >= badness for item in near):
-        return worst
-    others = [item for item in worst if abs(item[1].index - closeup.index) >= _APART]
-    return sorted([*others, (badness, closeup)], key=lambda item: -item[0])[:CLOSEUPS]
+class _Worst:
+    """The worst few frames with their pictures, worst first; of frames close to each other only the worst is kept."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[float, Closeup]] = []
+
+    @property
+    def closeups(self) -> list[Closeup]:
+        return [closeup for _, closeup in self._kept]
+
+    def offer(self, score: FrameScore, make_closeup: Callable[[], Closeup | None]) -> None:
+        """One more frame; its pictures are only made if it is among the worst so far."""
+        # A refused frame is shown only where there are not enough fixes to show.
+        badness = score.error_m if score.valid else -1.0
+        if len(self._kept) == CLOSEUPS and badness <= self._kept[-1][0]:
+            return
+        near = [item for item in self._kept if abs(item[1].index - score.index) < _APART]
+        if any(item[0] >= badness for item in near):
+            return
+        closeup = make_closeup()
+        if closeup is not None:
+            others = [item for item in self._kept if abs(item[1].index - score.index) >= _APART]
+            self._kept = sorted([*others, (badness, closeup)], key=lambda item: -item[0])[:CLOSEUPS]
 
 
 def _about(protocol: FlightProtocol) -> dict[str, Any]:
@@ -149,7 +183,7 @@ def _recoveries(events: Sequence[Kidnap], scores: Sequence[FrameScore]) -> dict[
 
 def _track(
     steps: Iterator[Step], localizer: Localizer, protocol: FlightProtocol, searches: _SearchLog
-) -> Iterator[tuple[FrameScore, Closeup | None]]:
+) -> Iterator[tuple[FrameScore, Callable[[], Closeup | None]]]:
     """One prior at the first frame, then as in flight; searches of the whole map are noted."""
     for index, step in enumerate(steps):
         if index == 0:
@@ -157,9 +191,9 @@ def _track(
         if step.prior is not None:
             localizer.set_prior(*step.prior)
         estimate = localizer.process(step.frame)
-        score = score_estimate(index, estimate, step.truth)
+        score = score_estimate(index, estimate, step.truth, dropped=step.frame.image is None)
         searches.add(estimate, score, localizer.searching)
-        yield score, _closeup(index, estimate, step.truth)
+        yield score, functools.partial(_closeup, index, estimate, step.truth)
 
 
 class _SearchLog:
@@ -188,11 +222,22 @@ class _SearchLog:
                     picture=picture,
                 )
             )
+            self._keep_few_pictures()
         self._goes_on = goes_on
 
+    def _keep_few_pictures(self) -> None:
+        """Only the longest searches keep their pictures."""
+        shown = [place for place, record in enumerate(self.records[:-1]) if record.picture is not None]
+        if len(shown) >= CLOSEUPS:
+            least = min(shown, key=lambda place: self.records[place].duration_s)
+            self.records[least] = dataclasses.replace(self.records[least], picture=None)
 
-def score_estimate(index: int, estimate: Estimate, truth: Truth) -> FrameScore:
-    """Score what the localizer said of a frame; an answer that it refused itself is none."""
+
+def score_estimate(index: int, estimate: Estimate, truth: Truth, dropped: bool = False) -> FrameScore:
+    """Score what the localizer said of a frame; an answer that it refused itself is none.
+
+    dropped: the frame had no picture that could be decoded.
+    """
     return score_fix(
         index=index,
         stamp_s=estimate.stamp_s,
@@ -202,6 +247,8 @@ def score_estimate(index: int, estimate: Estimate, truth: Truth) -> FrameScore:
         search_size_m=estimate.crop.size_m if estimate.crop is not None else float("nan"),
         height_m=truth.height_above_ground_m,
         latency_ms=estimate.latencies_ms.get("total", float("nan")),
+        stages_ms={stage: ms for stage, ms in estimate.latencies_ms.items() if stage != "total"},
+        dropped=dropped,
         state=estimate.state.name,
         peak=estimate.heatmap.peak if estimate.heatmap is not None else float("nan"),
         reason=estimate.reason,
@@ -215,7 +262,7 @@ def _alone(
     protocol: FlightProtocol,
     crop_m: float,
     settings: LocalizerSettings,
-) -> Iterator[tuple[FrameScore, Closeup | None]]:
+) -> Iterator[tuple[FrameScore, Callable[[], Closeup | None]]]:
     """Each frame in its own crop; the answer is scored whether or not it is confident, `valid` says which."""
     # Every frame answers, whatever little of map or view there is; `_doubt` then says what the localizer would.
     lenient = dataclasses.replace(settings, min_coverage=0.0, min_view_coverage=0.0)
@@ -228,7 +275,8 @@ def _alone(
             match = match_frame(frame, centre, crop_m / 2, engine, map_source, lenient, whole_views=False)
         except Refused as refused:
             estimate = _estimate(frame, str(refused), crop_m, view=refused.view, crop=refused.crop)
-            yield score_estimate(index, estimate, truth), None
+            score = score_estimate(index, estimate, truth, dropped=frame.image is None)
+            yield score, functools.partial(_closeup, index, estimate, truth)
             continue
         reason = _doubt(match, settings)
         estimate = _estimate(
@@ -244,7 +292,10 @@ def _alone(
             latencies_ms={**match.latencies_ms, "total": sum(match.latencies_ms.values())},
         )
         score = score_estimate(index, dataclasses.replace(estimate, valid=True), truth)
-        yield dataclasses.replace(score, valid=not reason), _closeup(index, estimate, truth)
+        yield (
+            dataclasses.replace(score, valid=not reason),
+            functools.partial(_closeup, index, estimate, truth),
+        )
 
 
 def _doubt(match: Match, settings: LocalizerSettings) -> str:

@@ -46,6 +46,10 @@ class FrameScore:
     latency_ms: float
     peak: float
     reason: str
+    stages_ms: Mapping[str, float]
+    """What `latency_ms` was spent on, by stage, in the order of the work."""
+    dropped: bool
+    """Never looked at: its picture could not be decoded, or live it went unanswered for a newer one."""
 
 
 def score_fix(
@@ -62,6 +66,8 @@ def score_fix(
     state: str = "",
     peak: float = float("nan"),
     reason: str = "",
+    stages_ms: Mapping[str, float] | None = None,
+    dropped: bool = False,
 ) -> FrameScore:
     """Score one answer; `lat_lon_deg` None says that there was none (a miss, not an error of zero).
 
@@ -103,6 +109,8 @@ def score_fix(
         latency_ms=latency_ms,
         peak=peak,
         reason=reason,
+        stages_ms=dict(stages_ms or {}),
+        dropped=dropped,
     )
 
 
@@ -155,6 +163,11 @@ class Run:
     about: dict[str, Any] = field(default_factory=dict)
     """Settings worth repeating: seed, prior noise, map, note on the data."""
     searches: list[SearchRecord] = field(default_factory=list)
+    stopped: bool = False
+    """Whether it ended before the recording did."""
+    frames_read: int | None = None
+    """Frames of the recording that were read, those without truth included, of frames_expected; None if unknown."""
+    frames_expected: int | None = None
 
 
 def rounded(value: Any, digits: int) -> float | None:
