@@ -34,8 +34,9 @@ from geoloc_ros import messages
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import Estimate, Localizer, State
 from geoloc_ros.core.localizer_settings import LocalizerSettings
+from geoloc_ros.nodes.diagnostics import Diagnostics
 from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, declare_input_parameters
-from geoloc_ros.nodes.localizer_outputs import Diagnostics, Outputs, declare_output_parameters
+from geoloc_ros.nodes.localizer_outputs import Outputs, declare_output_parameters
 from geoloc_ros.nodes.map_client import MapClient
 from geoloc_ros.nodes.map_search import MapSearch, declare_search_parameters
 from geoloc_ros.nodes.parameters import declare, value
@@ -93,7 +94,7 @@ class LocalizerNode(LifecycleNode):
         self._worker: threading.Thread | None = None
         self._inputs: FrameInputs | None = None
         self._search: MapSearch | None = None
-        self._diagnostics = Diagnostics(self)
+        self._diagnostics = Diagnostics(self, "localization")
         self.create_service(Trigger, "~/relocalize", self._on_relocalize)
         self.create_service(SetPrior, "~/set_prior", self._on_set_prior)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=False)

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the localizer says: fix, odometry, status, pictures of the heatmap, diagnostics."""
+"""What the localizer says: fix, odometry, status, pictures of the heatmap."""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, NavSatFix
@@ -177,43 +175,3 @@ def _transform_broadcaster(node: LifecycleNode) -> Any:
             "publish_tf needs tf2_ros, which is not here; install ros-$ROS_DISTRO-tf2-ros or set it to false"
         ) from None
     return TransformBroadcaster(node)
-
-
-class Diagnostics:
-    """The node's one entry on /diagnostics: as often as `publish` is called, and at once on change."""
-
-    def __init__(self, node: LifecycleNode) -> None:
-        self._node = node
-        self._lock = threading.Lock()
-        self._level, self._text = DiagnosticStatus.WARN, "not configured"
-        self._hardware_id = ""
-        self._values: Mapping[str, object] = {}
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-
-    def set(
-        self,
-        level: bytes,
-        text: str,
-        values: Mapping[str, object] | None = None,
-        hardware_id: str | None = None,
-    ) -> None:
-        """Say how things are; `values` and `hardware_id` stay as they were when left out."""
-        with self._lock:
-            changed = (level, text) != (self._level, self._text)
-            self._level, self._text = level, text
-            self._values = self._values if values is None else dict(values)
-            self._hardware_id = self._hardware_id if hardware_id is None else hardware_id
-        if changed:
-            self.publish()
-
-    def publish(self) -> None:
-        with self._lock:
-            message = messages.diagnostics(
-                self._node.get_clock().now().to_msg(),
-                f"{self._node.get_fully_qualified_name().lstrip('/')}: localization",
-                self._hardware_id,
-                self._level,
-                self._text,
-                self._values,
-            )
-        self._publisher.publish(message)
