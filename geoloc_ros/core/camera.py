@@ -330,7 +330,7 @@ def rectify(
         raise GeolocError("the camera saw nothing of the view; check camera_info, attitude and height")
     view = _sample(image, u, v, seen, _halvings(camera, rotation, height_m, gsd_m))
     if coverage < 1.0:
-        view[~seen] = np.round(view[seen].mean(axis=0)).astype(np.uint8)
+        view[~seen] = np.rint(cv2.mean(view, mask=seen.view(np.uint8))[:3]).astype(np.uint8)
     return RectifiedView(view, gsd_m, (float(centre_m[0]), float(centre_m[1])), coverage)
 
 

@@ -111,25 +111,7 @@ class RasterMap:
 
         Only a size that is not positive raises GeolocError.
         """
-        if not (math.isfinite(size_m) and size_m > 0 and size_px >= 1):
-            raise GeolocError(f"a crop of {size_m} m and {size_px} px is impossible; both must be positive")
-        image = np.empty((size_px, size_px, 3), np.uint8)
-        covered = np.zeros((size_px, size_px), np.uint8)
-        failure, text = None, ""
-        deadline = time.monotonic() + self._timeout_s
-        for number, layer in enumerate(self._layers):
-            try:
-                for part in self._parts(number, lat_deg, lon_deg, size_m, size_px):
-                    if part.draw(image, covered, self.cache, deadline):
-                        break
-            except FutureTimeoutError:
-                failure = CropStatus.TIMED_OUT
-                text = f"{layer.name} gave no data within {self._timeout_s:g} s"
-            except READ_ERRORS as error:
-                failure = CropStatus.UNREADABLE
-                text = f"{layer.name} cannot be read: {' '.join(str(error).split())}"
-            if covered.all():
-                break
+        image, covered, failure, text = self._painted(_frame_at(lat_deg, lon_deg), 0.0, 0.0, size_m, size_px)
         coverage = np.count_nonzero(covered) / covered.size
         _fill_uncovered(image, covered, coverage)
         if coverage == 1.0:
@@ -147,10 +129,26 @@ class RasterMap:
             )
         return MapCrop(image, lat_deg, lon_deg, size_m, size_m / size_px, coverage, status, text)
 
+    def draw(
+        self, frame: LocalEnu, east_m: float, north_m: float, size_m: float, size_px: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The square of size_m metres about a point of a local plane, with its sides along that plane's axes.
+
+        Returns the picture, (size_px, size_px, 3) uint8 RGB with uncovered pixels in the mean colour of the others,
+        and (size_px, size_px) uint8, 255 where the map has data. Squares of one frame fit together without a seam,
+        which crops, each with a north of its own, do not. GeolocError if a source cannot be read.
+        """
+        image, covered, failure, text = self._painted(frame, east_m, north_m, size_m, size_px)
+        if failure is not None:
+            raise GeolocError(f"the map cannot be drawn: {text}; mend the file or its connection")
+        _fill_uncovered(image, covered, np.count_nonzero(covered) / covered.size)
+        return image, covered
+
     def prefetch(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int = 384) -> None:
         """Decode, in the background, the blocks that such a crop will need."""
+        frame = _frame_at(lat_deg, lon_deg)
         for number in range(len(self._layers)):
-            for part in self._parts(number, lat_deg, lon_deg, size_m, size_px)[:1]:
+            for part in self._parts(number, frame, 0.0, 0.0, size_m, size_px)[:1]:
                 self.cache.prefetch(part.keys())
 
     def close(self) -> None:
@@ -165,16 +163,41 @@ class RasterMap:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _parts(self, number: int, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> list[_Part]:
-        """The pieces of a layer that may show in a crop, in the order in which to draw them."""
+    def _painted(
+        self, frame: LocalEnu | None, east_m: float, north_m: float, size_m: float, size_px: int
+    ) -> tuple[np.ndarray, np.ndarray, CropStatus | None, str]:
+        """Picture, coverage (0 or 255), and what failed, of a square about a point of a frame."""
+        if not (math.isfinite(size_m) and size_m > 0 and size_px >= 1):
+            raise GeolocError(f"a crop of {size_m} m and {size_px} px is impossible; both must be positive")
+        image = np.empty((size_px, size_px, 3), np.uint8)
+        covered = np.zeros((size_px, size_px), np.uint8)
+        failure, text = None, ""
+        deadline = time.monotonic() + self._timeout_s
+        for number, layer in enumerate(self._layers):
+            try:
+                for part in self._parts(number, frame, east_m, north_m, size_m, size_px):
+                    if part.draw(image, covered, self.cache, deadline):
+                        break
+            except FutureTimeoutError:
+                failure = CropStatus.TIMED_OUT
+                text = f"{layer.name} gave no data within {self._timeout_s:g} s"
+            except READ_ERRORS as error:
+                failure = CropStatus.UNREADABLE
+                text = f"{layer.name} cannot be read: {' '.join(str(error).split())}"
+            if covered.all():
+                break
+        return image, covered, failure, text
+
+    def _parts(
+        self, number: int, frame: LocalEnu | None, east_m: float, north_m: float, size_m: float, size_px: int
+    ) -> list[_Part]:
+        """The pieces of a layer that may show in a square, in the order in which to draw them."""
         layer, to_crs = self._layers[number], self._to_crs[number]
-        try:
-            enu = LocalEnu(lat_deg, lon_deg)
-        except GeolocError:
+        if frame is None:
             return []
         nodes = _NODES * size_m / 2
-        lat, lon = enu.to_geodetic(
-            np.tile(nodes, (_NODES.size, 1)), np.tile(-nodes[:, None], (1, _NODES.size))
+        lat, lon = frame.to_geodetic(
+            np.tile(east_m + nodes, (_NODES.size, 1)), np.tile(north_m - nodes[:, None], (1, _NODES.size))
         )
         x, y = to_crs.transform(lon, lat)
         if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
@@ -216,6 +239,14 @@ class RasterMap:
         return float(south), float(west), float(north), float(east)
 
 
+def _frame_at(lat_deg: float, lon_deg: float) -> LocalEnu | None:
+    """The local plane about a place; None if it is none on Earth, where no map has data."""
+    try:
+        return LocalEnu(lat_deg, lon_deg)
+    except GeolocError:
+        return None
+
+
 # From a crop's pixel to the raster's: the projections involved are smooth, so that over one crop a cubic in
 # x and y, fitted to 7 x 7 exactly projected points, is right to far less than a pixel.
 _NODES = np.linspace(-1.0, 1.0, 7)
@@ -225,9 +256,16 @@ _FIT = np.linalg.pinv(np.vander(_NODES, _DEGREE + 1, increasing=True))
 
 @lru_cache(maxsize=16)
 def _powers(size_px: int) -> np.ndarray:
-    """(size_px, 4) powers of the pixel centres' coordinates in [-1, 1]."""
+    """(size_px, 4) float32 powers of the pixel centres' coordinates in [-1, 1]."""
     centres = (np.arange(size_px) + 0.5) * (2.0 / size_px) - 1.0
-    return np.vander(centres, _DEGREE + 1, increasing=True)
+    return np.vander(centres, _DEGREE + 1, increasing=True).astype(np.float32)
+
+
+def _at_pixels(fit: np.ndarray, size_px: int) -> np.ndarray:
+    """(size_px, size_px) float32 values of a (4, 4) cubic at a crop's pixel centres."""
+    powers = _powers(size_px)
+    # OpenCV's product keeps to this thread. NumPy's wakes others, and waits for them while a network has the cores.
+    return cv2.gemm(powers @ fit.astype(np.float32), powers, 1.0, None, 0.0, flags=cv2.GEMM_2_T)
 
 
 @dataclass(frozen=True)
@@ -276,8 +314,7 @@ class _Part:
         if rgb is None:
             return False
         left, top, right, bottom = self.window
-        basis = _powers(self.size_px)
-        col, row = ((basis @ fit @ basis.T).astype(np.float32) for fit in self._shifted(left, top))
+        col, row = (_at_pixels(fit, self.size_px) for fit in self._shifted(left, top))
         inside = None
         if min(col.min(), row.min()) < 0 or col.max() > right - left or row.max() > bottom - top:
             # The window is cut off only where the level ends.
