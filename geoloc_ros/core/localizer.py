@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import time
 from dataclasses import dataclass, replace
@@ -22,16 +21,8 @@ from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import MapCrop, MapSource
 from geoloc_ros.core.matching import Match, Refused, match_frame
 from geoloc_ros.core.relocalizer import Relocalizer
+from geoloc_ros.core.state import State as State
 from geoloc_ros.core.tracker import Track, Tracker
-
-
-class State(enum.IntEnum):
-    """What the localizer is doing; the numbers are those of msg/LocalizerStatus.msg."""
-
-    UNINITIALIZED = 0
-    RELOCALIZING = 1
-    TRACKING = 2
-    LOST = 3
 
 
 @dataclass(frozen=True)
