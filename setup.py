@@ -35,6 +35,7 @@ setup(
         "xfeat": requirements("xfeat.txt"),
         "lightglue": requirements("lightglue.txt"),
         "gallery": requirements("gallery.txt"),
+        "geoid": requirements("geoid.txt"),
         "timm": requirements("timm.txt"),
         "tensorboard": requirements("tensorboard.txt"),
         "dev": requirements("test.txt"),

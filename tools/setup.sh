@@ -61,7 +61,7 @@ requirements=(requirements/runtime.txt requirements/test.txt requirements/tensor
 without_dependencies=(-r requirements/xfeat.txt -r requirements/timm.txt)
 [ $ros = sourced ] || requirements+=(requirements/ros-jazzy.txt)
 stamp=.venv/.geoloc-stamp
-wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/{xfeat,timm}.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
+wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/{xfeat,timm,geoid}.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
 
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
   rm -f "$stamp"
@@ -98,6 +98,8 @@ PY
     quietly cmake-paths .venv/bin/python tools/fix_wheel_paths.py .venv
   fi
   quietly pip-no-deps .venv/bin/python -m pip install --no-compile --disable-pip-version-check --no-deps "${without_dependencies[@]}"
+  quietly pip-geoid .venv/bin/python -m pip install --no-compile --disable-pip-version-check --no-deps \
+    --ignore-requires-python -r requirements/geoid.txt
   echo "$ros $version" >.venv/.geoloc-kind
   echo "$wanted" >"$stamp"
 fi
