@@ -772,15 +772,17 @@ def main() -> None:
     arguments = parser.parse_args()
     peers = [(host, int(port)) for host, _, port in (peer.rpartition(":") for peer in arguments.peer)]
     seen = 0
-    with MavlinkVehicle(
-        arguments.autopilot, tuple(arguments.home), peers, undulation_m=arguments.undulation_m
-    ) as vehicle:
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(0.2)
-                for command in vehicle.commands[seen:]:
-                    print(command, flush=True)
-                seen = len(vehicle.commands)
+    with (
+        MavlinkVehicle(
+            arguments.autopilot, tuple(arguments.home), peers, undulation_m=arguments.undulation_m
+        ) as vehicle,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        while True:
+            time.sleep(0.2)
+            for command in vehicle.commands[seen:]:
+                print(command, flush=True)
+            seen = len(vehicle.commands)
 
 
 if __name__ == "__main__":
