@@ -24,9 +24,11 @@ from std_msgs.msg import Float64, Header
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import CameraModel, quaternion_from_rotation, rotation_from_quaternion
+from geoloc_ros.core.fix_gate import Fix, FixStatus
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
 from geoloc_ros.core.maps import CropStatus, MapCrop
+from geoloc_ros.core.state import State
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import GetMap
 
@@ -247,6 +249,23 @@ def no_fix(stamp: Time, frame_id: str) -> NavSatFix:
     message.status.status = NavSatStatus.STATUS_NO_FIX
     message.position_covariance_type = NavSatFix.COVARIANCE_TYPE_UNKNOWN
     return message
+
+
+def candidate_from_fix(message: NavSatFix) -> Fix:
+    """The localizer's fix as the gate before an autopilot takes it; altitude still ellipsoidal, NaN if unknown."""
+    return Fix(
+        stamp_s=seconds_from_time(message.header.stamp),
+        valid=message.status.status >= NavSatStatus.STATUS_FIX,
+        lat_deg=message.latitude,
+        lon_deg=message.longitude,
+        altitude_m=message.altitude,
+        covariance_enu_m2=np.array(message.position_covariance, dtype=np.float64).reshape(3, 3),
+    )
+
+
+def fix_status_from_status(message: LocalizerStatus) -> FixStatus:
+    """What the gate needs of the localizer's status."""
+    return FixStatus(State(message.state), message.valid, message.frames)
 
 
 @dataclass(frozen=True)
