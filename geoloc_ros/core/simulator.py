@@ -152,6 +152,11 @@ class CameraSimulator:
             pose.angular_velocity_enu_rad_s,
         )
 
+    def covers(self, lat_deg: float, lon_deg: float) -> bool:
+        """Whether a place is on the raster."""
+        column, row = self._pixel_from_crs @ self._to_crs.transform(lon_deg, lat_deg)
+        return bool(0 <= column <= self._dataset.width and 0 <= row <= self._dataset.height)
+
     def free_area(self) -> tuple[LocalEnu, tuple[float, float, float, float]]:
         """The largest upright rectangle of the raster without holes.
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node camera_sim: flies a camera over a georeferenced raster and publishes what it sees."""
+"""The node camera_sim: publishes what a camera over a georeferenced raster sees.
+
+It flies a path of its own, or follows the vehicle that an autopilot's simulator flies.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -19,12 +23,13 @@ from geoloc_ros.core.trajectory import PATTERNS, SensorNoise, Trajectory
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import choice, declare, value
 from geoloc_ros.nodes.running import run_node
+from geoloc_ros.nodes.vehicle_camera import VehicleCamera
 
 # name: (default, lowest, highest, what it is)
 _NUMBERS = {
     "height_m": (120.0, 1.0, 10000.0, "height above ground, m"),
     "speed_m_s": (12.0, 0.1, 200.0, "ground speed between the turns, m/s"),
-    "rate_hz": (20.0, 0.1, 100.0, "frames a second"),
+    "rate_hz": (20.0, 0.1, 100.0, "frames a second; of a vehicle at most so many"),
     "start_s": (0.0, 0.0, 1e6, "where on the path to start, s"),
     "attitude_noise_deg": (0.0, 0.0, 30.0, "error of the published roll and pitch, degrees, 1 sigma"),
     "heading_noise_deg": (0.0, 0.0, 90.0, "error of the published heading, degrees, 1 sigma"),
@@ -32,19 +37,30 @@ _NUMBERS = {
     "exposure": (TYPICAL.exposure, 0.05, 20.0, "gain of the picture"),
     "noise": (TYPICAL.noise, 0.0, 100.0, "sensor noise, 8-bit levels, 1 sigma"),
     "blur_px": (TYPICAL.blur_px, 0.0, 20.0, "lens blur, standard deviation, px"),
-    "shutter_s": (TYPICAL.shutter_s, 0.0, 1.0, "open time, for motion blur, s"),
+    "shutter_s": (TYPICAL.shutter_s, 0.0, 1.0, "open time, for motion blur on a path, s"),
 }
 _FOCAL_PX = 490.0
+SOURCES = ("path", "vehicle")
 
 
 class CameraSimNode(Node):
-    """A CameraSimulator on a timer. The path is flown again and again; the time goes on."""
+    """A CameraSimulator on a path or on a vehicle."""
 
     def __init__(self, **options: Any) -> None:
         """`options` are those of rclpy's Node, such as parameter_overrides."""
         super().__init__("camera_sim", **options)
         declare(self, "map", "", "raster that the camera sees; serve another date of it for an honest test")
         declare(self, "camera", "", "camera.yaml; empty: 640x480 with 66 degrees of view")
+        text = (
+            "path: fly one and publish all that a camera drone does; vehicle: publish pictures only, seen from the "
+            "pose on truth and truth_attitude, such as mavlink_bridge gives of an autopilot's simulator"
+        )
+        declare(self, "source", "path", text, choices=SOURCES)
+        text = (
+            "vehicle: ellipsoidal altitude of the ground, m; not a number: where the vehicle is at first, as on the "
+            "ground"
+        )
+        declare(self, "ground_altitude_m", math.nan, text)
         declare(self, "pattern", "lawnmower", "path over the ground", choices=PATTERNS)
         declare(self, "publish_clock", False, "be the source of /clock")
         declare(self, "seed", 0, "of path, gusts and noise", 0, 2**31 - 1)
@@ -54,9 +70,17 @@ class CameraSimNode(Node):
         if not raster:
             raise GeolocError("no map is set; start with -p map:=FILE")
         number = {name: value(self, name) for name in _NUMBERS}
-        seed = value(self, "seed")
-        self._topics = FrameTopics(self)
+        source, seed = choice(self, "source", SOURCES), value(self, "seed")
         self._simulator = CameraSimulator(raster, self._camera(), self._degradation(number), seed)
+        if source == "vehicle":
+            self._follower = VehicleCamera(self, self._simulator, number["rate_hz"])
+        else:
+            self._fly_path(number, seed)
+            self.get_logger().info(f"flying over {raster}, {self._path.duration_s:.0f} s a round")
+
+    def _fly_path(self, number: dict[str, float], seed: int) -> None:
+        """Put the camera on a timer. The path is flown again and again; the time goes on."""
+        self._topics = FrameTopics(self)
         pattern = choice(self, "pattern", PATTERNS)
         self._path = Trajectory.over(self._simulator, pattern, number["height_m"], number["speed_m_s"], seed)
         self._noise = SensorNoise(
@@ -68,7 +92,6 @@ class CameraSimNode(Node):
         self.create_timer(
             1.0 / number["rate_hz"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self.get_logger().info(f"flying over {raster}, {self._path.duration_s:.0f} s a round")
 
     def _camera(self) -> CameraModel:
         path = value(self, "camera")

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, 
 from std_msgs.msg import Float64
 
 from geoloc_ros import messages
-from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN
+from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN, CameraModel
 from geoloc_ros.core.flight import Frame
 from geoloc_ros.nodes.frame_inputs import ALTITUDE_TYPES, IMAGE_TRANSPORTS, best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -22,27 +22,56 @@ from geoloc_ros.nodes.parameters import choice, declare, value
 _TRUTH_COVARIANCE_M2 = np.zeros((2, 2))
 
 
-class FrameTopics:
-    """Publishes frames as image, camera_info, imu, altitude and truth, and the time as /clock."""
+class CameraTopics:
+    """Publishes pictures as image and camera_info."""
 
     def __init__(self, node: Node) -> None:
         """Declare the parameters and advertise; GeolocError for an impossible one."""
         text = "raw: image is a sensor_msgs/Image; compressed: it is a sensor_msgs/CompressedImage"
         declare(node, "image_transport", "raw", text, choices=IMAGE_TRANSPORTS)
         declare(node, "jpeg_quality", 95, "quality of compressed pictures that are not JPEG yet", 1, 100)
+        declare(node, "camera_frame", "camera_optical", "frame_id of image and camera_info")
+        self._compressed = choice(node, "image_transport", IMAGE_TRANSPORTS) == "compressed"
+        self._quality, self._frame_id = value(node, "jpeg_quality"), value(node, "camera_frame")
+        image_type = CompressedImage if self._compressed else Image
+        self._image = node.create_publisher(image_type, "image", best_effort(2))
+        self._info = node.create_publisher(CameraInfo, "camera_info", best_effort(5))
+
+    @property
+    def heard(self) -> bool:
+        """Whether someone listens to pictures and camera."""
+        return all(p.get_subscription_count() > 0 for p in (self._image, self._info))
+
+    def publish(
+        self, image: np.ndarray | None, camera: CameraModel, stamp: Time, file: bytes | None = None
+    ) -> None:
+        """The camera and its picture, if there is one. `file`: the picture's own, if any."""
+        self._info.publish(messages.info_from_camera(camera, stamp, self._frame_id))
+        if image is not None:
+            self._image.publish(self._picture(image, stamp, file))
+
+    def _picture(self, image: np.ndarray, stamp: Time, file: bytes | None) -> Image | CompressedImage:
+        if not self._compressed:
+            return messages.image_from_rgb(image, stamp, self._frame_id)
+        if file is not None:
+            form = "jpeg" if file.startswith(b"\xff\xd8") else "png"
+            return messages.compressed_from_file(file, stamp, self._frame_id, form)
+        return messages.compressed_from_rgb(image, stamp, self._frame_id, "jpeg", self._quality)
+
+
+class FrameTopics:
+    """Publishes frames as image, camera_info, imu, altitude and truth, and the time as /clock."""
+
+    def __init__(self, node: Node) -> None:
+        """Declare the parameters and advertise; GeolocError for an impossible one."""
+        self._camera = CameraTopics(node)
         text = "float64: altitude is a std_msgs/Float64 (MAVROS rel_alt); range: it is a sensor_msgs/Range"
         declare(node, "altitude_type", "float64", text, choices=ALTITUDE_TYPES)
         declare(node, "base_frame", "base_link", "frame_id of imu and truth, the vehicle's body")
-        declare(node, "camera_frame", "camera_optical", "frame_id of image and camera_info")
-        self._compressed = choice(node, "image_transport", IMAGE_TRANSPORTS) == "compressed"
         self._altitude_type = choice(node, "altitude_type", ALTITUDE_TYPES)
-        self._quality = value(node, "jpeg_quality")
-        self._base_frame, self._camera_frame = value(node, "base_frame"), value(node, "camera_frame")
-        image_type = CompressedImage if self._compressed else Image
+        self._base_frame = value(node, "base_frame")
         altitude_type = Float64 if self._altitude_type == "float64" else Range
         self._clock = node.create_publisher(Clock, "/clock", 10)
-        self._image = node.create_publisher(image_type, "image", best_effort(2))
-        self._info = node.create_publisher(CameraInfo, "camera_info", best_effort(5))
         self._imu = node.create_publisher(Imu, "imu", best_effort(20))
         self._altitude = node.create_publisher(altitude_type, "altitude", best_effort(20))
         self._truth = node.create_publisher(NavSatFix, "truth", best_effort(20))
@@ -50,7 +79,7 @@ class FrameTopics:
     @property
     def heard(self) -> bool:
         """Whether someone listens to picture, camera and height."""
-        return all(p.get_subscription_count() > 0 for p in (self._image, self._info, self._altitude))
+        return self._camera.heard and self._altitude.get_subscription_count() > 0
 
     def publish_clock(self, stamp_s: float) -> None:
         """Simulated time, s."""
@@ -59,7 +88,6 @@ class FrameTopics:
     def publish(self, frame: Frame, file: bytes | None = None) -> None:
         """One frame; the picture goes last, so that all it needs is there. `file`: the picture's, if any."""
         stamp = messages.time_from_seconds(frame.stamp_s)
-        self._info.publish(messages.info_from_camera(frame.camera, stamp, self._camera_frame))
         self._altitude.publish(
             messages.altitude_from_height(frame.height_m, stamp, self._base_frame, self._altitude_type)
         )
@@ -71,13 +99,4 @@ class FrameTopics:
             place = (frame.truth.lat_deg, frame.truth.lon_deg, math.nan)
             truth = messages.fix_from_position(*place, _TRUTH_COVARIANCE_M2, 0.0, stamp, self._base_frame)
             self._truth.publish(truth)
-        if frame.image is not None:
-            self._image.publish(self._picture(frame.image, stamp, file))
-
-    def _picture(self, image: np.ndarray, stamp: Time, file: bytes | None) -> Image | CompressedImage:
-        if not self._compressed:
-            return messages.image_from_rgb(image, stamp, self._camera_frame)
-        if file is not None:
-            form = "jpeg" if file.startswith(b"\xff\xd8") else "png"
-            return messages.compressed_from_file(file, stamp, self._camera_frame, form)
-        return messages.compressed_from_rgb(image, stamp, self._camera_frame, "jpeg", self._quality)
+        self._camera.publish(frame.image, frame.camera, stamp, file)
