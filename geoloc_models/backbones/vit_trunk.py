@@ -58,7 +58,12 @@ class VitTrunk(nn.Module):
             )
         self.load_state_dict({key: state[key].float() for key in own})
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
+    def cells(self, side_px: int, cell_px: float) -> int:
+        """How many cells a side has."""
+        return round(side_px / cell_px)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, 1 + h * w, C): what is added to the tokens of a grid (h, w), the class token's first."""
         # Resampling is only written for float32.
         learned = to_grid(self.pos_embed[:, 1:].float(), (self.position_grid, self.position_grid))
         resampled = F.interpolate(learned, size=grid, mode="bicubic", antialias=True)
@@ -66,13 +71,18 @@ class VitTrunk(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, cell_px: float) -> Tensor:
-        grid = (round(image.shape[-2] / cell_px), round(image.shape[-1] / cell_px))
+        grid = (self.cells(image.shape[-2], cell_px), self.cells(image.shape[-1], cell_px))
         size = (grid[0] * self.patch_px, grid[1] * self.patch_px)
         small = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
+        return self.tokens_of(small, self.positions(grid))
+
+    def tokens_of(self, small: Tensor, positions: Tensor) -> Tensor:
+        """The trunk's answer to a picture whose patches show a cell each, (B, 3, 14 h, 14 w), RGB 0..255."""
         standard = (small - self.mean.float()) / self.std.float()
-        tokens = to_tokens(self.patch_embed(standard.to(self.cls_token.dtype)))
-        class_token = self.cls_token.expand(image.shape[0], -1, -1)
-        tokens = torch.cat((class_token, tokens), dim=1) + self._positions(grid)
+        patches = self.patch_embed(standard.to(self.cls_token.dtype))
+        grid = (patches.shape[-2], patches.shape[-1])
+        class_token = self.cls_token.expand(small.shape[0], -1, -1)
+        tokens = torch.cat((class_token, to_tokens(patches)), dim=1) + positions
         tapped = []
         for number, block in enumerate(self.blocks, start=1):
             tokens, _ = block(tokens, None)

@@ -23,22 +23,47 @@ def correlate(x: Tensor, z: Tensor, padding: bool = True) -> Tensor:
     inside x: (B * K, 1, H - h + 1, W - w + 1). Done by FFT in float32: on a CPU that is an order of magnitude
     faster than a grouped convolution from 8x8 up, and the map is transformed once for all its queries.
     """
-    height, width = x.shape[-2:]
-    kernel_h, kernel_w = z.shape[-2:]
-    pad_h, pad_w = (kernel_h // 2, kernel_w // 2) if padding else (0, 0)
-    rows = height + 2 * pad_h - kernel_h + 1
-    cols = width + 2 * pad_w - kernel_w + 1
-    if rows < 1 or cols < 1:
+    return correlate_spectrum(map_spectrum(x, (z.shape[-2], z.shape[-1]), padding), x.shape[-2:], z, padding)
+
+
+def map_spectrum(x: Tensor, kernel: tuple[int, int], padding: bool = True) -> Tensor:
+    """What `correlate` needs of maps (B, C, H, W) for queries whose sides are `kernel`, as complex numbers.
+
+    GeolocError if such a query does not fit.
+    """
+    (height, width), (kernel_h, kernel_w) = x.shape[-2:], kernel
+    if not padding and (kernel_h > height or kernel_w > width):
         raise GeolocError(
             f"A query of {kernel_w}x{kernel_h} cells does not fit on a map of {width}x{height}: give a larger map."
         )
-    size = (_fast_length(height + kernel_h), _fast_length(width + kernel_w))
-    map_spectrum = torch.fft.rfft2(x.float(), s=size)
-    query_spectrum = torch.fft.rfft2(z.float(), s=size).unflatten(0, (x.shape[0], -1))
-    spectrum = torch.einsum("bcij,bkcij->bkij", map_spectrum, query_spectrum.conj())
-    scores = torch.fft.irfft2(spectrum, s=size).flatten(0, 1)[:, None]
+    return _spectrum(x, _spectrum_size((height, width), kernel, padding))
+
+
+def correlate_spectrum(
+    spectrum: Tensor, map_size: Sequence[int], z: Tensor, padding: bool = True
+) -> Tensor:
+    """The second half of `correlate`: map_size is (H, W) of the maps that `spectrum` is of."""
+    (height, width), (kernel_h, kernel_w) = map_size, z.shape[-2:]
+    pad_h, pad_w = (kernel_h // 2, kernel_w // 2) if padding else (0, 0)
+    size = _spectrum_size((height, width), (kernel_h, kernel_w), padding)
+    queries = _spectrum(z, size).unflatten(0, (spectrum.shape[0], -1))
+    product = (spectrum[:, None] * queries.conj()).sum(2)
+    scores = torch.fft.irfft2(product, s=size).flatten(0, 1)[:, None]
     # Shift k of the circular correlation sits at index k mod size: roll the negative ones to the front.
-    return torch.roll(scores, (pad_h, pad_w), (-2, -1))[..., :rows, :cols]
+    scores = torch.roll(scores, (pad_h, pad_w), (-2, -1))
+    return scores[..., : height + 2 * pad_h - kernel_h + 1, : width + 2 * pad_w - kernel_w + 1]
+
+
+def _spectrum_size(map_size: tuple[int, int], kernel: tuple[int, int], padding: bool) -> tuple[int, int]:
+    # Shifts run from -pad to side + pad - kernel. A circular correlation adds shifts that differ by its length, and
+    # from side + pad up the others of each lie where map and kernel do not meet: exact, and a fifth less than to the end.
+    rows, cols = (side + (k // 2 if padding else 0) for side, k in zip(map_size, kernel, strict=True))
+    return _fast_length(rows), _fast_length(cols)
+
+
+def _spectrum(images: Tensor, size: tuple[int, int]) -> Tensor:
+    # Rows first and unpadded: rfft2 would transform the rows of zeros below them too.
+    return torch.fft.fft(torch.fft.rfft(images.float(), n=size[1]), n=size[0], dim=-2)
 
 
 def _fast_length(least: int) -> int:

@@ -88,10 +88,15 @@ class HybridMixFusion(nn.Module):
         """image: (B, 3, h, w), 0..255, query or map."""
         # Contiguous: GroupNorm's backward pass reads wild memory in the strides that the trunk's transposes leave.
         semantic = self.semantic_norm(self.trunk(image, cell_px).float().contiguous())
-        levels = self.backbone(standardise(image))
-        levels[-1] = levels[-1] + _resized(self.to_coarse(semantic), levels[-1])
+        levels = self.levels(standardise(image), semantic)
         fine = self.neck(levels)
-        return HybridFeatures(fine + _resized(self.to_fine(semantic), fine), levels[-1], semantic)
+        return HybridFeatures(fine + resized(self.to_fine(semantic), fine), levels[-1], semantic)
+
+    def levels(self, standard: Tensor, semantic: Tensor) -> list[Tensor]:
+        """The compact backbone's levels of a standardised image, the trunk's features added to the coarsest."""
+        levels: list[Tensor] = self.backbone(standard)
+        levels[-1] = levels[-1] + resized(self.to_coarse(semantic), levels[-1])
+        return levels
 
     def match(self, query: HybridFeatures, search_map: HybridFeatures) -> Tensor:
         """Logits of K queries per map; K = queries / maps."""
@@ -101,8 +106,12 @@ class HybridMixFusion(nn.Module):
         rough = F.interpolate(rough, size=tuple(size), mode="bilinear", align_corners=True)
         coarse = share_over_queries(search_map.coarse, query.fine.shape[0] // search_map.fine.shape[0])
         mixed = self.backbone.mix_search(coarse, self.backbone.mix_query(query.coarse))
-        context = F.pixel_shuffle(self.context(mixed).float().contiguous(), _PER_CELL)
-        return fine + rough + cells_to_nodes(context, size)
+        return fine + rough + self.context_nodes(self.context(mixed), size)
+
+    @staticmethod
+    def context_nodes(context: Tensor, size: torch.Size) -> Tensor:
+        """The mixed tokens' logits (B, 16, H/16, W/16) at the nodes (B, 1, *size)."""
+        return cells_to_nodes(F.pixel_shuffle(context.float().contiguous(), _PER_CELL), size)
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
         cell_px = self.cell_px(query.shape[-1])
@@ -112,6 +121,7 @@ class HybridMixFusion(nn.Module):
         return self.match(seen, self.encode(search_map, cell_px))
 
 
-def _resized(level: Tensor, like: Tensor) -> Tensor:
+def resized(level: Tensor, like: Tensor) -> Tensor:
+    """A level (B, C, h, w) at the size of another, bilinear."""
     size = like.shape[-2:]
     return level if level.shape[-2:] == size else F.interpolate(level, size=tuple(size), mode="bilinear")

@@ -27,6 +27,11 @@ class FeaturePyramid(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """levels: [(B, C_i, H_i, W_i)], finest first -> (B, out_channels, H_finest, W_finest)."""
+        smoothed: Tensor = self.smooth(self.merge(levels))
+        return smoothed
+
+    def merge(self, levels: Sequence[Tensor]) -> Tensor:
+        """All but the last convolution."""
         merged: Tensor | None = None
         wanted = list(levels)[self.finest :]
         for lateral, level in zip(reversed(list(self.lateral)), reversed(wanted), strict=True):
@@ -35,8 +40,7 @@ class FeaturePyramid(nn.Module):
                 here = here + F.interpolate(merged, size=here.shape[-2:], mode="nearest")
             merged = here
         assert merged is not None
-        smoothed: Tensor = self.smooth(merged)
-        return smoothed
+        return merged
 
 
 class ChannelConvert(nn.Module):
