@@ -20,6 +20,7 @@ COMMANDS = (
     "calibrate",
     "ast",
     "gallery",
+    "gazebo",
     "bench",
     "bench-gallery",
     "bench-graph",

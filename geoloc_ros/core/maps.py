@@ -27,6 +27,8 @@ from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.layers import READ_ERRORS, Block, GdalLayer, Layer, Level
 from geoloc_ros.core.tile_folder import TileFolder
 
+_INVERSE = pyproj.enums.TransformDirection.INVERSE
+
 
 class CropStatus(enum.IntEnum):
     """How a crop went; the numbers are those of srv/GetMap.srv."""
@@ -144,6 +146,32 @@ class RasterMap:
         _fill_uncovered(image, covered, np.count_nonzero(covered) / covered.size)
         return image, covered
 
+    def outline(self, frame: LocalEnu) -> tuple[np.ndarray, np.ndarray]:
+        """(east_m, north_m) of points all along the edges of the layers, in a local plane."""
+        share = np.linspace(0.0, 1.0, 17)
+        zero, one = np.zeros_like(share), np.ones_like(share)
+        x, y = np.concatenate([share, share, zero, one]), np.concatenate([zero, one, share, share])
+        east_m, north_m = [], []
+        for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
+            level = layer.levels[0]
+            lon, lat = to_crs.transform(
+                *(level.crs_from_pixel @ (x * level.width, y * level.height)), direction=_INVERSE
+            )
+            for values, found in zip((east_m, north_m), frame.to_enu(lat, lon), strict=True):
+                values.append(found)
+        return np.concatenate(east_m), np.concatenate(north_m)
+
+    def pixel_m(self, frame: LocalEnu) -> float:
+        """Ground sample distance of the finest layer at a frame's origin, m: the root of a pixel's area."""
+        sizes = []
+        for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
+            # Pixel coordinates of the origin and of the points 10 m to its east and north.
+            lat, lon = frame.to_geodetic(np.array([0.0, 10.0, 0.0]), np.array([0.0, 0.0, 10.0]))
+            points = np.array(~layer.levels[0].crs_from_pixel @ to_crs.transform(lon, lat))
+            pixels = abs(np.linalg.det(points[:, 1:] - points[:, :1]))  # on 100 m²
+            sizes.append(math.sqrt(100.0 / pixels))
+        return min(sizes)
+
     def prefetch(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int = 384) -> None:
         """Decode, in the background, the blocks that such a crop will need."""
         frame = _frame_at(lat_deg, lon_deg)
@@ -230,7 +258,7 @@ class RasterMap:
             xs = affine.a * cols + affine.b * rows + affine.c
             ys = affine.d * cols + affine.e * rows + affine.f
             west, south, east, north = to_crs.transform_bounds(
-                xs.min(), ys.min(), xs.max(), ys.max(), direction=pyproj.enums.TransformDirection.INVERSE
+                xs.min(), ys.min(), xs.max(), ys.max(), direction=_INVERSE
             )
             boxes.append((south, west, north, east))
         array = np.array(boxes)
@@ -251,6 +279,8 @@ def _frame_at(lat_deg: float, lon_deg: float) -> LocalEnu | None:
 # x and y, fitted to 7 x 7 exactly projected points, is right to far less than a pixel.
 _NODES = np.linspace(-1.0, 1.0, 7)
 _DEGREE = 3
+_ALONE_PRODUCTS = 2**17
+"""Multiplications that OpenBLAS does on the caller's thread: half of its limit."""
 _FIT = np.linalg.pinv(np.vander(_NODES, _DEGREE + 1, increasing=True))
 
 
@@ -264,8 +294,10 @@ def _powers(size_px: int) -> np.ndarray:
 def _at_pixels(fit: np.ndarray, size_px: int) -> np.ndarray:
     """(size_px, size_px) float32 values of a (4, 4) cubic at a crop's pixel centres."""
     powers = _powers(size_px)
-    # OpenCV's product keeps to this thread. NumPy's wakes others, and waits for them while a network has the cores.
-    return cv2.gemm(powers @ fit.astype(np.float32), powers, 1.0, None, 0.0, flags=cv2.GEMM_2_T)
+    left = powers @ fit.astype(np.float32)
+    # Few rows at a time: a large product wakes BLAS's threads, which then spin for 20 ms on the network's cores.
+    rows = max(1, _ALONE_PRODUCTS // powers.size)
+    return np.concatenate([left[i : i + rows] @ powers.T for i in range(0, size_px, rows)])
 
 
 @dataclass(frozen=True)
