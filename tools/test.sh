@@ -15,6 +15,8 @@ say "mypy"
 mypy || status=1
 [ "${1:-}" != --lint-only ] || exit $status
 
+tools/test_packages.sh
+
 # Runs side by side on one machine must not hear each other. 1..101 keeps clear of the ports Linux gives to others.
 export ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$((1 + $$ % 101))}"
 export ROS_LOG_DIR="$PWD/log/ros"

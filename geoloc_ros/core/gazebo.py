@@ -175,10 +175,26 @@ def blocks_of(plan: GroundPlan) -> int:
     return sum(math.ceil(t.width_px / BLOCK_PX) * math.ceil(t.height_px / BLOCK_PX) for t in plan.tiles)
 
 
+def ground_colour(source: RasterMap, plan: GroundPlan) -> np.ndarray:
+    """(3,) uint8 RGB, the map's mean on this ground, for what it does not cover; GeolocError if it covers nothing."""
+    west, south, east, north = plan.bounds_m
+    side_m = max(east - west, north - south)
+    frame = LocalEnu(plan.lat_deg, plan.lon_deg)
+    picture, mask = source.draw(frame, (west + east) / 2, (south + north) / 2, side_m, 512)
+    if not mask.any():
+        raise GeolocError(
+            "the map shows nothing on this ground; choose --centre and --size-m where it has data"
+        )
+    return np.rint(picture[mask > 0].mean(axis=0)).astype(np.uint8)
+
+
 def draw_tile(
-    source: RasterMap, plan: GroundPlan, tile: Tile, on_block: Callable[[], None]
+    source: RasterMap, plan: GroundPlan, tile: Tile, colour: np.ndarray, on_block: Callable[[], None]
 ) -> tuple[np.ndarray, float]:
-    """(height_px, width_px, 3) uint8 RGB texture, north up, and the share of it that the map covers."""
+    """(height_px, width_px, 3) uint8 RGB texture, north up, and the share of it that the map covers.
+
+    colour: (3,) uint8 RGB of the rest.
+    """
     frame = LocalEnu(plan.lat_deg, plan.lon_deg)
     picture = np.empty((tile.height_px, tile.width_px, 3), np.uint8)
     covered = 0
@@ -190,8 +206,9 @@ def draw_tile(
             east_m, north_m = west + left * plan.gsd_m + half_m, north - top * plan.gsd_m - half_m
             block, mask = source.draw(frame, east_m, north_m, 2 * half_m, BLOCK_PX)
             height, width = target.shape[:2]
-            target[:] = block[:height, :width]
-            covered += int(np.count_nonzero(mask[:height, :width]))
+            drawn = mask[:height, :width] > 0
+            target[:] = np.where(drawn[..., None], block[:height, :width], colour)
+            covered += int(np.count_nonzero(drawn))
             on_block()
     return picture, covered / (tile.width_px * tile.height_px)
 
@@ -261,7 +278,7 @@ def write_world(
     """Draw the textures and write world, models, bridge settings and, last, world.json.
 
     name: of the world and its file. altitude_m: ellipsoidal, of the ground. on_block: called `blocks_of(plan)` times.
-    GeolocError if the name makes no Gazebo topic, the map cannot be read, or covers nothing of the ground.
+    GeolocError if the name makes no Gazebo topic, or the map cannot be read or covers nothing of the ground.
     """
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise GeolocError(f"'{name}' names no Gazebo world; give a letter followed by letters, digits and _")
@@ -269,17 +286,13 @@ def write_world(
         raise GeolocError(f"a ground {altitude_m} m above the ellipsoid; give -1000 to 10000 m")
     info = folder / INFO_FILE
     info.unlink(missing_ok=True)  # half a world must not look like one
-    covered = 0.0
+    covered, colour = 0.0, ground_colour(source, plan)
     ground = folder / "ground"
     ground.mkdir(parents=True, exist_ok=True)
     for tile in plan.tiles:
-        picture, share = draw_tile(source, plan, tile, on_block)
+        picture, share = draw_tile(source, plan, tile, colour, on_block)
         covered += share * tile.width_px * tile.height_px / plan.pixels
         _write_picture(ground / tile.file, picture)
-    if covered == 0.0:
-        raise GeolocError(
-            f"{ground_map} shows nothing on this ground; choose --centre and --size-m where it has data"
-        )
     world = World(folder, name, altitude_m, covered, ground_map, camera, plan)
     _write_files(world)
     told = {key: value for key, value in asdict(world).items() if key != "folder"}
@@ -314,7 +327,8 @@ def _write_files(world: World) -> None:
     for path, template in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         text = templates.get_template(template).render(
-            world=world, plan=world.plan, camera=world.camera, model=path.parent.name, vehicle=VEHICLE, bounds=world.plan.bounds_m,
+            world=world, plan=world.plan, camera=world.camera, model=path.parent.name, vehicle=VEHICLE,
+            bounds=world.plan.bounds_m,
             hfov_rad=math.radians(world.camera.hfov_deg), down_rad=math.pi / 2,
         )  # fmt: skip
         path.write_text(text, encoding="utf-8")
