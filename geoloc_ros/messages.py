@@ -167,6 +167,22 @@ def imu_from_rotation(rotation_enu_from_body: np.ndarray, stamp: Time, frame_id:
     return message
 
 
+def imu_from_quaternion(
+    quaternion: tuple[float, float, float, float],
+    rates_rad_s: tuple[float, float, float],
+    stamp: Time,
+    frame_id: str,
+) -> Imu:
+    """Imu of an attitude (x, y, z, w; ENU from FLU body) and angular rates about the body's axes."""
+    message = Imu()
+    message.header = Header(stamp=stamp, frame_id=frame_id)
+    q, rates = message.orientation, message.angular_velocity
+    q.x, q.y, q.z, q.w = quaternion
+    rates.x, rates.y, rates.z = rates_rad_s
+    message.linear_acceleration_covariance[0] = -1.0  # REP-145: none
+    return message
+
+
 def height_from_altitude(message: Float64 | Range) -> float:
     """Height above ground, m; GeolocError for NaN, a height <= 0 or a range outside the sensor's limits."""
     if isinstance(message, Float64):
@@ -239,6 +255,22 @@ def fix_from_position(
     covariance[2, 2] = altitude_variance_m2 if math.isfinite(altitude_m) else UNKNOWN_ALTITUDE_VARIANCE_M2
     message.position_covariance = covariance.ravel().tolist()
     message.position_covariance_type = NavSatFix.COVARIANCE_TYPE_KNOWN
+    return message
+
+
+def fix_from_receiver(
+    place: tuple[float, float, float], sigma_m: tuple[float, float], stamp: Time, frame_id: str
+) -> NavSatFix:
+    """A receiver's fix. place: latitude, longitude, ellipsoidal altitude; sigma_m: horizontal and vertical standard
+    deviation, NaN where the receiver does not say.
+    """
+    variances = [0.0 if math.isnan(sigma) else sigma * sigma for sigma in sigma_m]
+    message = fix_from_position(*place, np.eye(2) * variances[0], variances[1], stamp, frame_id)
+    message.position_covariance_type = (
+        NavSatFix.COVARIANCE_TYPE_UNKNOWN
+        if math.isnan(sigma_m[0])
+        else NavSatFix.COVARIANCE_TYPE_DIAGONAL_KNOWN
+    )
     return message
 
 
