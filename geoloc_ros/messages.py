@@ -11,7 +11,7 @@ import array
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -24,10 +24,12 @@ from std_msgs.msg import Float64, Header
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import CameraModel, quaternion_from_rotation, rotation_from_quaternion
-from geoloc_ros.core.fix_gate import Fix, FixStatus
+from geoloc_ros.core.fix_gate import Decision, Fix, FixStatus
 from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.geoid import undulation_m
 from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
 from geoloc_ros.core.maps import CropStatus, MapCrop
+from geoloc_ros.core.px4 import enu_from_flu_quaternion, height_above_ground_m
 from geoloc_ros.core.state import State
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import GetMap
@@ -380,6 +382,58 @@ def odometry_from_filter(
     twist_covariance[:3, :3] = rotation.T @ velocity_covariance @ rotation
     message.pose.covariance = pose_covariance.ravel().tolist()
     message.twist.covariance = twist_covariance.ravel().tolist()
+    return message
+
+
+# --- PX4 ----------------------------------------------------------------------------------------------------
+# px4_msgs is there only where somebody built it, so its messages go by their fields.
+
+
+def time_from_px4(timestamp_us: int) -> Time:
+    """The moment of a PX4 stamp, whose clock must be ours."""
+    return Time(sec=timestamp_us // 1_000_000, nanosec=timestamp_us % 1_000_000 * 1000)
+
+
+def imu_from_px4(message: Any, frame_id: str) -> Imu:
+    """VehicleAttitude as ENU from FLU; GeolocError for a quaternion that is none."""
+    rotation = rotation_from_quaternion(*enu_from_flu_quaternion(*map(float, message.q)))
+    return imu_from_rotation(rotation, time_from_px4(message.timestamp_sample or message.timestamp), frame_id)
+
+
+def height_from_px4(message: Any) -> float:
+    """Height above ground of a VehicleLocalPosition, m; NaN if PX4 knows none."""
+    return height_above_ground_m(message.z_valid, message.z, message.dist_bottom_valid, message.dist_bottom)
+
+
+def altitude_amsl_from_px4(message: Any) -> float:
+    """Altitude above mean sea level of a VehicleLocalPosition, m; NaN if PX4 knows none."""
+    return float(message.ref_alt - message.z) if message.z_valid and message.z_global else math.nan
+
+
+def gnss_from_px4(message: Any, frame_id: str) -> NavSatFix:
+    """SensorGps as NavSatFix; NO_FIX with NaN unless it has three dimensions."""
+    stamp = time_from_px4(message.timestamp_sample or message.timestamp)
+    if message.fix_type < message.FIX_TYPE_3D:
+        return no_fix(stamp, frame_id)
+    place = (message.latitude_deg, message.longitude_deg, message.altitude_ellipsoid_m)
+    return fix_from_position(*place, np.eye(2) * message.eph**2, message.epv**2, stamp, frame_id)
+
+
+def aux_position_from_fix(kind: Any, fix: Fix, decision: Decision, source_id: int) -> Any:
+    """PX4's auxiliary global position: AuxGlobalPosition, or VehicleGlobalPosition up to 1.17, as `kind` says.
+
+    timestamp 0 has PX4 put in the moment of arrival.
+    """
+    message = kind(timestamp=0, timestamp_sample=round(fix.stamp_s * 1e6))
+    message.lat, message.lon, message.alt = fix.lat_deg, fix.lon_deg, fix.altitude_m
+    message.eph, message.epv = decision.eph_m, decision.epv_m
+    message.lat_lon_reset_counter = decision.reset_counter
+    if hasattr(message, "source"):
+        message.id, message.source = source_id, kind.SOURCE_VISION
+    else:
+        message.alt_ellipsoid = fix.altitude_m + undulation_m(fix.lat_deg, fix.lon_deg)
+    if hasattr(message, "lat_lon_valid"):  # not in 1.15
+        message.lat_lon_valid = message.alt_valid = True
     return message
 
 
