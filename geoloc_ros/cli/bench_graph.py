@@ -1,184 +1,319 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc bench-graph`: camera frames at a steady rate through the live graph; latency, drops and memory."""
+"""`geoloc bench-graph`: camera frames at a steady rate through the live graph; latency, drops, CPU, memory, start."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
-import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from geoloc_models.data.world import generate_world
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.measuring import cpu_seconds, keep_to_cores, percentiles, resident_mb, verdict
 from geoloc_ros.core.camera import CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Frame, Truth
 from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
 
 if TYPE_CHECKING:
+    from geoloc_ros.cli.live_graph import LiveGraph, Recorder
     from geoloc_ros.msg import LocalizerStatus
 
-CAMERA = CameraModel(1280, 960, np.array([[980.0, 0.0, 639.5], [0.0, 980.0, 479.5], [0.0, 0.0, 1.0]]))
+SIZES, RATES_HZ, TRANSPORTS = ("640x480", "1920x1080"), (10.0, 30.0), ("raw", "compressed")
+FOCAL_SHARE = 0.765  # focal length over the picture's width
 WORLD_M, WORLD_GSD_M, HEIGHT_M = 600.0, 0.3, 120.0
-ROUND_FRAMES, SWAY_M = 80, 6.4
-"""To and fro as a pendulum, up to 5 m/s at 10 Hz, on pictures made before: rendering would take processor time."""
+ROUND_S, SWAY_M, PICTURES = 8.0, 6.4, 41
+"""To and fro as a pendulum, up to 5 m/s, on pictures made before: rendering would take processor time."""
+JPEG_QUALITY = 90
 MEMORY_EVERY = 50  # frames
 START_S = 120.0
-"""How long the localizer may take to be ready."""
+"""How long the localizer may take to its first fix."""
 LAST_ANSWER_S = 2.0
+TARGET_START_S, TARGET_MB = 8.0, 900.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the camera sends."""
+
+    size: str
+    rate_hz: float
+    transport: str
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.transport} at {self.rate_hz:g} Hz"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Processor seconds and memory of the nodes before, during and after the measured frames."""
+
+    localizer_s: float
+    map_server_s: float
+    wall_s: float
+    memory_mb: list[float]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "bench-graph",
-        help="measure latency, drops and memory of the live graph under load",
-        description=f"Publish raw {CAMERA.width}x{CAMERA.height} frames at a steady rate to map_server and localizer"
-        " running as processes, on a generated map. Prints how old fixes are when they come out, how many frames"
-        " a newer one replaced, and how the localizer's memory develops.",
+        help="measure latency, drops, CPU and memory of the live graph under load",
+        description="For each size, rate and transport of pictures, start map_server and localizer as processes on a "
+        "generated map and publish frames at a steady rate. Prints how old fixes are when they come out, how many "
+        "frames a newer one replaced, the CPU and memory that the nodes take, and how long they take from launch to "
+        "the first fix.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--frames", metavar="N", type=int, default=2000, help="frames to publish")
-    add("--rate-hz", metavar="HZ", type=float, default=10.0, help="frames a second")
+    add("--frames", metavar="N", type=int, default=150, help="frames to publish for each combination")
+    add("--sizes", metavar="WxH", nargs="+", default=list(SIZES), help="sizes of pictures")
+    add("--rates-hz", metavar="HZ", type=float, nargs="+", default=list(RATES_HZ), help="frames a second")
+    add("--transports", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="how pictures are sent")
     add("--threads", metavar="N", type=int, default=2, help="CPU threads of inference")
-    add(
-        "--cpus",
-        metavar="N",
-        type=int,
-        default=2,
-        help="processors that all processes share; 0: all there are",
-    )
+    add("--cores", metavar="N", type=int, default=2, help="CPU cores that all processes share")
     add("--weights", metavar="W", default="default", help="name or file of the network's weights")
-    add(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        default=Path("out/bench_graph"),
-        help="folder for map, logs and JSON",
-    )
+    add("--device", metavar="D", default="auto", help="device of the network: auto, cpu or cuda")
+    add("--out", metavar="DIR", type=Path, default=Path("out/bench_graph"), help="folder for map, logs, JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish, listen, print the table, write bench_graph.json."""
-    if args.frames < 1 or not args.rate_hz > 0:
+    if args.frames < 1 or args.cores < 1 or not min(args.rates_hz) > 0:
         raise GeolocError(
-            f"{args.frames} frames at {args.rate_hz} Hz cannot be measured; both must be positive"
+            f"{args.frames} frames at {min(args.rates_hz):g} Hz on {args.cores} cores cannot be measured; all must be "
+            "positive"
         )
-    if args.cpus:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cpus])  # the nodes inherit it
+    cameras = {size: _camera(size) for size in args.sizes}
+    keep_to_cores(args.cores)  # the nodes inherit it
     console = Console()
     args.out.mkdir(parents=True, exist_ok=True)
-    frames = _render(args.out / "map.tif", console)
-    figures = _measure(frames, args, console)
-    (args.out / "bench_graph.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    table = Table(
-        title=f"{args.rate_hz:g} Hz, {CAMERA.width}x{CAMERA.height}, {len(os.sched_getaffinity(0))} CPUs"
-    )
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, figure in figures.items():
-        table.add_row(name.replace("_", " "), str(figure))
-    console.print(table)
+    map_path = (args.out / "map.tif").resolve()
+    with console.status("generating a map"):
+        generate_world(WORLD_M, WORLD_GSD_M).write_geotiff(map_path, 1)
+    rows = []
+    for size, camera in cameras.items():
+        with console.status(f"pictures of {size}"):
+            round_trip = _render(map_path, camera)
+        for rate_hz, transport in itertools.product(args.rates_hz, args.transports):
+            load = Load(size, rate_hz, transport)
+            rows.append({**asdict(load), **_measure(load, round_trip, map_path, args, console)})
+    report = {
+        "frames": args.frames,
+        "cores": args.cores,
+        "threads": args.threads,
+        "weights": rows[0]["weights"],
+        "device": rows[0]["device"],
+        "start_s": percentiles([row["start_s"] for row in rows]),
+        "memory_mb": max(row["memory_end_mb"] for row in rows),
+        "rows": rows,
+    }
+    (args.out / "bench_graph.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _print(report, console)
     return 0
 
 
-def _render(map_path: Path, console: Console) -> list[Frame]:
-    """A generated map and pictures of it from a line through its middle."""
-    with console.status("generating a map and pictures of it"):
-        generate_world(WORLD_M, WORLD_GSD_M).write_geotiff(map_path, 1)
-        simulator = CameraSimulator(map_path, CAMERA, TYPICAL)
-        enu, _ = simulator.free_area()
-        rotation = nadir_rotation(90.0)
-        frames = []
-        for step in range(ROUND_FRAMES // 2 + 1):
-            lat_deg, lon_deg = enu.to_geodetic(SWAY_M * math.cos(2 * math.pi * step / ROUND_FRAMES), 0.0)
-            image = simulator.render(lat_deg, lon_deg, HEIGHT_M, rotation)
-            truth = Truth(lat_deg, lon_deg, HEIGHT_M)
-            frames.append(Frame(image, 0.0, rotation, HEIGHT_M, CAMERA, truth))
-        simulator.close()
+def _camera(size: str) -> CameraModel:
+    """A camera without distortion whose field of view is that of any other size."""
+    try:
+        width, height = (int(side) for side in size.split("x"))
+        if min(width, height) < 64:
+            raise ValueError
+    except ValueError:
+        raise GeolocError(
+            f"size is {size!r}; give width and height of 64 pixels or more, such as 640x480"
+        ) from None
+    focal_px = FOCAL_SHARE * width
+    matrix = [[focal_px, 0.0, (width - 1) / 2], [0.0, focal_px, (height - 1) / 2], [0.0, 0.0, 1.0]]
+    return CameraModel(width, height, np.array(matrix))
+
+
+def _render(map_path: Path, camera: CameraModel) -> list[Frame]:
+    """Pictures along a line through the map's middle, from its one end to the other, as fast there as a pendulum."""
+    simulator = CameraSimulator(map_path, camera, TYPICAL)
+    enu, _ = simulator.free_area()
+    rotation = nadir_rotation(90.0)
+    frames = []
+    for step in range(PICTURES):
+        lat_deg, lon_deg = enu.to_geodetic(SWAY_M * math.cos(math.pi * step / (PICTURES - 1)), 0.0)
+        image = simulator.render(lat_deg, lon_deg, HEIGHT_M, rotation)
+        _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        truth = Truth(lat_deg, lon_deg, HEIGHT_M)
+        encoded = jpeg.tobytes()
+        frames.append(Frame(image, 0.0, rotation, HEIGHT_M, camera, truth, encoded=encoded))
+    simulator.close()
     return frames
 
 
-def _measure(frames: list[Frame], args: argparse.Namespace, console: Console) -> dict[str, float]:
+def _picture_at(round_trip: list[Frame], time_s: float) -> Frame:
+    """The picture whose place on the way to and fro is nearest to that of a moment."""
+    there_and_back = (time_s / ROUND_S) % 1.0
+    return round_trip[round(2 * (len(round_trip) - 1) * min(there_and_back, 1.0 - there_and_back))]
+
+
+def _measure(
+    load: Load, round_trip: list[Frame], map_path: Path, args: argparse.Namespace, console: Console
+) -> dict[str, Any]:
     # ROS is only there where the command really runs: `geoloc --help` works without.
     from geoloc_ros.cli.live_graph import LiveGraph, Recorder
-    from geoloc_ros.nodes.frame_topics import FrameTopics
-    from geoloc_ros.nodes.prior_client import PriorClient
 
-    recorder = Recorder(altitude_type="range")
+    recorder = Recorder(altitude_type="range", image_transport=load.transport)
     try:
         with LiveGraph(args.out / "log") as graph, Progress(console=console, transient=True) as progress:
-            task = progress.add_task("frames", total=args.frames)
-            graph.start("map_server", map=str((args.out / "map.tif").resolve()))
-            process = graph.start(
-                "localizer", altitude_type="range", weights=args.weights, threads=args.threads
-            )
-            topics = FrameTopics(recorder.node)
-            start_place = frames[0].truth
-            assert start_place is not None
-            PriorClient(recorder.node).set(start_place.lat_deg, start_place.lon_deg, 30.0, START_S)
-            memory_mb: list[float] = []
-            start = time.monotonic()
+            task = progress.add_task(str(load), total=args.frames)
+            launched = time.monotonic()
+            processes = {
+                "map_server": graph.start("map_server", map=str(map_path)),
+                "localizer": graph.start(
+                    "localizer",
+                    altitude_type="range",
+                    image_transport=load.transport,
+                    weights=args.weights,
+                    device=args.device,
+                    threads=args.threads,
+                ),
+            }
+            flown = _Flight(graph, recorder, load.rate_hz, round_trip)
+            flown.until_first_fix()
+            start_s = time.monotonic() - launched
+            before = {name: cpu_seconds(process) for name, process in processes.items()}
+            first_ns, began = time.time_ns(), time.monotonic()
+            memory_mb = []
             for count in range(args.frames):
-                time.sleep(max(0.0, start + count / args.rate_hz - time.monotonic()))
-                step = count % ROUND_FRAMES
-                frame = frames[min(step, ROUND_FRAMES - step)]
-                topics.publish(replace(frame, stamp_s=time.time()))
-                graph.check()
+                flown.publish_next()
                 if count % MEMORY_EVERY == 0:
-                    memory_mb.append(_resident_mb(process))
+                    memory_mb.append(resident_mb(processes["localizer"]))
                 progress.update(task, completed=count + 1)
-            published_hz = args.frames / (time.monotonic() - start)
+            wall_s = time.monotonic() - began
+            used = {name: cpu_seconds(process) - before[name] for name, process in processes.items()}
             time.sleep(LAST_ANSWER_S)
-            memory_mb.append(_resident_mb(process))
+            memory_mb.append(resident_mb(processes["localizer"]))
     finally:
         recorder.close()
-    statuses = [status for _, status in sorted(recorder.statuses.items())]
+    answers = sorted(recorder.statuses.items())
+    statuses = [status for stamp_ns, status in answers if stamp_ns >= first_ns]
     if not statuses:
-        raise GeolocError(f"the localizer answered no frame; its log is in {args.out / 'log'}")
-    return _figures(statuses, memory_mb, args.frames, published_hz)
+        raise GeolocError(f"the localizer answered none of the frames; its log is in {args.out / 'log'}")
+    replaced = statuses[-1].dropped - max(
+        status.dropped for stamp_ns, status in answers if stamp_ns < first_ns
+    )
+    usage = Usage(used["localizer"], used["map_server"], wall_s, memory_mb)
+    return {"start_s": round(start_s, 2), **_figures(statuses, replaced, usage, args.frames)}
 
 
-def _figures(
-    statuses: list[LocalizerStatus], memory_mb: list[float], published: int, published_hz: float
-) -> dict[str, float]:
+class _Flight:
+    """Publishes the round's pictures at a steady rate."""
+
+    def __init__(self, graph: LiveGraph, recorder: Recorder, rate_hz: float, round_trip: list[Frame]) -> None:
+        from geoloc_ros.nodes.frame_topics import FrameTopics
+
+        self._graph, self._recorder = graph, recorder
+        self._topics = FrameTopics(recorder.node)
+        self._period_s, self._round_trip = 1.0 / rate_hz, round_trip
+        self._count = 0
+
+    def until_first_fix(self) -> None:
+        """Give the prior once the localizer takes one, and fly until a fix comes; GeolocError if none does."""
+        from geoloc_ros.nodes.prior_client import PriorClient
+
+        start = self._round_trip[0].truth
+        assert start is not None
+        end = time.monotonic() + START_S
+        PriorClient(self._recorder.node).set(start.lat_deg, start.lon_deg, 30.0, START_S)
+        self._began = time.monotonic()
+        while not self._recorder.first_fix.is_set():
+            self.publish_next()
+            if time.monotonic() > end:
+                reasons = {status.reason for status in self._recorder.statuses.values()}
+                raise GeolocError(
+                    f"no fix within {START_S:g} s of launch: {'; '.join(sorted(reasons)) or 'no frame was answered'}"
+                )
+
+    def publish_next(self) -> None:
+        """Wait for the next frame's moment and publish it."""
+        due_s = self._count * self._period_s
+        time.sleep(max(0.0, self._began + due_s - time.monotonic()))
+        self._topics.publish(replace(_picture_at(self._round_trip, due_s), stamp_s=time.time()))
+        self._graph.check()
+        self._count += 1
+
+
+def _figures(statuses: list[LocalizerStatus], replaced: int, usage: Usage, published: int) -> dict[str, Any]:
     """What came out, in numbers with their unit in the name."""
-    age_ms = np.array([status.latency_age_ms for status in statuses])
-    total_ms = np.array([status.latency_total_ms for status in statuses])
-    network_ms = np.array([status.latency_network_ms for status in statuses])
+    stages = ("decode", "rectify", "crop", "network", "post", "total", "age")
+    ms = {
+        stage: percentiles([getattr(status, f"latency_{stage}_ms") for status in statuses])
+        for stage in stages
+    }
     # The first tenth fills caches and pools.
-    settled_mb = memory_mb[max(1, len(memory_mb) // 10) :]
-    figures = {
+    settled_mb = usage.memory_mb[max(1, len(usage.memory_mb) // 10) :]
+    return {
         "published": published,
-        "published_hz": published_hz,
-        "answered": statuses[-1].frames,
-        "replaced_by_a_newer_one": statuses[-1].dropped,
-        "lost_on_the_way": published - statuses[-1].frames - statuses[-1].dropped,
-        "valid_share": np.mean([status.valid for status in statuses]),
-        "network_ms_p50": np.nanpercentile(network_ms, 50),
-        "localizer_ms_p50": np.percentile(total_ms, 50),
-        "image_to_fix_ms_p50": np.percentile(age_ms, 50),
-        "image_to_fix_ms_p95": np.percentile(age_ms, 95),
-        "image_to_fix_ms_p99": np.percentile(age_ms, 99),
-        "image_to_fix_ms_max": age_ms.max(),
+        "published_hz": round(published / usage.wall_s, 2),
+        "answered": len(statuses),
+        "replaced_by_a_newer_one": replaced,
+        "lost_on_the_way": max(0, published - len(statuses) - replaced),
+        "valid_share": round(float(np.mean([status.valid for status in statuses])), 3),
+        "image_to_fix_ms": ms.pop("age"),
+        "stages_ms": ms,
+        "localizer_cpu_percent": round(100 * usage.localizer_s / usage.wall_s, 1),
+        "map_server_cpu_percent": round(100 * usage.map_server_s / usage.wall_s, 1),
         "memory_settled_mb": settled_mb[0],
         "memory_end_mb": settled_mb[-1],
         "memory_max_mb": max(settled_mb),
+        "weights": statuses[-1].weights_id,
+        "device": statuses[-1].device,
     }
-    return {name: round(float(figure), 3) for name, figure in figures.items()}
 
 
-def _resident_mb(process: int) -> float:
-    """Memory of a process that is in RAM, MB."""
-    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def _print(report: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"{report['weights']} on {report['device']}: {report['frames']} frames a row, {report['cores']} cores for all "
+        "processes. Milliseconds from image stamp to fix; fixes; frames that a newer one replaced, or that got lost on "
+        "the way; % of one core that localizer and map_server take; MB of the localizer.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    left, right = (
+        ("picture", "sent"),
+        ("Hz", "p50", "p95", "p99", "fixes", "newer", "lost", "%", "map %", "MB"),
+    )
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in (*left, *right):
+        table.add_column(column, no_wrap=True, justify="left" if column in left else "right")
+    for row in report["rows"]:
+        age = row["image_to_fix_ms"]
+        table.add_row(
+            row["size"],
+            row["transport"],
+            f"{row['rate_hz']:g}",
+            *(f"{age[p]:.0f}" for p in ("p50", "p95", "p99")),
+            f"{row['valid_share'] * row['answered']:.0f}",
+            str(row["replaced_by_a_newer_one"]),
+            str(row["lost_on_the_way"]),
+            f"{row['localizer_cpu_percent']:.0f}",
+            f"{row['map_server_cpu_percent']:.0f}",
+            f"{row['memory_end_mb']:.0f}",
+        )
+    console.print(table)
+    start = report["start_s"]
+    gained_mb = max(row["memory_end_mb"] - row["memory_settled_mb"] for row in report["rows"])
+    for line in (
+        f"from launch to the first fix: {start['p50']:.1f} s p50, {start['p95']:.1f} s p95, "
+        f"{verdict(start['p50'], TARGET_START_S, 's')}",
+        f"memory of the localizer: {report['memory_mb']:.0f} MB, {gained_mb:+.1f} MB since it settled, "
+        f"{verdict(report['memory_mb'], TARGET_MB, 'MB')}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -22,12 +23,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import NavSatFix
+from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.flight import Truth
 from geoloc_ros.core.localizer import State
-from geoloc_ros.core.scores import FrameScore, score_fix
+from geoloc_ros.core.scores import STAGES, FrameScore, score_fix
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 
@@ -97,6 +98,7 @@ class Recorder:
         self.node = Node("recorder", parameter_overrides=overrides)
         self.fixes: dict[int, NavSatFix] = {}
         self.statuses: dict[int, LocalizerStatus] = {}
+        self.first_fix = threading.Event()
         self.node.create_subscription(NavSatFix, "localizer/fix", self._on_fix, 100)
         self.node.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 100)
         self._executor = SingleThreadedExecutor()
@@ -113,12 +115,20 @@ class Recorder:
     def score(self, index: int, stamp_s: float, truth: Truth) -> FrameScore:
         """The fix published for the frame of that stamp against the truth; a frame without one is a miss."""
         stamp_ns = nanoseconds(time_from_seconds(stamp_s))
-        known: dict[str, Any] = {"reason": "dropped: a newer frame was there, or it was lost on the way"}
+        known: dict[str, Any] = {
+            "reason": "dropped: a newer frame was there, or it was lost on the way",
+            "dropped": True,
+        }
         status, fix = self.statuses.get(stamp_ns), self.fixes.get(stamp_ns)
         if status is not None:
             known = {
                 "search_size_m": status.search_size_m,
                 "latency_ms": status.latency_total_ms,
+                "stages_ms": {
+                    stage: ms
+                    for stage in STAGES
+                    if not math.isnan(ms := getattr(status, f"latency_{stage}_ms"))
+                },
                 "state": State(status.state).name,
                 "peak": status.peak,
                 "reason": status.reason,
@@ -145,6 +155,8 @@ class Recorder:
 
     def _on_fix(self, message: NavSatFix) -> None:
         self.fixes[nanoseconds(message.header.stamp)] = message
+        if message.status.status >= NavSatStatus.STATUS_FIX:
+            self.first_fix.set()
 
     def _on_status(self, message: LocalizerStatus) -> None:
         self.statuses[nanoseconds(message.header.stamp)] = message
