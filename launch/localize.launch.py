@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start map_server and localizer: `ros2 launch geoloc_ros localize.launch.py map:=map.tif`."""
+"""Start map_server, localizer and an autopilot's bridge: `ros2 launch geoloc_ros localize.launch.py map:=map.tif`."""
 
 import os
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -55,12 +56,34 @@ def localizer(context: LaunchContext) -> list:
             ],
             remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS],
             arguments=["--ros-args", *LOG_LEVEL],
+            condition=IfCondition(LaunchConfiguration("localizer")),
+        )
+    ]
+
+
+def bridge(context: LaunchContext) -> list:
+    """The node between the localizer and the autopilot that was named; it publishes imu, altitude and gnss."""
+    autopilot = LaunchConfiguration("autopilot").perform(context)
+    if autopilot == "none":
+        return []
+    return [
+        Node(
+            package="geoloc_ros",
+            executable=f"{autopilot}_bridge",
+            name=f"{autopilot}_bridge",
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            parameters=[LaunchConfiguration(f"{autopilot}_bridge_params"), USE_SIM_TIME],
+            remappings=[
+                (topic, LaunchConfiguration(topic)) for topic in ("imu", "altitude", "gnss", "truth")
+            ],
+            arguments=["--ros-args", *LOG_LEVEL],
         )
     ]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Two nodes; every topic they subscribe to can be remapped by an argument of its name."""
+    """Two nodes, or three; every topic they subscribe to can be remapped by an argument of its name."""
     arguments = [
         DeclareLaunchArgument(
             "map", description="map to search: GeoTIFF, COG, VRT, MBTiles or a folder of XYZ tiles"
@@ -71,7 +94,19 @@ def generate_launch_description() -> LaunchDescription:
             description="gallery of the map, to search it without prior and when lost; auto: MAP.gallery beside the "
             "map where there is one, else that of localizer_params; empty: none",
         ),
-        DeclareLaunchArgument("namespace", default_value="", description="namespace of both nodes"),
+        DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
+        DeclareLaunchArgument(
+            "autopilot",
+            default_value="none",
+            choices=["none", "px4", "mavlink"],
+            description="bridge to start: px4 over DDS, mavlink for all others; it brings imu, altitude and gnss",
+        ),
+        DeclareLaunchArgument(
+            "localizer", default_value="true", description="false: without the localizer itself"
+        ),
+        DeclareLaunchArgument(
+            "map_server", default_value="true", description="false: another node serves get_map"
+        ),
         DeclareLaunchArgument(
             "use_sim_time",
             default_value="false",
@@ -91,6 +126,16 @@ def generate_launch_description() -> LaunchDescription:
             "map_server_params",
             default_value=PathJoinSubstitution([CONFIG, "map_server.yaml"]),
             description="parameter file of map_server",
+        ),
+        DeclareLaunchArgument(
+            "px4_bridge_params",
+            default_value=PathJoinSubstitution([CONFIG, "px4_bridge.yaml"]),
+            description="parameter file of px4_bridge",
+        ),
+        DeclareLaunchArgument(
+            "mavlink_bridge_params",
+            default_value=PathJoinSubstitution([CONFIG, "mavlink_bridge.yaml"]),
+            description="parameter file of mavlink_bridge",
         ),
         DeclareLaunchArgument(
             "log_level", default_value="info", description="debug, info, warn, error or fatal"
@@ -119,6 +164,7 @@ def generate_launch_description() -> LaunchDescription:
             USE_SIM_TIME,
         ],
         arguments=["--ros-args", *LOG_LEVEL],
+        condition=IfCondition(LaunchConfiguration("map_server")),
     )
     return LaunchDescription(
         [
@@ -126,5 +172,6 @@ def generate_launch_description() -> LaunchDescription:
             SetEnvironmentVariable(PROFILE_VARIABLE, LaunchConfiguration("dds_profile")),
             map_server,
             OpaqueFunction(function=localizer),
+            OpaqueFunction(function=bridge),
         ]
     )

@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play a recorded flight through the live graph: `ros2 launch geoloc_ros replay.launch.py flight:=FOLDER`."""
+"""Play a flight folder or a bag through the live graph: `ros2 launch geoloc_ros replay.launch.py flight:=FOLDER`."""
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    ExecuteProcess,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    RegisterEventHandler,
-)
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
-from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
@@ -31,8 +24,8 @@ def localizer(map_path: str) -> IncludeLaunchDescription:
     return IncludeLaunchDescription(source, launch_arguments=forwarded.items())
 
 
-def flight_player() -> Node:
-    """The player of a flight folder; it waits by itself until the localizer takes its prior."""
+def flight_player(recording: str) -> Node:
+    """The player of a flight folder or a bag; it waits by itself until the localizer takes its prior."""
     return Node(
         package="geoloc_ros",
         executable="flight_player",
@@ -42,19 +35,13 @@ def flight_player() -> Node:
         parameters=[
             LaunchConfiguration("flight_player_params"),
             {
-                "flight": ParameterValue(LaunchConfiguration("flight"), value_type=str),
+                "flight": ParameterValue(recording, value_type=str),
+                "topics": ParameterValue(LaunchConfiguration("bag_topics"), value_type=str),
                 "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
             },
         ],
         remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS if topic not in ("odom", "gnss")],
     )
-
-
-def bag_player() -> RegisterEventHandler:
-    """`ros2 bag play` once the localizer is active: it waits for nobody, and loading the network takes seconds."""
-    command = ["ros2", "bag", "play", LaunchConfiguration("bag"), "--clock", "100"]
-    player = ExecuteProcess(cmd=[*command, "--rate", LaunchConfiguration("rate")], output="screen")
-    return RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player], handle_once=True))
 
 
 def play(context: LaunchContext) -> list:
@@ -64,11 +51,9 @@ def play(context: LaunchContext) -> list:
     map_path = LaunchConfiguration("map").perform(context)
     if bool(flight) == bool(bag):
         raise RuntimeError("replay.launch.py plays one source; give flight:=FOLDER or bag:=BAG")
-    if flight:
-        return [localizer(map_path or f"{flight}/map.tif"), flight_player()]
-    if not map_path:
+    if bag and not map_path:
         raise RuntimeError("a bag holds no map; give map:=FILE")
-    return [bag_player(), localizer(map_path)]
+    return [localizer(map_path or f"{flight}/map.tif"), flight_player(flight or bag)]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -76,6 +61,11 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument("flight", default_value="", description="flight folder to play"),
         DeclareLaunchArgument("bag", default_value="", description="bag to play instead, sqlite3 or MCAP"),
+        DeclareLaunchArgument(
+            "bag_topics",
+            default_value="",
+            description="topics of the bag where several would do: ROLE=NAME, separated by spaces; else found by type",
+        ),
         DeclareLaunchArgument(
             "map", default_value="", description="map to search; empty: map.tif of the flight folder"
         ),
@@ -100,7 +90,7 @@ def generate_launch_description() -> LaunchDescription:
             description="parameter file of flight_player",
         ),
         *(
-            DeclareLaunchArgument(topic, default_value=topic, description=f"name of {topic} in bag and graph")
+            DeclareLaunchArgument(topic, default_value=topic, description=f"name of {topic} in the graph")
             for topic in TOPICS
         ),
     ]

@@ -85,7 +85,8 @@ def run_world(args: argparse.Namespace) -> int:
     from geoloc_ros.core.gazebo import Camera, blocks_of, plan_ground, write_world
     from geoloc_ros.core.maps import RasterMap
 
-    camera = Camera(*args.image_px, args.hfov_deg, args.rate_hz)
+    width_px, height_px = args.image_px
+    camera = Camera(width_px, height_px, args.hfov_deg, args.rate_hz)
     with RasterMap(args.map) as source:
         plan = plan_ground(
             source, args.centre, args.size_m, args.gsd_m, args.tile_px, args.texture_mib, args.texture_format

@@ -334,6 +334,33 @@ def _write_files(world: World) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+SAME_PICTURE = 0.97
+"""Likeness from which on two pictures count as one. Other dates of the same ground have 0.1 to 0.7."""
+
+
+def check_served_map(world: World, served: Path, same_map: bool) -> str:
+    """A warning about the map that the localizer is to search in this world, or nothing.
+
+    GeolocError if the map does not show the ground or, without `same_map`, if it is the very picture that the camera
+    sees: fixes on that are too good to say anything.
+    """
+    with RasterMap(served) as source:
+        like = likeness(world, source)
+    if like is None:
+        raise GeolocError(
+            f"{served} does not show the ground of {world.sdf} about {world.plan.lat_deg:.5f}, "
+            f"{world.plan.lon_deg:.5f}; serve a map of that place"
+        )
+    if like < SAME_PICTURE:
+        return ""
+    if not same_map:
+        raise GeolocError(
+            f"{served} is the very picture that lies on the ground of {world.sdf} (likeness {like:.3f}): serve a "
+            "map of another date or source, or give same_map:=true for a test that says nothing about accuracy"
+        )
+    return f"{served} is the picture that lies on the ground: accuracy in this world says nothing about real flights"
+
+
 def likeness(world: World, served: RasterMap) -> float | None:
     """How much a served map looks like the world's ground: the best correlation of grey levels over a few squares.
 
@@ -355,12 +382,9 @@ def likeness(world: World, served: RasterMap) -> float | None:
         mask = covered > 0
         if np.count_nonzero(mask) < 0.1 * mask.size:
             continue
-        pair = np.stack(
-            [
-                picture[top : top + side, left : left + side][mask],
-                cv2.cvtColor(drawn, cv2.COLOR_RGB2GRAY)[mask],
-            ]
-        ).astype(np.float64)
+        ours = picture[top : top + side, left : left + side][mask].astype(np.float64)
+        theirs = cv2.cvtColor(drawn, cv2.COLOR_RGB2GRAY)[mask].astype(np.float64)
         # Ground of one colour says nothing.
-        found.append(float(np.corrcoef(pair)[0, 1]) if pair.std(axis=1).min() > 1.0 else 0.0)
+        is_flat = min(ours.std(), theirs.std()) < 1.0
+        found.append(0.0 if is_flat else float(np.asarray(np.corrcoef(ours, theirs))[0, 1]))
     return max(found, default=None)

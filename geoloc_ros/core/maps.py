@@ -151,12 +151,14 @@ class RasterMap:
         share = np.linspace(0.0, 1.0, 17)
         zero, one = np.zeros_like(share), np.ones_like(share)
         x, y = np.concatenate([share, share, zero, one]), np.concatenate([zero, one, share, share])
-        east_m, north_m = [], []
+        east_m: list[np.ndarray] = []
+        north_m: list[np.ndarray] = []
         for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
             level = layer.levels[0]
-            lon, lat = to_crs.transform(
-                *(level.crs_from_pixel @ (x * level.width, y * level.height)), direction=_INVERSE
-            )
+            corner = level.crs_from_pixel
+            cols, rows = x * level.width, y * level.height
+            xs, ys = corner.a * cols + corner.b * rows + corner.c, corner.d * cols + corner.e * rows + corner.f
+            lon, lat = to_crs.transform(xs, ys, direction=_INVERSE)
             for values, found in zip((east_m, north_m), frame.to_enu(lat, lon), strict=True):
                 values.append(found)
         return np.concatenate(east_m), np.concatenate(north_m)
@@ -165,11 +167,11 @@ class RasterMap:
         """Ground sample distance of the finest layer at a frame's origin, m: the root of a pixel's area."""
         sizes = []
         for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
-            # Pixel coordinates of the origin and of the points 10 m to its east and north.
+            # The origin and of the points 10 m to its east and north.
             lat, lon = frame.to_geodetic(np.array([0.0, 10.0, 0.0]), np.array([0.0, 0.0, 10.0]))
-            points = np.array(~layer.levels[0].crs_from_pixel @ to_crs.transform(lon, lat))
-            pixels = abs(np.linalg.det(points[:, 1:] - points[:, :1]))  # on 100 m²
-            sizes.append(math.sqrt(100.0 / pixels))
+            points = np.array(to_crs.transform(lon, lat))
+            area = abs(np.linalg.det(points[:, 1:] - points[:, :1]))  # of 100 m², in the CRS's units
+            sizes.append(math.sqrt(100.0 * abs(layer.levels[0].crs_from_pixel.determinant) / area))
         return min(sizes)
 
     def prefetch(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int = 384) -> None:
