@@ -24,12 +24,14 @@ from std_msgs.msg import Float64, Header
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import CameraModel, quaternion_from_rotation, rotation_from_quaternion
+from geoloc_ros.core.camera_info import camera_from_info as camera_from_info
 from geoloc_ros.core.fix_gate import Decision, Fix, FixStatus
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.geoid import undulation_m
 from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
 from geoloc_ros.core.maps import CropStatus, MapCrop
 from geoloc_ros.core.px4 import enu_from_flu_quaternion, height_above_ground_m
+from geoloc_ros.core.stamps import seconds_from_stamp, stamp_from_seconds
 from geoloc_ros.core.state import State
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import GetMap
@@ -41,29 +43,19 @@ if TYPE_CHECKING:  # these bring the network along, which the map server has no 
 UNKNOWN_ALTITUDE_VARIANCE_M2 = 1e6
 """Stands in a fix whose altitude is not known: one standard deviation of a kilometre."""
 
-DISTORTION_MODELS = {
-    "": "plumb_bob",  # drivers that do not calibrate leave it empty
-    "plumb_bob": "plumb_bob",
-    "rational_polynomial": "rational_polynomial",
-    "equidistant": "equidistant",
-    "fisheye": "equidistant",
-}
-
 
 # --- time ---------------------------------------------------------------------------------------------------
 
 
 def seconds_from_time(stamp: Time) -> float:
     """Seconds since the clock's epoch. A float keeps 0.2 µs in this century."""
-    return stamp.sec + stamp.nanosec * 1e-9
+    return seconds_from_stamp(stamp.sec, stamp.nanosec)
 
 
 def time_from_seconds(seconds: float) -> Time:
     """The nearest Time message at or after the epoch; `seconds_from_time` inverts it in this century."""
-    whole = math.floor(max(0.0, seconds))
-    # The whole seconds first: their product with 1e9 would only be right to 128 ns.
-    carry, nanosec = divmod(round((max(0.0, seconds) - whole) * 1e9), 1_000_000_000)
-    return Time(sec=whole + carry, nanosec=nanosec)
+    sec, nanosec = stamp_from_seconds(seconds)
+    return Time(sec=sec, nanosec=nanosec)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
@@ -108,27 +100,6 @@ def compressed_from_file(data: bytes, stamp: Time, frame_id: str, form: str = "j
 
 
 # --- camera, attitude, height -------------------------------------------------------------------------------
-
-
-def camera_from_info(message: CameraInfo) -> CameraModel:
-    """The camera as the pictures have it: K and D, moved to the region of interest and binned where set."""
-    model = DISTORTION_MODELS.get(message.distortion_model)
-    if model is None:
-        raise GeolocError(
-            f"camera_info has distortion model '{message.distortion_model}'; "
-            f"supported are {', '.join(name for name in DISTORTION_MODELS if name)}"
-        )
-    matrix = np.array(message.k, dtype=np.float64).reshape(3, 3)
-    roi = message.roi
-    width, height = roi.width or message.width, roi.height or message.height
-    matrix[:2, 2] -= roi.x_offset, roi.y_offset
-    for row, binning in ((0, message.binning_x), (1, message.binning_y)):
-        if binning > 1:
-            # Whole numbers are pixel centres, so the corner at -0.5 stays where it is.
-            matrix[row] /= binning
-            matrix[row, 2] += 0.5 / binning - 0.5
-    width, height = width // max(1, message.binning_x), height // max(1, message.binning_y)
-    return CameraModel(width, height, matrix, tuple(message.d), model)
 
 
 def info_from_camera(camera: CameraModel, stamp: Time, frame_id: str) -> CameraInfo:

@@ -1,84 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rosbag2 recordings (sqlite3 or MCAP) as the frames that a flight folder gives; no ROS needed to read them."""
+"""rosbag2 recordings (sqlite3 or MCAP) as the frames that a flight folder gives; no ROS needed to read them.
+
+A first pass keeps all sensors and the times of the pictures, tens of bytes each; the pictures themselves are read one
+at a time, so memory does not grow with theirs. All times are whole nanoseconds: a sensor sample that was taken with a
+picture is that picture's, to the last bit.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import array
 import math
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_typestore
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.camera import CameraModel, rotation_enu_from_optical
-from geoloc_ros.core.flight import Flight, Frame, Truth
+from geoloc_ros.core.bag_storage import BagStorage, Topic, is_bag
+from geoloc_ros.core.bag_topics import (
+    READERS,
+    Choice,
+    choose_topics,
+    header_stamp_ns,
+    needed_topics,
+    parse_topics,
+    stamp_ns,
+)
+from geoloc_ros.core.camera import CameraModel, optical_from_body_quaternion, rotation_from_quaternion
+from geoloc_ros.core.camera_info import camera_from_info
+from geoloc_ros.core.flight import Flight, Frame, Recording, Truth
 from geoloc_ros.core.images import decode_compressed, decode_image
+from geoloc_ros.core.stamps import NS, seconds_from_ns
+from geoloc_ros.core.timeline import blend_quaternions
 
-_REACH_S = 1.0
-"""A frame outside a sensor's recorded span by more than this has no value of that sensor."""
+_QUATERNION_DIGITS = 9
+"""As many as flight.csv has: what a flight folder and a bag of it say is the same number."""
 
+OTHER_CLOCK_S = 1.0
+"""Two topics whose recording lags their stamps by amounts that differ by more are stamped by two clocks."""
 
-@dataclass(frozen=True)
-class _Role:
-    """What a topic is for: its message types, and how it is usually called."""
+_REACH_NS = {"imu": NS // 2, "altitude": NS, "truth": NS}
+"""A frame further than this from the samples around it has no value of that sensor."""
 
-    types: tuple[str, ...]
-    names: tuple[str, ...]
-    needed: bool = True
+_PROGRESS_EVERY = 256
 
-
-_ROLES = {
-    "image": _Role(("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"), ("image",)),
-    "camera_info": _Role(("sensor_msgs/msg/CameraInfo",), ("camera_info",)),
-    "imu": _Role(("sensor_msgs/msg/Imu",), ("imu",), needed=False),
-    "altitude": _Role(("std_msgs/msg/Float64", "sensor_msgs/msg/Range"), ("altitude", "rel_alt", "height")),
-    "truth": _Role(("sensor_msgs/msg/NavSatFix",), ("truth",), needed=False),
-}
+Advance = Callable[[int, int], None]
+"""Called with (messages read, messages in all) now and then."""
 
 
 @dataclass(frozen=True)
-class _Series:
-    """Samples of one sensor by time: stamps (n,) s, values (n, k); a row of NaN is a bad sample."""
+class Series:
+    """Samples of one sensor by time: stamps (n,) int64 ns, ascending; values (n, k); a row of NaN is a bad sample."""
 
-    stamps_s: np.ndarray
+    stamps_ns: np.ndarray
     values: np.ndarray
+    reach_ns: int
 
-    def at(self, stamp_s: float) -> np.ndarray | None:
-        """Values at a time, linear between neighbours; None beyond the recorded span."""
-        if not len(self.stamps_s) or not (
-            self.stamps_s[0] - _REACH_S <= stamp_s <= self.stamps_s[-1] + _REACH_S
-        ):
+    def around(self, at_ns: int) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """The samples before and after a time and the share (0..1) of the way between them; None beyond reach.
+
+        At a sample's own time both are that sample; where only one is within reach, both are that one.
+        """
+        count = len(self.stamps_ns)
+        after = int(np.searchsorted(self.stamps_ns, at_ns))
+        if after < count and self.stamps_ns[after] == at_ns:
+            return self.values[after], self.values[after], 0.0
+        near = [i for i in (after - 1, after) if 0 <= i < count]
+        near = [i for i in near if abs(int(self.stamps_ns[i]) - at_ns) <= self.reach_ns]
+        if not near:
             return None
-        after = int(np.clip(np.searchsorted(self.stamps_s, stamp_s), 1, max(len(self.stamps_s) - 1, 1)))
-        before = after - 1
-        if len(self.stamps_s) == 1:
-            return self.values[0]
-        span_s = self.stamps_s[after] - self.stamps_s[before]
-        share = np.clip((stamp_s - self.stamps_s[before]) / span_s, 0.0, 1.0) if span_s > 0 else 1.0
-        # At a sample its neighbour does not matter, even if that one is bad.
-        parts = [(1 - share, before), (share, after)]
-        return np.sum([weight * self.values[index] for weight, index in parts if weight > 0], axis=0)
+        start, end = near[0], near[-1]
+        span_ns = int(self.stamps_ns[end]) - int(self.stamps_ns[start])
+        share = (at_ns - int(self.stamps_ns[start])) / span_ns if span_ns else 0.0
+        return self.values[start], self.values[end], share
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How far the recording of a topic lags its stamps, s: median and half the range of the middle 90 %.
+
+    It also holds the difference between the recorder's clock and the sender's.
+    """
+
+    median_s: float
+    spread_s: float
+
+    @classmethod
+    def of(cls, stamps_ns: np.ndarray, recorded_ns: np.ndarray) -> Lag:
+        low, median, high = np.percentile(recorded_ns - stamps_ns, (5, 50, 95))
+        return cls(float(median) * 1e-9, float(high - low) * 0.5e-9)
+
+    def other_clock(self, other: Lag) -> bool:
+        """Whether the two were stamped by two clocks; not told where one was not recorded as it came."""
+        steady = max(self.spread_s, other.spread_s) < OTHER_CLOCK_S
+        return steady and abs(self.median_s - other.median_s) > OTHER_CLOCK_S
+
+
+class _Samples:
+    """Numbers of one topic as they are read, compactly."""
+
+    def __init__(self) -> None:
+        self.stamps_ns = array.array("q")
+        self.recorded_ns = array.array("q")
+        self.values = array.array("d")
+
+    def add(self, stamp: int, recorded: int, values: Sequence[float]) -> None:
+        self.stamps_ns.append(stamp)
+        self.recorded_ns.append(recorded)
+        self.values.extend(values)
+
+    def times(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stamps and times of recording, (n,) int64 ns each."""
+        return np.array(self.stamps_ns, np.int64), np.array(self.recorded_ns, np.int64)
 
 
 class Bag:
     """A recorded flight, read frame by frame. Attitude, height and truth are those of the picture's own time."""
 
-    def __init__(self, path: Path, topics: dict[str, str]) -> None:
-        """`topics` names the topic of a role; roles left out are found by message type and name."""
+    def __init__(
+        self, path: Path, asked: dict[str, str] | None = None, advance: Advance = lambda done, total: None
+    ) -> None:
+        """`asked` names the topic of a role; roles left out are found by message type and name.
+
+        GeolocError where a topic is missing or not to be told from others, or the camera is not that of the pictures.
+        """
         self.path = path
-        with _reader(path) as reader:
-            self._topics = _choose(reader, topics)
-            self._count = sum(c.msgcount for c in reader.connections if c.topic == self._topics["image"])
-            sensors = _Sensors(reader, self._topics)
-        self.camera = sensors.camera
-        self._attitude, self._height, self._truth = sensors.attitude, sensors.height, sensors.truth
+        self._storage = BagStorage(path)
+        self.choices: dict[str, Choice] = choose_topics(self._storage, asked or {})
+        self._topics = needed_topics(self.choices)
+        self.notes = [self._storage.ends_early] if self._storage.ends_early else []
+        images, sensors, self.camera = self._read(advance)
+        self._stamps_ns, self._recorded_ns = images.times()
+        self._on_image_clock(images, sensors)
+        self._sensors = {role: self._series(role, samples) for role, samples in sensors.items()}
+        self._check_size()
+
+    @property
+    def ends_early(self) -> str:
+        """Where a recording that was cut off ends, in words; empty for a whole one."""
+        return self._storage.ends_early
 
     @property
     def map_path(self) -> Path:
@@ -86,52 +147,197 @@ class Bag:
         raise GeolocError(f"{self.path} is a bag and has no map of its own; name one with --map")
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._stamps_ns)
 
     def __iter__(self) -> Iterator[Frame]:
-        with _reader(self.path) as reader:
-            for _, message in _messages(reader, self._topics["image"]):
-                yield self._frame(message)
+        return self.frames(0, len(self))
 
-    def _frame(self, message: Any) -> Frame:
-        stamp_s = _stamp_s(message)
-        image, rotation, problem = None, None, ""
+    def frames(self, first: int, stop: int) -> Iterator[Frame]:
+        """Frames `first` to `stop` - 1, in the order of recording."""
+        if first >= stop:
+            return
+        start_ns = int(self._recorded_ns[first:].min())
+        index = first - int(np.count_nonzero(self._recorded_ns[:first] >= start_ns))
+        for topic, _, raw in self._storage.messages([self._topics["image"]], start_ns):
+            if index >= stop:
+                return
+            if index >= first:
+                yield self._frame(index, topic, raw)
+            index += 1
+
+    def stamp_s(self, index: int) -> float:
+        """A frame's time without reading its picture."""
+        return seconds_from_ns(self._stamps_ns[index])
+
+    def truth(self, index: int) -> Truth | None:
+        """A frame's true place without reading its picture; None where the bag does not have it."""
+        if "truth" not in self._sensors:
+            return None
+        at_ns = int(self._stamps_ns[index])
+        around = self._sensors["truth"].around(at_ns)
+        if around is None:
+            return None
+        start, end, share = around
+        lat_deg, lon_deg = (start + (end - start) * share).tolist() if share else start.tolist()
+        if not (math.isfinite(lat_deg) and math.isfinite(lon_deg)):
+            return None
+        # Across the date line the series goes on beyond 180.
+        lon_deg = lon_deg if abs(lon_deg) <= 180 else (lon_deg + 180) % 360 - 180
+        return Truth(lat_deg, lon_deg, self._height_m(at_ns))
+
+    def _height_m(self, at_ns: int) -> float:
+        around = self._sensors["altitude"].around(at_ns)
+        if around is None:
+            return math.nan
+        start, end, share = around
+        return float(start[0] + (end[0] - start[0]) * share if share else start[0])
+
+    def _quaternion(self, at_ns: int) -> tuple[float, float, float, float]:
+        """(qx, qy, qz, qw), ENU from the optical frame of a camera that looks down; GeolocError if there is none."""
+        around = self._sensors["imu"].around(at_ns)
+        if around is None:
+            raise GeolocError(f"no attitude within {_REACH_NS['imu'] / NS:g} s of the picture")
+        start, end, share = around
+        body = start.tolist() if share == 0 else blend_quaternions(start.tolist(), end.tolist(), share)
+        qx, qy, qz, qw = np.round(optical_from_body_quaternion(*body), _QUATERNION_DIGITS).tolist()
+        return qx, qy, qz, qw
+
+    def _frame(self, index: int, topic: Topic, raw: bytes) -> Frame:
+        at_ns = int(self._stamps_ns[index])
+        image, encoded, problem = None, None, ""
+        quaternion, rotation = None, None
         try:
-            if hasattr(message, "format"):
-                image = decode_compressed(message.data)
-            else:
-                image = decode_image(
-                    message.encoding, message.height, message.width, message.step, message.data,
-                    message.is_bigendian,
-                )  # fmt: skip
+            image, encoded = self._picture(topic, raw)
         except GeolocError as error:
             problem = str(error)
-        if self._attitude is not None:
-            quaternion = self._attitude.at(stamp_s)
+        if "imu" in self._sensors:
             rotation = np.full((3, 3), np.nan)
             try:
-                rotation = rotation_enu_from_optical(
-                    [math.nan] * 4 if quaternion is None else quaternion.tolist()
-                )
+                quaternion = self._quaternion(at_ns)
+                rotation = rotation_from_quaternion(*quaternion)
             except GeolocError as error:
                 problem = problem or str(error)
-        height = self._height.at(stamp_s)
-        height_m = float(height[0]) if height is not None else math.nan
-        truth = self._truth.at(stamp_s) if self._truth is not None else None
         return Frame(
             image=image,
-            stamp_s=stamp_s,
+            stamp_s=seconds_from_ns(at_ns),
             rotation_enu_from_optical=rotation,
-            height_m=height_m,
+            height_m=self._height_m(at_ns),
             camera=self.camera,
-            truth=Truth(float(truth[0]), float(truth[1]), height_m)
-            if truth is not None and np.all(np.isfinite(truth))
-            else None,
+            truth=self.truth(index),
             problem=problem,
+            encoded=encoded,
+            quaternion=quaternion,
         )
 
+    def _picture(self, topic: Topic, raw: bytes) -> tuple[np.ndarray, bytes | None]:
+        """(h, w, 3) uint8 RGB, and the file's bytes if the picture came as one."""
+        message = self._storage.decode(topic, raw)
+        if hasattr(message, "format"):
+            return decode_compressed(message.data), bytes(message.data)
+        return (
+            decode_image(
+                message.encoding,
+                message.height,
+                message.width,
+                message.step,
+                message.data,
+                message.is_bigendian,
+            ),
+            None,
+        )
 
-def open_recording(path: Path, topics: Sequence[str] = ()) -> Flight | Bag:
+    def _read(self, advance: Advance) -> tuple[_Samples, dict[str, _Samples], CameraModel]:
+        """One pass over everything but the pixels: times of the pictures, sensors, the first camera_info."""
+        roles = {topic: role for role, topic in self._topics.items()}
+        total = sum(topic.count for topic in roles)
+        images = _Samples()
+        sensors = {role: _Samples() for role in self._topics if role in READERS}
+        camera: CameraModel | None = None
+        for number, (topic, recorded_ns, raw) in enumerate(self._storage.messages(list(roles))):
+            role = roles[topic]
+            if role == "image":
+                images.add(header_stamp_ns(raw), recorded_ns, ())
+            elif role == "camera_info":
+                camera = camera or camera_from_info(self._storage.decode(topic, raw))
+            else:
+                message = self._storage.decode(topic, raw)
+                stamp = stamp_ns(message)
+                # No time of its own: -1 until the pictures' clock is known.
+                sensors[role].add(-1 if stamp is None else stamp, recorded_ns, READERS[role](message))
+            if number % _PROGRESS_EVERY == 0:
+                advance(number, total)
+        advance(total, total)
+        if camera is None or not images.stamps_ns:
+            raise GeolocError(
+                f"bag {self.path} ends before its first picture and camera_info; record it again"
+            )
+        return images, sensors, camera
+
+    def _on_image_clock(self, images: _Samples, sensors: dict[str, _Samples]) -> None:
+        """Bring every sensor to the pictures' clock, by the recorder's that saw both; note where that was needed."""
+        stamps_ns, recorded_ns = images.times()
+        if not stamps_ns.any():
+            self.notes.append(f"{self._topics['image'].name} is not stamped: its times of recording count")
+            self._stamps_ns = stamps_ns = recorded_ns
+        image_lag = Lag.of(stamps_ns, recorded_ns)
+        for role, samples in sensors.items():
+            name = self._topics[role].name
+            stamps_ns, recorded_ns = samples.times()
+            lag = Lag.of(stamps_ns, recorded_ns)
+            if stamps_ns[0] == -1 or not stamps_ns.any():
+                stamps_ns = recorded_ns - round(image_lag.median_s * NS)
+                if samples.stamps_ns[0] != -1:
+                    self.notes.append(f"{name} is not stamped: its times of recording count")
+            elif lag.other_clock(image_lag):
+                offset_s = lag.median_s - image_lag.median_s
+                stamps_ns = stamps_ns + round(offset_s * NS)
+                self.notes.append(
+                    f"{name} and {self._topics['image'].name} are stamped by two clocks, {offset_s:.3f} s apart: "
+                    "brought together by their times of recording"
+                )
+            samples.stamps_ns = array.array("q", stamps_ns.tobytes())
+
+    def _series(self, role: str, samples: _Samples) -> Series:
+        stamps_ns, _ = samples.times()
+        values = np.array(samples.values, np.float64).reshape(len(stamps_ns), -1)
+        order = np.argsort(stamps_ns, kind="stable")
+        stamps_ns, values = stamps_ns[order], values[order]
+        if role == "truth":
+            known = np.isfinite(values).all(axis=1)
+            stamps_ns, values = stamps_ns[known], values[known]
+            values[:, 1] = np.unwrap(values[:, 1], period=360)
+        return Series(stamps_ns, values, _REACH_NS[role])
+
+    def _check_size(self) -> None:
+        """GeolocError if the first picture that decodes is not of the size that camera_info says."""
+        topic = self._topics["image"]
+        for _, (_, _, raw) in zip(range(10), self._storage.messages([topic]), strict=False):
+            try:
+                image, _ = self._picture(topic, raw)
+            except GeolocError:
+                continue
+            height, width = image.shape[:2]
+            if (width, height) != (self.camera.width, self.camera.height):
+                raise GeolocError(
+                    size_fault(self._topics["camera_info"].name, self.camera, topic.name, width, height)
+                )
+            return
+
+
+def size_fault(info: str, camera: CameraModel, image: str, width: int, height: int) -> str:
+    """What is wrong where pictures have not the size of their camera_info, and what to do."""
+    scaled = width * camera.height == height * camera.width
+    remedy = (
+        "let the node that scales the pictures publish a camera_info of the scaled size"
+        if scaled
+        else "calibrate the camera at the size that it sends, or name the right topics with --topic"
+    )
+    return f"{image} is {width}x{height} px, but {info} is of {camera.width}x{camera.height} px; {remedy}"
+
+
+def open_recording(
+    path: Path, topics: Sequence[str] = (), advance: Advance = lambda done, total: None
+) -> Recording:
     """A flight folder or a bag, told apart by what lies there. `topics` are "role=name", for bags.
 
     GeolocError where there is neither, or where a topic is missing or not to be told from others.
@@ -140,137 +346,9 @@ def open_recording(path: Path, topics: Sequence[str] = ()) -> Flight | Bag:
         if topics:
             raise GeolocError(f"{path} is a flight folder and has no topics; leave --topic out")
         return Flight.open(path)
-    # A bag is its folder; people also name the file in it.
-    folder = path.parent if path.suffix in (".mcap", ".db3") else path
-    if (folder / "metadata.yaml").is_file():
-        return Bag(folder, _parse_topics(topics))
+    if is_bag(path):
+        return Bag(path, parse_topics(topics), advance)
     raise GeolocError(
-        f"{path} is neither a flight folder (flight.csv, camera.yaml, frames/) nor a rosbag2 (a folder with "
-        "metadata.yaml; `ros2 bag reindex` makes one)"
-    )
-
-
-def _parse_topics(topics: Sequence[str]) -> dict[str, str]:
-    chosen: dict[str, str] = {}
-    for text in topics:
-        role, _, name = text.partition("=")
-        if role not in _ROLES or not name:
-            raise GeolocError(
-                f"'{text}' names no topic; write ROLE=NAME with ROLE one of {', '.join(_ROLES)}"
-            )
-        chosen[role] = name
-    return chosen
-
-
-@contextlib.contextmanager
-def _reader(path: Path) -> Iterator[AnyReader]:
-    """An open bag; damage that shows now or while it is read ends in a GeolocError."""
-    try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
-            yield reader
-    except (AnyReaderError, ReaderError, OSError, sqlite3.Error) as error:
-        raise GeolocError(f"bag {path} cannot be read: {error}; try `ros2 bag reindex`") from None
-
-
-def _choose(reader: AnyReader, topics: dict[str, str]) -> dict[str, str]:
-    """The topic of every role that the bag has; GeolocError where one is missing or cannot be told."""
-    chosen: dict[str, str] = {}
-    for role, what in _ROLES.items():
-        found = sorted({c.topic for c in reader.connections if c.msgtype in what.types and c.msgcount})
-        if role in topics:
-            if topics[role] not in found:
-                raise GeolocError(
-                    f"the bag has no {role} topic {topics[role]}; it has {', '.join(found) or 'none'}"
-                )
-            found = [topics[role]]
-        # What the localizer itself publishes is never its input.
-        usual = [topic for topic in found if any(n in topic for n in what.names) and "heatmap" not in topic]
-        found = usual if usual and len(found) > 1 else found
-        if len(found) == 1:
-            chosen[role] = found[0]
-        elif found:
-            raise GeolocError(
-                f"the bag has several topics for {role}: {', '.join(found)}; use --topic {role}=NAME"
-            )
-        elif what.needed:
-            raise GeolocError(f"the bag has no topic for {role}: none of type {' or '.join(what.types)}")
-    return chosen
-
-
-def _messages(reader: AnyReader, topic: str) -> Iterator[tuple[float, Any]]:
-    """(time of recording in s, message) of one topic."""
-    connections = [c for c in reader.connections if c.topic == topic]
-    for connection, recorded_ns, raw in reader.messages(connections=connections):
-        yield recorded_ns * 1e-9, reader.deserialize(raw, connection.msgtype)
-
-
-def _stamp_s(message: Any) -> float:
-    return float(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
-
-
-class _Sensors:
-    """Everything of a bag but its pictures; small enough to read at once."""
-
-    def __init__(self, reader: AnyReader, topics: dict[str, str]) -> None:
-        self.camera = self._read_camera(reader, topics["camera_info"])
-        self.height = self._read_height(reader, topics)
-        self.attitude = self._read_attitude(reader, topics["imu"]) if "imu" in topics else None
-        self.truth = self._read_truth(reader, topics["truth"]) if "truth" in topics else None
-
-    def _read_camera(self, reader: AnyReader, topic: str) -> CameraModel:
-        message = next(message for _, message in _messages(reader, topic))
-        return CameraModel(
-            width=message.width,
-            height=message.height,
-            matrix=np.asarray(message.k, dtype=np.float64).reshape(3, 3),
-            distortion=tuple(float(value) for value in message.d),
-            model=message.distortion_model or "plumb_bob",
-        )
-
-    def _read_height(self, reader: AnyReader, topics: dict[str, str]) -> _Series:
-        samples = []
-        delay_s: float | None = None
-        for recorded_s, message in _messages(reader, topics["altitude"]):
-            if hasattr(message, "header"):
-                samples.append((_stamp_s(message), [message.range]))
-                continue
-            if delay_s is None:
-                # A Float64 has no stamp: its time of recording, in the pictures' clock.
-                delay_s = _recording_delay_s(reader, topics["camera_info"])
-            samples.append((recorded_s - delay_s, [message.data]))
-        return _series(samples)
-
-    def _read_attitude(self, reader: AnyReader, topic: str) -> _Series:
-        samples: list[tuple[float, list[float]]] = []
-        for _, message in _messages(reader, topic):
-            o = message.orientation
-            quaternion = np.array([o.x, o.y, o.z, o.w])
-            norm = float(np.linalg.norm(quaternion))
-            # By sensor_msgs/Imu, -1 here says that the sensor gives no orientation.
-            if message.orientation_covariance[0] == -1 or not norm > 1e-6:
-                quaternion = np.full(4, np.nan)
-            elif samples and np.dot(samples[-1][1], quaternion) < 0:
-                quaternion = -quaternion  # the same attitude, on the side that can be interpolated
-            samples.append((_stamp_s(message), (quaternion / norm if norm > 0 else quaternion).tolist()))
-        return _series(samples)
-
-    def _read_truth(self, reader: AnyReader, topic: str) -> _Series:
-        samples = [
-            (_stamp_s(message), [message.latitude, message.longitude])
-            for _, message in _messages(reader, topic)
-            if message.status.status >= 0
-        ]
-        return _series(samples)
-
-
-def _recording_delay_s(reader: AnyReader, topic: str) -> float:
-    """Median time from a message's stamp to its recording; it also holds the difference between two clocks."""
-    delays = [recorded_s - _stamp_s(message) for recorded_s, message in _messages(reader, topic)]
-    return float(np.median(delays))
-
-
-def _series(samples: list[tuple[float, list[float]]]) -> _Series:
-    samples = sorted(samples, key=lambda sample: sample[0])
-    return _Series(
-        np.array([stamp for stamp, _ in samples]), np.array([value for _, value in samples], dtype=np.float64)
+        f"{path} is neither a flight folder (flight.csv, camera.yaml, frames/) nor a rosbag2 (a folder with .mcap or "
+        ".db3 files, or such a file)"
     )

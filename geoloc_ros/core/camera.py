@@ -30,6 +30,9 @@ DISTORTION_LENGTHS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equi
 # Optical axes in FLU for a camera that looks down with the picture's top towards the nose.
 FLU_FROM_OPTICAL_DOWN = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
+HALF_TURN = math.sqrt(0.5)
+"""That rotation as a quaternion is (HALF_TURN, -HALF_TURN, 0, 0)."""
+
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
@@ -283,6 +286,20 @@ def rotation_enu_from_optical(
     by default it looks down with the picture's top forward. GeolocError for an impossible quaternion.
     """
     return rotation_from_quaternion(*quaternion) @ flu_from_optical
+
+
+def body_from_optical_quaternion(
+    qx: float, qy: float, qz: float, qw: float
+) -> tuple[float, float, float, float]:
+    """(qx, qy, qz, qw) of the FLU body from that of its camera, which looks down with the picture's top forward."""
+    return HALF_TURN * (-qz - qw), HALF_TURN * (qw - qz), HALF_TURN * (qx + qy), HALF_TURN * (qx - qy)
+
+
+def optical_from_body_quaternion(
+    qx: float, qy: float, qz: float, qw: float
+) -> tuple[float, float, float, float]:
+    """The inverse of `body_from_optical_quaternion`."""
+    return HALF_TURN * (qz + qw), HALF_TURN * (qz - qw), HALF_TURN * (-qx - qy), HALF_TURN * (qy - qx)
 
 
 def nadir_rotation(heading_deg: float = 0.0) -> np.ndarray:

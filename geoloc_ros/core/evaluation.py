@@ -19,6 +19,7 @@ import numpy as np
 from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
 from geoloc_models.pair_sets import MAX_CENTRE_OFFSET
+from geoloc_ros.core.bags import Bag
 from geoloc_ros.core.camera import RectifiedView
 from geoloc_ros.core.flight import Flight, Frame, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
@@ -48,7 +49,7 @@ class FlightProtocol:
     """Independent: side of the map crop that every frame is searched in; None tracks."""
     seed: int = 0
     kidnap: bool = False
-    """Tracking: kidnap the vehicle on the way (`search_evaluation.kidnapped`); needs a flight folder."""
+    """Tracking: kidnap the vehicle on the way (`search_evaluation.kidnapped`)."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.prior_noise_m) and self.prior_noise_m >= 0):
@@ -96,8 +97,8 @@ def evaluate_flight(
 
     if protocol.crop_m is None:
         if protocol.kidnap:
-            if not isinstance(frames, Flight):
-                raise GeolocError("only a flight folder can be staged for a kidnap: give one, not a bag")
+            if not isinstance(frames, Flight | Bag):
+                raise GeolocError("only a whole recording can be staged for a kidnap: leave --frames out")
             steps, events = kidnapped(frames, protocol.seed)
             expected = None  # some frames are left out, to move the vehicle
         else:

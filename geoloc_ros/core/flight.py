@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import CameraModel, quaternion_from_rotation, rotation_from_quaternion
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.images import decode_compressed
+
+JPEG_MAGIC = b"\xff\xd8"
 
 COLUMNS = (
     "file",
@@ -79,6 +82,35 @@ class Frame:
     problem: str = ""
     velocity_enu_m_s: tuple[float, float] | None = None  # east, north, from odometry (VIO)
     heading_deg: float = 0.0  # of the picture's top, clockwise from north; counts without an attitude only
+    # As recorded, to the last digit, for who writes them on: the picture's JPEG or PNG file, and the attitude as
+    # (qx, qy, qz, qw), ENU from the optical frame.
+    encoded: bytes | None = None
+    quaternion: tuple[float, float, float, float] | None = None
+
+
+class Recording(Protocol):
+    """A recorded flight: a flight folder or a bag."""
+
+    camera: CameraModel
+
+    @property
+    def map_path(self) -> Path:
+        """The recording's own map; GeolocError if it has none."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """All frames."""
+
+    def frames(self, first: int, stop: int) -> Iterator[Frame]:
+        """Frames `first` to `stop` - 1."""
+
+    def stamp_s(self, index: int) -> float:
+        """A frame's time without reading its picture."""
+
+    def truth(self, index: int) -> Truth | None:
+        """A frame's true place without reading its picture; None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +154,10 @@ class Flight:
     def __getitem__(self, index: int) -> Frame:
         row = self._rows[index]
         problem = ""
-        image = None
+        image, encoded = None, None
         try:
-            image = decode_compressed((self.folder / "frames" / row.file).read_bytes())
+            encoded = (self.folder / "frames" / row.file).read_bytes()
+            image = decode_compressed(encoded)
         except OSError as error:
             problem = f"frames/{row.file} cannot be read: {error.strerror}"
         except GeolocError as error:
@@ -142,10 +175,16 @@ class Flight:
             camera=self.camera,
             truth=row.truth,
             problem=problem,
+            encoded=encoded if image is not None else None,
+            quaternion=row.quaternion,
         )
 
     def __iter__(self) -> Iterator[Frame]:
-        return (self[index] for index in range(len(self)))
+        return self.frames(0, len(self))
+
+    def frames(self, first: int, stop: int) -> Iterator[Frame]:
+        """Frames `first` to `stop` - 1."""
+        return (self[index] for index in range(first, stop))
 
     def stamp_s(self, index: int) -> float:
         """A frame's time without reading its picture."""
@@ -154,10 +193,6 @@ class Flight:
     def truth(self, index: int) -> Truth:
         """A frame's true place without reading its picture."""
         return self._rows[index].truth
-
-    def encoded(self, index: int) -> bytes:
-        """The picture file's own bytes, for a player that sends it on compressed."""
-        return (self.folder / "frames" / self._rows[index].file).read_bytes()
 
 
 def _read_rows(path: Path) -> list[_Row]:
@@ -215,8 +250,9 @@ def write_flight(
 ) -> int:
     """Write a flight folder and return the number of frames.
 
-    Every frame needs a picture, an attitude and a truth (GeolocError otherwise); its file is named after its
-    stamp. map_path is copied to map.tif unless it is that very file. The folder is made if need be.
+    Every frame needs a picture, an attitude and a truth (GeolocError otherwise); its file is named after its stamp, and
+    is the one that the frame came with where it did. map_path is copied to map.tif unless it is that very file. The
+    folder is made if need be.
     """
     folder = Path(folder)
     (folder / "frames").mkdir(parents=True, exist_ok=True)
@@ -232,11 +268,13 @@ def write_flight(
                 raise GeolocError(
                     f"frame at {frame.stamp_s} s lacks picture, attitude or truth and is not written"
                 )
-            name = f"{frame.stamp_s:.6f}.jpg"
-            bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-            _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-            (folder / "frames" / name).write_bytes(data.tobytes())
-            quaternion = quaternion_from_rotation(frame.rotation_enu_from_optical)
+            data = frame.encoded
+            if data is None:
+                bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+                data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1].tobytes()
+            name = f"{frame.stamp_s:.6f}.{'jpg' if data.startswith(JPEG_MAGIC) else 'png'}"
+            (folder / "frames" / name).write_bytes(data)
+            quaternion = frame.quaternion or quaternion_from_rotation(frame.rotation_enu_from_optical)
             writer.writerow(
                 [
                     name,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import FALSE_FIX_DISTANCE_M
-from geoloc_ros.core.flight import Flight, Frame, Truth, noisy_prior
+from geoloc_ros.core.flight import Frame, Recording, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import Localizer
 from geoloc_ros.core.overlay import draw_candidates
@@ -52,7 +53,7 @@ class Start:
 
 
 def cold_starts(
-    flight: Flight,
+    flight: Recording,
     make_localizer: Callable[[], Localizer],
     starts: int,
     frames: int,
@@ -69,7 +70,7 @@ def cold_starts(
     results = []
     for first in np.linspace(0, len(flight) - frames, starts).round().astype(int).tolist():
         localizer = make_localizer()
-        shown = [flight[index] for index in range(first, first + frames)]
+        shown = list(flight.frames(first, first + frames))
         results.append(_start(first, shown, localizer))
         advance()
     return results
@@ -80,7 +81,10 @@ def _start(first: int, frames: Sequence[Frame], localizer: Localizer) -> Start:
     log_odds, reason, picture = -math.inf, "", None
     error_m = math.nan
     for frame in frames:
-        assert frame.truth is not None  # a flight's frames have one
+        if frame.truth is None:
+            raise GeolocError(
+                f"the frame at {frame.stamp_s} s has no truth, and a start there cannot be scored"
+            )
         truth = frame.truth.lat_deg, frame.truth.lon_deg
         estimate = localizer.process(frame)
         latencies.append(estimate.latencies_ms["total"])
@@ -146,7 +150,7 @@ class Kidnap:
     stamp_s: float
 
 
-def kidnapped(flight: Flight, seed: int) -> tuple[Iterator[Step], list[Kidnap]]:
+def kidnapped(flight: Recording, seed: int) -> tuple[Iterator[Step], list[Kidnap]]:
     """A flight in which the vehicle is kidnapped twice, and when.
 
     After a third, the camera shows black for BLANK_S and then what is at least MOVED_M from where it saw last. Halfway
@@ -158,11 +162,20 @@ def kidnapped(flight: Flight, seed: int) -> tuple[Iterator[Step], list[Kidnap]]:
     while sighted < len(flight) and flight.stamp_s(sighted) - flight.stamp_s(blind) < BLANK_S:
         sighted += 1
     covered = range(blind, sighted)
-    seen = flight.truth(blind - 1) if blind else flight.truth(0)
+
+    def truth_of(index: int) -> Truth:
+        truth = flight.truth(index)
+        if truth is None:
+            raise GeolocError(
+                f"the frame at {flight.stamp_s(index)} s has no truth: --kidnap needs it everywhere"
+            )
+        return truth
+
+    seen = truth_of(max(blind - 1, 0))
     enu = LocalEnu(seen.lat_deg, seen.lon_deg)
 
     def moved_m(index: int) -> float:
-        truth = flight.truth(index)
+        truth = truth_of(index)
         return math.hypot(*enu.to_enu(truth.lat_deg, truth.lon_deg))
 
     while sighted < len(flight) and moved_m(sighted) < MOVED_M:
@@ -177,8 +190,11 @@ def kidnapped(flight: Flight, seed: int) -> tuple[Iterator[Step], list[Kidnap]]:
     early_s = flight.stamp_s(sighted) - (flight.stamp_s(blind) + BLANK_S)
 
     def steps() -> Iterator[Step]:
-        for index in [*range(covered.stop), *range(sighted, len(flight))]:
-            frame, truth, prior = flight[index], flight.truth(index), None
+        shown = itertools.chain(
+            enumerate(flight.frames(0, covered.stop)), enumerate(flight.frames(sighted, len(flight)), sighted)
+        )
+        for index, frame in shown:
+            truth, prior = truth_of(index), None
             if index in covered and frame.image is not None:
                 frame = replace(frame, image=np.zeros_like(frame.image))
             if index >= sighted:

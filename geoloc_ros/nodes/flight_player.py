@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node flight_player: plays a flight folder as the topics of a camera drone, with /clock."""
+"""The node flight_player: plays a flight folder or a bag as the topics of a camera drone, with /clock.
+
+A bag needs no `ros2 bag play`: its topics are found by type, and each picture goes out with the attitude and the height
+of its own moment.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -13,7 +18,9 @@ from builtin_interfaces.msg import Time
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.flight import Flight, noisy_prior
+from geoloc_ros.core.bag_topics import ROLES
+from geoloc_ros.core.bags import open_recording
+from geoloc_ros.core.flight import noisy_prior
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_topics import FrameTopics
@@ -24,6 +31,8 @@ from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
 CLOCK_HZ = 100.0
 PAUSE_S = 0.5
 """Real time between hearing subscribers and the first frame, and after the last frame."""
+LAST_ANSWER_S = 3.0
+"""How long the answer to the last frame is waited for, so that it is not counted as dropped."""
 
 # name: (default, lowest, highest, what it is)
 _NUMBERS = {
@@ -48,7 +57,11 @@ class FlightPlayerNode(Node):
     def __init__(self, **options: Any) -> None:
         """`options` are those of rclpy's Node, such as parameter_overrides."""
         super().__init__("flight_player", **options)
-        declare(self, "flight", "", "flight folder: flight.csv, camera.yaml, frames/")
+        declare(
+            self, "flight", "", "flight folder (flight.csv, camera.yaml, frames/) or bag (sqlite3 or MCAP)"
+        )
+        text = "topics of a bag where several would do: ROLE=NAME, separated by spaces; ROLE is one of "
+        declare(self, "topics", "", text + ", ".join(ROLES))
         declare(self, "loop", False, "start over at the end")
         declare(self, "set_prior", True, "give the localizer a prior before the first frame")
         declare(self, "seed", 0, "of the prior's direction", 0, 2**31 - 1)
@@ -58,29 +71,32 @@ class FlightPlayerNode(Node):
         self._prior = PriorClient(self)
         folder = value(self, "flight")
         if not folder:
-            raise GeolocError("no flight is set; start with -p flight:=FOLDER")
-        self._flight = Flight.open(folder)
-        self._indices = self._chosen()
+            raise GeolocError("no flight is set; start with -p flight:=FOLDER_OR_BAG")
+        self._name = folder
+        self._flight = open_recording(Path(folder), value(self, "topics").split())
+        self._first, self._stop = self._chosen()
         self._ended = threading.Event()
         self._answered = threading.Condition()
         self._answered_stamp = Time()
+        self._answers = 0
         self.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 10)
 
     def _on_status(self, message: LocalizerStatus) -> None:
         with self._answered:
             self._answered_stamp = message.header.stamp
+            self._answers += 1
             self._answered.notify()
 
-    def _chosen(self) -> list[int]:
-        """Frames inside start_s and duration_s."""
+    def _chosen(self) -> tuple[int, int]:
+        """First frame inside start_s and duration_s, and the one after the last."""
         start_s, duration_s = value(self, "start_s"), value(self, "duration_s")
         first_s = self._flight.stamp_s(0)
         offsets_s = [self._flight.stamp_s(index) - first_s for index in range(len(self._flight))]
-        end_s = start_s + duration_s if duration_s else offsets_s[-1]
+        end_s = start_s + duration_s if duration_s else max(offsets_s)
         chosen = [index for index, offset_s in enumerate(offsets_s) if start_s <= offset_s <= end_s]
         if not chosen:
             raise GeolocError(f"no frame lies {start_s:g} s or more after the first; lower start_s")
-        return chosen
+        return chosen[0], chosen[-1] + 1
 
     def play(self) -> None:
         """Play to the end, beside the executor; GeolocError if nobody listens or the prior is refused."""
@@ -98,7 +114,7 @@ class FlightPlayerNode(Node):
         self._ended.set()
 
     def _wait_for_listeners(self) -> None:
-        start_s = self._flight.stamp_s(self._indices[0])
+        start_s = self._flight.stamp_s(self._first)
         end = time.monotonic() + value(self, "wait_s")
         while not self._topics.heard and not self._ended.is_set():
             if time.monotonic() > end:
@@ -114,17 +130,25 @@ class FlightPlayerNode(Node):
             self._ended.wait(0.05)
 
     def _set_prior(self) -> None:
-        truth = self._flight.truth(self._indices[0])
+        known = (self._flight.truth(index) for index in range(self._first, self._stop))
+        truth = next((truth for truth in known if truth is not None), None)
+        if truth is None:
+            raise GeolocError(
+                f"{self._name} has no truth to make a prior of; start with -p set_prior:=false and call the "
+                "localizer's set_prior"
+            )
         lat_deg, lon_deg, radius_m = noisy_prior(truth, value(self, "prior_noise_m"), value(self, "seed"))
         radius_m = value(self, "prior_radius_m") or radius_m
         self._prior.set(lat_deg, lon_deg, radius_m, value(self, "wait_s"), self._ended)
 
     def _play_once(self) -> None:
-        rate, first_s = value(self, "rate"), self._flight.stamp_s(self._indices[0])
-        self.get_logger().info(f"playing {len(self._indices)} frames of {self._flight.folder} at {rate:g} x")
+        rate, first_s = value(self, "rate"), self._flight.stamp_s(self._first)
+        count = self._stop - self._first
+        self.get_logger().info(f"playing {count} frames of {self._name} at {rate:g} x")
+        self._answers = 0
         start = time.monotonic()
-        for index in self._indices:
-            frame = self._flight[index]  # reading takes its time, so it is done ahead of the frame's moment
+        # Reading takes its time, so it is done ahead of the frame's moment.
+        for frame in self._flight.frames(self._first, self._stop):
             if frame.problem:
                 self.get_logger().warning(frame.problem)
             while (reached_s := first_s + (time.monotonic() - start) * rate) < frame.stamp_s:
@@ -132,16 +156,24 @@ class FlightPlayerNode(Node):
                 if self._ended.wait(min(1.0 / CLOCK_HZ, (frame.stamp_s - reached_s) / rate)):
                     return
             self._topics.publish_clock(frame.stamp_s)
-            self._topics.publish(frame, None if frame.image is None else self._flight.encoded(index))
+            self._topics.publish(frame)
             if value(self, "answer_s") > 0:
-                self._wait_for_answer(frame.stamp_s)
+                self._wait_for_answer(frame.stamp_s, value(self, "answer_s"))
                 # Time stood still while waiting, so that the next frames do not come in a burst.
                 start = max(start, time.monotonic() - (frame.stamp_s - first_s) / rate)
+        self._say_dropped(count, frame.stamp_s)
 
-    def _wait_for_answer(self, stamp_s: float) -> None:
+    def _say_dropped(self, count: int, last_s: float) -> None:
+        """How many frames the localizer answered; nothing where none listens."""
+        if self._answers:
+            self._wait_for_answer(last_s, LAST_ANSWER_S)
+            dropped = max(0, count - self._answers)
+            self.get_logger().info(f"played {count} frames: {count - dropped} answered, {dropped} dropped")
+
+    def _wait_for_answer(self, stamp_s: float, at_most_s: float) -> None:
         stamp = time_from_seconds(stamp_s)
         with self._answered:
-            self._answered.wait_for(lambda: self._answered_stamp == stamp, value(self, "answer_s"))
+            self._answered.wait_for(lambda: self._answered_stamp == stamp, at_most_s)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from std_msgs.msg import Float64
 
 from geoloc_ros import messages
 from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN, CameraModel
-from geoloc_ros.core.flight import Frame
+from geoloc_ros.core.flight import JPEG_MAGIC, Frame
 from geoloc_ros.nodes.frame_inputs import ALTITUDE_TYPES, IMAGE_TRANSPORTS, best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
 
@@ -54,7 +54,7 @@ class CameraTopics:
         if not self._compressed:
             return messages.image_from_rgb(image, stamp, self._frame_id)
         if file is not None:
-            form = "jpeg" if file.startswith(b"\xff\xd8") else "png"
+            form = "jpeg" if file.startswith(JPEG_MAGIC) else "png"
             return messages.compressed_from_file(file, stamp, self._frame_id, form)
         return messages.compressed_from_rgb(image, stamp, self._frame_id, "jpeg", self._quality)
 
@@ -85,8 +85,8 @@ class FrameTopics:
         """Simulated time, s."""
         self._clock.publish(Clock(clock=messages.time_from_seconds(stamp_s)))
 
-    def publish(self, frame: Frame, file: bytes | None = None) -> None:
-        """One frame; the picture goes last, so that all it needs is there. `file`: the picture's, if any."""
+    def publish(self, frame: Frame) -> None:
+        """One frame; the picture goes last, so that all it needs is there."""
         stamp = messages.time_from_seconds(frame.stamp_s)
         self._altitude.publish(
             messages.altitude_from_height(frame.height_m, stamp, self._base_frame, self._altitude_type)
@@ -99,4 +99,4 @@ class FrameTopics:
             place = (frame.truth.lat_deg, frame.truth.lon_deg, math.nan)
             truth = messages.fix_from_position(*place, _TRUTH_COVARIANCE_M2, 0.0, stamp, self._base_frame)
             self._truth.publish(truth)
-        self._camera.publish(frame.image, frame.camera, stamp, file)
+        self._camera.publish(frame.image, frame.camera, stamp, frame.encoded)

@@ -221,7 +221,7 @@ def test_what_is_no_recording_is_refused(small_flight: Path, tmp_path: Path) -> 
     with pytest.raises(GeolocError, match="neither"):
         open_recording(tmp_path)
     (tmp_path / "x.mcap").write_bytes(b"not a bag at all")
-    with pytest.raises(GeolocError, match="reindex"):
+    with pytest.raises(GeolocError, match="cannot be read"):
         open_recording(tmp_path / "x.mcap")
     with pytest.raises(GeolocError, match="no topics"):
         open_recording(small_flight, ["image=/image"])
@@ -240,12 +240,10 @@ def test_damaged_bags_are_said_to_be(small_flight: Path, tmp_path: Path, plugin:
     record(small_flight, tmp_path / "bag", plugin)
     (file,) = [path for path in (tmp_path / "bag").iterdir() if path.suffix in (".db3", ".mcap")]
     assert len(open_recording(file)) == 6
+    (tmp_path / "bag" / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    assert len(open_recording(tmp_path / "bag")) == 6, "the recording is read without its metadata"
     whole = file.read_bytes()
-    for share in (0.0, 0.001, 0.5):
+    for share in (0.0, 0.001, 0.5 if plugin == StoragePlugin.SQLITE3 else 0.01):
         file.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(GeolocError, match="cannot be read"):
             list(open_recording(tmp_path / "bag"))
-    file.write_bytes(whole)
-    (tmp_path / "bag" / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
-    with pytest.raises(GeolocError, match="cannot be read"):
-        open_recording(tmp_path / "bag")

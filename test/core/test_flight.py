@@ -55,7 +55,7 @@ def test_round_trip(folder: Path) -> None:
         np.testing.assert_allclose(
             read.rotation_enu_from_optical, written.rotation_enu_from_optical, atol=1e-8
         )
-    assert cv2.imdecode(np.frombuffer(flight.encoded(0), np.uint8), cv2.IMREAD_COLOR).shape == (48, 64, 3)
+    assert cv2.imdecode(np.frombuffer(flight[0].encoded, np.uint8), cv2.IMREAD_COLOR).shape == (48, 64, 3)
 
 
 def test_colours_keep_their_order(tmp_path: Path) -> None:

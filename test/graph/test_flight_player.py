@@ -77,7 +77,7 @@ def test_compressed_pictures_are_the_files(spinner: Spinner, folder: Path) -> No
     flight = Flight.open(folder)
     until(lambda: len(listener.heard["image"]) == FRAMES, 5.0, "all pictures")
     for index, image in enumerate(listener.heard["image"]):
-        assert bytes(image.data) == flight.encoded(index)
+        assert bytes(image.data) == flight[index].encoded
 
 
 def test_part_of_a_flight(spinner: Spinner, folder: Path) -> None:
@@ -107,7 +107,9 @@ def test_no_localizer_to_take_the_prior(spinner: Spinner, folder: Path) -> None:
         player(spinner, folder, "/deaf", wait_s=0.5).play()
 
 
-@pytest.mark.parametrize(("flight", "message"), [("", "no flight is set"), ("/nowhere", "no flight folder")])
+@pytest.mark.parametrize(
+    ("flight", "message"), [("", "no flight is set"), ("/nowhere", "neither a flight folder")]
+)
 def test_no_flight(flight: str, message: str) -> None:
     with pytest.raises(GeolocError, match=message):
         FlightPlayerNode(parameter_overrides=parameters(flight=flight))
