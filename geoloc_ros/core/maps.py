@@ -157,7 +157,10 @@ class RasterMap:
             level = layer.levels[0]
             corner = level.crs_from_pixel
             cols, rows = x * level.width, y * level.height
-            xs, ys = corner.a * cols + corner.b * rows + corner.c, corner.d * cols + corner.e * rows + corner.f
+            xs, ys = (
+                corner.a * cols + corner.b * rows + corner.c,
+                corner.d * cols + corner.e * rows + corner.f,
+            )
             lon, lat = to_crs.transform(xs, ys, direction=_INVERSE)
             for values, found in zip((east_m, north_m), frame.to_enu(lat, lon), strict=True):
                 values.append(found)
@@ -275,6 +278,34 @@ def _frame_at(lat_deg: float, lon_deg: float) -> LocalEnu | None:
         return LocalEnu(lat_deg, lon_deg)
     except GeolocError:
         return None
+
+
+class MapAhead:
+    """A RasterMap that decodes in the background what the next crops will need, should the track go on as it went.
+
+    Sources such as a WMS take a second, so it looks that far ahead too at ten crops a second.
+    """
+
+    STEPS = (1, 10)
+
+    def __init__(self, source: RasterMap) -> None:
+        self._source = source
+        self._last: tuple[float, float] | None = None
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+        """As RasterMap.crop."""
+        crop = self._source.crop(lat_deg, lon_deg, size_m, size_px)
+        last, self._last = self._last, (lat_deg, lon_deg)
+        frame = _frame_at(lat_deg, lon_deg)
+        if last is None or frame is None:
+            return crop
+        east_m, north_m = frame.to_enu(*last)
+        # A search jumps from place to place: that is no track.
+        if math.hypot(east_m, north_m) < size_m / 4:
+            for step in self.STEPS:
+                place = frame.to_geodetic(-step * east_m, -step * north_m)
+                self._source.prefetch(float(place[0]), float(place[1]), size_m, size_px)
+        return crop
 
 
 # From a crop's pixel to the raster's: the projections involved are smooth, so that over one crop a cubic in

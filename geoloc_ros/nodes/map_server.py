@@ -9,7 +9,7 @@ from typing import Any
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.maps import CropStatus, MapCrop, MapLayer, RasterMap
+from geoloc_ros.core.maps import CropStatus, MapAhead, MapCrop, MapLayer, RasterMap
 from geoloc_ros.messages import empty_crop, response_from_crop
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.running import run_node
@@ -36,13 +36,13 @@ class MapServerNode(Node):
         declare(self, "nodata_rgb", "", text)
         self._map: RasterMap | None = None
         self._fault = ""
-        self._last_centre_deg: tuple[float, float] | None = None
         try:
             self._map = self._open()
         except GeolocError as error:
             self._fault = str(error)
             self.get_logger().error(self._fault)
         else:
+            self._crops = MapAhead(self._map)
             south, west, north, east = self._map.bounds_deg
             self.get_logger().info(f"serving {south:.6f}, {west:.6f} to {north:.6f}, {east:.6f}")
         self.create_service(GetMap, "get_map", self._on_get_map)
@@ -73,23 +73,11 @@ class MapServerNode(Node):
         try:
             if not 1 <= request.size_px <= MAX_CROP_PX:
                 raise GeolocError(f"crop of {request.size_px} px; ask for 1 to {MAX_CROP_PX}")
-            crop = self._map.crop(
+            return self._crops.crop(
                 request.latitude_deg, request.longitude_deg, request.size_m, request.size_px
             )
         except GeolocError as error:
             return empty_crop(request, CropStatus.UNREADABLE, str(error))
-        self._prefetch(request)
-        return crop
-
-    def _prefetch(self, request: GetMap.Request) -> None:
-        """Decode the blocks of the next crop, should the track go on as it went."""
-        centre_deg = (request.latitude_deg, request.longitude_deg)
-        if self._last_centre_deg is not None and self._map is not None:
-            lat_deg, lon_deg = (
-                2 * now - old for now, old in zip(centre_deg, self._last_centre_deg, strict=True)
-            )
-            self._map.prefetch(lat_deg, lon_deg, request.size_m, request.size_px)
-        self._last_centre_deg = centre_deg
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:

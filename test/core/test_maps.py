@@ -20,8 +20,9 @@ from rasterio.shutil import copy as gdal_copy
 from rasterio.warp import Resampling, reproject
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.layers import GdalLayer
-from geoloc_ros.core.maps import CropStatus, MapLayer, RasterMap
+from geoloc_ros.core.maps import CropStatus, MapAhead, MapLayer, RasterMap
 
 PLACES = {
     "utm": ("EPSG:32635", 60.2, 25.1),
@@ -490,6 +491,33 @@ def test_prefetch_decodes_ahead(tmp_path: Path) -> None:
         crop = source.crop(lat, lon, 100.0, 200)
         assert crop.status is CropStatus.OK
         assert source.cache.nbytes == before
+
+
+def test_track_is_decoded_ahead_and_a_search_is_not(tmp_path: Path) -> None:
+    crs, lat, lon = PLACES["utm"]
+    path = write_raster(
+        tmp_path / "map.tif", texture(256, 256), crs, pixel_grid(crs, lat, lon, 0.5, 256), **TILED
+    )
+    plane = LocalEnu(lat, lon)
+
+    class Noting(RasterMap):
+        """Tells where it was asked to look ahead, metres east and north."""
+
+        ahead_m: list[tuple[float, float]] = []  # noqa: RUF012 (one map a test)
+
+        def prefetch(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int = 384) -> None:
+            super().prefetch(lat_deg, lon_deg, size_m, size_px)
+            assert (size_m, size_px) == (60.0, 120)
+            self.ahead_m.append(plane.to_enu(lat_deg, lon_deg))
+
+    with Noting(path) as source:
+        crops = MapAhead(source)
+        for east_m, north_m in ((0.0, 0.0), (3.0, -1.0)):
+            assert crops.crop(*plane.to_geodetic(east_m, north_m), 60.0, 120).status is CropStatus.OK
+        np.testing.assert_allclose(source.ahead_m, [(6.0, -2.0), (33.0, -11.0)], atol=1e-3)
+        # Half a crop away is another place of a search.
+        crops.crop(*plane.to_geodetic(33.0, -1.0), 60.0, 120)
+        assert len(source.ahead_m) == 2
 
 
 def test_crops_from_many_threads_are_those_of_one(tmp_path: Path) -> None:
