@@ -36,6 +36,7 @@ setup(
         "lightglue": requirements("lightglue.txt"),
         "gallery": requirements("gallery.txt"),
         "geoid": requirements("geoid.txt"),
+        "mavlink": requirements("mavlink.txt"),
         "timm": requirements("timm.txt"),
         "tensorboard": requirements("tensorboard.txt"),
         "dev": requirements("test.txt"),

@@ -27,6 +27,7 @@ NODES = {
     "map_server": "MapServerNode",
     "flight_player": "FlightPlayerNode",
     "camera_sim": "CameraSimNode",
+    "mavlink_bridge": "MavlinkBridgeNode",
 }
 # What a node cannot start without: the launch file or the command line gives it, so the file leaves it empty.
 GIVEN = {"flight_player": "flight", "camera_sim": "map", "map_server": "map"}
@@ -109,6 +110,7 @@ def main(folder: Path) -> None:
         for name, cls in NODES.items():
             node = getattr(importlib.import_module(f"geoloc_ros.nodes.{name}"), cls)()
             (folder / f"{name}.yaml").write_text(file_text(name, node), encoding="utf-8")
+            getattr(node, "close", lambda: None)()
             node.destroy_node()
         rclpy.shutdown()
 
