@@ -6,6 +6,7 @@ All goes through PX4's own DDS client and the agent; no firmware is changed. doc
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -25,6 +26,8 @@ from geoloc_ros.nodes.running import run_node
 
 FUSION_SLACK_S = 0.1
 """EKF2 takes a sample that is older than EKF2_DELAY_MAX by less than this."""
+WAY_S = 0.01
+"""Of it for the way from here through the agent into PX4."""
 
 
 class Px4BridgeNode(Node):
@@ -38,15 +41,15 @@ class Px4BridgeNode(Node):
         text = "namespace of PX4's topics; with several vehicles such as /px4_1/fmu"
         declare(self, "fmu_namespace", "/fmu", text)
         declare(self, "agp_id", 1, "id of our positions, as EKF2_AGP0_ID; PX4 1.18 and later", 0, 255)
-        text = "PX4's parameter EKF2_DELAY_MAX, ms; a fix that is older by more than 100 ms is not sent"
+        text = "PX4's parameter EKF2_DELAY_MAX, ms; a fix that is older than it by 90 ms is not sent"
         declare(self, "ekf2_delay_max_ms", 200.0, text, 0.0, 5000.0)
         declare(self, "base_frame", "base_link", "frame_id of imu and gnss, the vehicle's body")
         self._topics = px4_topics(choice(self, "px4_version", VERSIONS), value(self, "fmu_namespace"))
         self._base_frame, self._source_id = value(self, "base_frame"), value(self, "agp_id")
         self._clock_watch = ClockWatch()
-        self._altitude_amsl_m = float("nan")
+        self._altitude_amsl_m = math.nan
         self._other_version = ""
-        max_age_s = value(self, "ekf2_delay_max_ms") * 1e-3 + FUSION_SLACK_S
+        max_age_s = value(self, "ekf2_delay_max_ms") * 1e-3 + FUSION_SLACK_S - WAY_S
         self._aux = self.create_publisher(self._topics.aux.kind, self._topics.aux.name, to_px4(max_age_s))
         self._imu = self.create_publisher(Imu, "imu", best_effort(20))
         self._altitude = self.create_publisher(Float64, "altitude", best_effort(20))
@@ -109,7 +112,7 @@ class Px4BridgeNode(Node):
         self._in_step(message)
         self._altitude_amsl_m = messages.altitude_amsl_from_px4(message)
         height_m = messages.height_from_px4(message)
-        if height_m == height_m:  # PX4 knows one
+        if math.isfinite(height_m):
             self._altitude.publish(Float64(data=height_m))
 
     def _on_gps(self, message: Any) -> None:
