@@ -126,10 +126,12 @@ class MavlinkVehicle:
         undulation_m: float = 0.0,
         drift_m_s: float = 0.5,
         failsafe_s: float = 15.0,
+        agility: float = 1.0,
     ) -> None:
         """`autopilot`: px4 or ardupilot; `home`: latitude, longitude (degrees), altitude AMSL (m) of the ground.
 
         `undulation_m`: the ellipsoid's height below the sea level there, for the GNSS's ellipsoidal altitude.
+        `agility`: how much faster than a real one it climbs, sinks and accelerates, for short tests.
         """
         self.autopilot = autopilot
         self.system_id = system_id
@@ -137,6 +139,7 @@ class MavlinkVehicle:
         self.undulation_m = undulation_m
         self.drift_m_s = drift_m_s
         self.failsafe_s = failsafe_s
+        self.agility = agility
         self.home = home
         self.frame = LocalEnu(home[0], home[1])
         # PX4's local frame is a projection of a sphere, which is half a per cent off where the ellipsoid is flat.
@@ -303,7 +306,7 @@ class MavlinkVehicle:
         self._estimate_step(now_s, dt_s)
         wanted = self._wanted_velocity(now_s)
         change = wanted - self._velocity
-        limit = MAX_ACCELERATION_M_S2 * dt_s
+        limit = MAX_ACCELERATION_M_S2 * self.agility * dt_s
         length = float(np.linalg.norm(change))
         change = change * min(1.0, limit / length) if length > 0 else change
         self._acceleration += 0.2 * (change / dt_s - self._acceleration)  # it takes time to tilt
@@ -341,7 +344,7 @@ class MavlinkVehicle:
         blind = now_s - self._aided_s > self.failsafe_s
         if self.mode == "LAND":
             wanted = np.zeros(3) if blind or self._target is None else 0.8 * (self._target - believed)
-            wanted[2] = -1.0 if self._position[2] > 0.05 else -0.3
+            wanted[2] = -self.agility if self._position[2] > 0.05 else -0.3
             return self._limited(wanted)
         if self.mode == "AUTO":
             self._follow_mission(believed)
@@ -355,7 +358,8 @@ class MavlinkVehicle:
         level = float(np.hypot(*wanted[:2]))
         if level > self.speed_m_s:
             wanted[:2] *= self.speed_m_s / level
-        wanted[2] = max(-CLIMB_M_S, min(CLIMB_M_S, wanted[2]))
+        climb_m_s = CLIMB_M_S * self.agility
+        wanted[2] = max(-climb_m_s, min(climb_m_s, wanted[2]))
         return wanted
 
     def _follow_mission(self, believed: np.ndarray) -> None:
@@ -379,8 +383,9 @@ class MavlinkVehicle:
                 if float(np.linalg.norm(self._target - believed)) > REACHED_M:
                     return
             self.reached = self._current
+            home = 1 if self.autopilot == "ardupilot" else 0  # its items count from home
             for peer in self._peers:
-                peer.mav.mission_item_reached_send(self._current)
+                peer.mav.mission_item_reached_send(self._current + home)
             self._current += 1
             if self.mode != "AUTO":
                 return
