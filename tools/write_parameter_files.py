@@ -28,6 +28,8 @@ NODES = {
     "flight_player": "FlightPlayerNode",
     "camera_sim": "CameraSimNode",
     "mavlink_bridge": "MavlinkBridgeNode",
+    # The node itself needs px4_msgs, which is built elsewhere.
+    "px4_bridge": "declare_px4_parameters",
 }
 # What a node cannot start without: the launch file or the command line gives it, so the file leaves it empty.
 GIVEN = {"flight_player": "flight", "camera_sim": "map", "map_server": "map"}
@@ -107,8 +109,13 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         raster, flight = write_scene(Path(scratch))
         rclpy.init(args=["--ros-args", "-p", f"map:={raster}", "-p", f"flight:={flight}"])
-        for name, cls in NODES.items():
-            node = getattr(importlib.import_module(f"geoloc_ros.nodes.{name}"), cls)()
+        for name, maker in NODES.items():
+            make = getattr(importlib.import_module(f"geoloc_ros.nodes.{name}"), maker)
+            if isinstance(make, type):
+                node = make()
+            else:
+                node = Node(name)
+                make(node)
             (folder / f"{name}.yaml").write_text(file_text(name, node), encoding="utf-8")
             getattr(node, "close", lambda: None)()
             node.destroy_node()

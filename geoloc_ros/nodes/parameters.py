@@ -62,7 +62,7 @@ def value(node: Node, name: str) -> Any:
 
 def choice(node: Node, name: str, choices: tuple[str, ...]) -> str:
     """A string parameter that must be one of `choices`, else GeolocError."""
-    found = value(node, name)
+    found = str(value(node, name))
     if found not in choices:
         raise GeolocError(f"parameter {name} is '{found}'; it must be one of {', '.join(choices)}")
-    return str(found)
+    return found

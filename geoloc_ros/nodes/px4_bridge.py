@@ -10,6 +10,7 @@ import math
 import sys
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import Imu, NavSatFix
 from std_msgs.msg import Float64
@@ -30,20 +31,26 @@ WAY_S = 0.01
 """Of it for the way from here through the agent into PX4."""
 
 
+def declare_px4_parameters(node: Node) -> None:
+    """Release, namespace and limits of PX4."""
+    text = "release of the firmware, 1.18 for all later ones; auto: that of the px4_msgs at hand"
+    # On the command line 1.17 is a number.
+    declare(node, "px4_version", "auto", text, choices=VERSIONS, either_type=True)
+    text = "namespace of PX4's topics; with several vehicles such as /px4_1/fmu"
+    declare(node, "fmu_namespace", "/fmu", text)
+    declare(node, "agp_id", 1, "id of our positions, as EKF2_AGP0_ID; PX4 1.18 and later", 0, 255)
+    text = "PX4's parameter EKF2_DELAY_MAX, ms; a fix that is older than it by 90 ms is not sent"
+    declare(node, "ekf2_delay_max_ms", 200.0, text, 0.0, 5000.0)
+    declare(node, "base_frame", "base_link", "frame_id of imu and gnss, the vehicle's body")
+
+
 class Px4BridgeNode(Node):
     """Between the localizer and PX4; all callbacks are short and run on the executor's thread."""
 
     def __init__(self, **options: Any) -> None:
         """`options` are those of rclpy's Node, such as parameter_overrides."""
         super().__init__("px4_bridge", **options)
-        text = "release of the firmware, 1.18 for all later ones; auto: that of the px4_msgs at hand"
-        declare(self, "px4_version", "auto", text, choices=VERSIONS)
-        text = "namespace of PX4's topics; with several vehicles such as /px4_1/fmu"
-        declare(self, "fmu_namespace", "/fmu", text)
-        declare(self, "agp_id", 1, "id of our positions, as EKF2_AGP0_ID; PX4 1.18 and later", 0, 255)
-        text = "PX4's parameter EKF2_DELAY_MAX, ms; a fix that is older than it by 90 ms is not sent"
-        declare(self, "ekf2_delay_max_ms", 200.0, text, 0.0, 5000.0)
-        declare(self, "base_frame", "base_link", "frame_id of imu and gnss, the vehicle's body")
+        declare_px4_parameters(self)
         self._topics = px4_topics(choice(self, "px4_version", VERSIONS), value(self, "fmu_namespace"))
         self._base_frame, self._source_id = value(self, "base_frame"), value(self, "agp_id")
         self._clock_watch = ClockWatch()
@@ -63,7 +70,8 @@ class Px4BridgeNode(Node):
         self._fixes = AutopilotFixes(
             self, max_age_s, self._send, lambda: self._altitude_amsl_m, self._why_blocked, self._about
         )
-        self.create_timer(1.0, self._look_for_other_version)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._look_for_other_version, clock=steady)
         self.get_logger().info(f"sending {self._topics.aux.kind.__name__} on {self._topics.aux.name}")
 
     # --- to PX4 ---------------------------------------------------------------------------------------------

@@ -136,7 +136,9 @@ def test_version_that_px4_msgs_is_not_of(rig: Rig) -> None:
     with pytest.raises(
         GeolocError, match=f"px4_version is {wrong}: build the branch .* named as the firmware"
     ):
-        rig.start_bridge(px4_version=wrong)
+        rig.start_bridge(px4_version=float(wrong))  # as `-p px4_version:=1.16` gives it
+    with pytest.raises(GeolocError, match="px4_version is 'newest'; it must be one of auto, 1.15"):
+        rig.start_bridge(px4_version="newest")
 
 
 def test_a_fix_as_px4_gets_it(ready_rig: Rig) -> None:

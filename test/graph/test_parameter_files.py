@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = ("localizer", "map_server", "flight_player", "camera_sim", "mavlink_bridge")
+NODES = ("localizer", "map_server", "flight_player", "camera_sim", "mavlink_bridge", "px4_bridge")
 
 
 @pytest.fixture(scope="module")
