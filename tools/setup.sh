@@ -58,10 +58,10 @@ command -v make >/dev/null || stop "make not found; install: sudo apt install ma
 
 # --- the virtual environment ---------------------------------------------------------------------------------
 requirements=(requirements/runtime.txt requirements/test.txt requirements/tensorboard.txt requirements/gallery.txt requirements/mavlink.txt)
-without_dependencies=(-r requirements/xfeat.txt -r requirements/timm.txt)
+without_dependencies=(-r requirements/xfeat.txt -r requirements/timm.txt -r requirements/evo.txt)
 [ $ros = sourced ] || requirements+=(requirements/ros-jazzy.txt)
 stamp=.venv/.geoloc-stamp
-wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/{xfeat,timm,geoid}.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
+wanted=$({ echo "$ros ${ROS_DISTRO:-} $version"; cat "${requirements[@]}" requirements/{xfeat,timm,geoid,evo}.txt tools/fix_wheel_paths.py; } | sha256sum | cut -c1-16)
 
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
   rm -f "$stamp"

@@ -22,7 +22,7 @@ from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
 from geoloc_ros.core.flight import Flight, Frame, Truth, write_flight
 from geoloc_ros.core.maps import RasterMap
 from geoloc_ros.core.report import write_report
-from geoloc_ros.core.scores import Run, summarize, write_errors_csv, write_tum
+from geoloc_ros.core.scores import Run, summarize
 from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
 from geoloc_ros.core.trajectory import Trajectory
 
@@ -42,8 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo",
         help="fly through the live ROS 2 graph and show how well it went",
         description="Play a flight folder, or a flight over a generated world, through map_server and localizer"
-        " as processes; then run `evaluate` on the same flight. Prints both in one table and writes report.json,"
-        " report.html and the live track.",
+        " as processes; then run `evaluate` on the same flight. Prints both in one table and writes a report"
+        " (docs/report.md).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -76,9 +76,6 @@ def run(args: argparse.Namespace) -> int:
         # The live graph publishes no views; those of the same frames evaluated stand in for them.
         live.closeups = offline.closeups
         write_report(args.out, [live, offline], raster, f"Flight {folder.name}", note)
-    write_tum(args.out / "truth.tum", live.frames, truth=True)
-    write_tum(args.out / "live.tum", live.frames)
-    write_errors_csv(args.out / "live_errors.csv", live.frames)
     console.print(summary_table([summarize(live), summarize(offline)], folder.name))
     console.print(f"report: {args.out / 'report.html'}")
     if not any(frame.valid for frame in live.frames):

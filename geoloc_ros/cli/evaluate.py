@@ -273,7 +273,7 @@ def _cold_start(
 def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None:
     """The files that --json and --out ask for."""
     from geoloc_ros.core.report import write_report
-    from geoloc_ros.core.scores import summarize, write_errors_csv, write_tum
+    from geoloc_ros.core.scores import summarize
 
     if args.json is not None:
         summaries = [summarize(run) for run in runs]
@@ -283,17 +283,13 @@ def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None
         )
     if args.out is not None:
         write_report(args.out, runs, raster, f"Flight {args.flight.name}", runs[0].about["note"])
-        write_tum(args.out / "truth.tum", runs[0].frames, truth=True)
-        for run in runs:
-            write_tum(args.out / f"{run.name}.tum", run.frames)
-            write_errors_csv(args.out / f"{run.name}_errors.csv", run.frames)
 
 
 def summary_table(summaries: list[dict[str, Any]], flight: str) -> Table:
     """The figures of several runs side by side, for the terminal."""
     from rich.table import Table
 
-    from geoloc_ros.core.scores import table_rows
+    from geoloc_ros.core.figures import table_rows
 
     # A run a column: fits a narrow terminal whatever the number of figures.
     headings, rows = table_rows(summaries)

@@ -7,16 +7,19 @@ scored here, so that their numbers mean the same. Positions are WGS84 degrees, e
 
 from __future__ import annotations
 
-import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geoloc_models import metrics
 from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.pose_errors import absolute_errors_m, relative_statistics, statistics
+
+STAGES = ("decode", "rectify", "retrieve", "crop", "network", "post")
+"""What a frame's latency is spent on, in the order of the work."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class FrameScore:
     """What `latency_ms` was spent on, by stage, in the order of the work."""
     dropped: bool
     """Never looked at: its picture could not be decoded, or live it went unanswered for a newer one."""
+
+    @property
+    def sigma_m(self) -> float:
+        """Standard deviation along the covariance's largest axis, m; NaN without a covariance."""
+        if not np.all(np.isfinite(self.covariance_enu_m2)):
+            return float("nan")
+        return float(np.sqrt(max(np.linalg.eigvalsh(self.covariance_enu_m2)[-1], 0.0)))
 
 
 def score_fix(
@@ -175,30 +185,30 @@ def rounded(value: Any, digits: int) -> float | None:
     return round(float(value), digits) if np.isfinite(value) else None
 
 
-def _percentile(values: np.ndarray, share: float) -> float:
-    return float(np.percentile(values, share)) if values.size else float("nan")
-
-
 def summarize(run: Run) -> dict[str, Any]:
     """The figures of one run. `ma` and `rds` are over all frames: one without an answer is a miss.
 
     `median_error_m` is over all answers: the valid fixes of a tracker, every best guess where frames are scored
-    alone. `ma_valid`, `ape_*`, `rpe_*`, `nees_mean`, `coverage_2sigma` and `false_fix_rate` are over valid
-    fixes. null says that there is nothing to compute from.
+    alone. `ma_valid`, `ape_m`, `rpe_m`, `nees_mean`, `coverage_*sigma` and `false_fix_rate` are over valid
+    fixes. null says that there is nothing to compute from. docs/report.md defines each.
     """
     errors = np.array([frame.error_m for frame in run.frames], dtype=np.float64)
     valid = np.array([frame.valid for frame in run.frames], dtype=bool)
     nees = np.array([frame.nees for frame in run.frames], dtype=np.float64)
     latency = np.array([frame.latency_ms for frame in run.frames], dtype=np.float64)
-    latency = latency[np.isfinite(latency)]
     answers = errors[np.isfinite(errors)]
     with_covariance = valid & ~np.isnan(nees)
     false_fixes = metrics.is_false_fix(errors[valid], nees[valid])
-    recoveries = recovery_times_s(run.frames)
+    lost = gaps(run.frames)
+    truth_enu_m, fixes_enu_m = positions_enu_m(run.frames)
     return {
         "name": run.name,
         "mode": run.mode,
         "frames": len(run.frames),
+        "partial": run.stopped,
+        "frames_read": run.frames_read,
+        "frames_expected": run.frames_expected,
+        "dropped_frames": sum(frame.dropped for frame in run.frames),
         "median_error_m": rounded(np.median(answers) if answers.size else np.nan, 6),
         "ma": {str(k): rounded(metrics.ma_at_k(errors, k), 6) for k in metrics.MA_DISTANCES_M},
         "ma_valid": {str(k): rounded(metrics.ma_at_k(errors[valid], k), 6) for k in metrics.MA_DISTANCES_M},
@@ -207,16 +217,65 @@ def summarize(run: Run) -> dict[str, Any]:
         "false_fix_rate": rounded(false_fixes.mean() if false_fixes.size else 0.0, 6),
         "false_fixes": int(false_fixes.sum()),
         "nees_mean": rounded(nees[with_covariance].mean() if with_covariance.any() else np.nan, 6),
-        "coverage_2sigma": rounded(metrics.sigma_coverage(nees[with_covariance]), 6),
-        "ape_rmse_m": rounded(np.sqrt(np.mean(errors[valid] ** 2)) if valid.any() else np.nan, 6),
-        "ape_max_m": rounded(errors[valid].max() if valid.any() else np.nan, 6),
-        "rpe_rmse_m": rounded(relative_pose_error_m(run.frames), 6),
-        "recovery_s": {"count": len(recoveries), "max": rounded(max(recoveries, default=np.nan), 3)},
-        "latency_ms": {f"p{share}": rounded(_percentile(latency, share), 3) for share in (50, 95, 99)},
+        **{
+            f"coverage_{k}sigma": rounded(metrics.sigma_coverage(nees[with_covariance], k), 6)
+            for k in (1, 2, 3)
+        },
+        "ape_m": _all_rounded(statistics(absolute_errors_m(truth_enu_m, fixes_enu_m))),
+        "rpe_m": {
+            step: _all_rounded(figures)
+            for step, figures in relative_statistics(truth_enu_m, fixes_enu_m).items()
+        },
+        "recovery_s": _recovery_figures(lost),
+        "gaps": [
+            {
+                "begin_s": rounded(gap.begin_s, 6),
+                "duration_s": rounded(gap.duration_s, 3),
+                "frames": gap.frames,
+                "reason": gap.reason,
+            }
+            for gap in lost
+        ],
+        "latency_ms": {**_percentiles(latency), "stages": _stage_percentiles(run.frames)},
         "searches": [_search_figures(search) for search in run.searches],
         "device": run.device,
         "weights": run.weights,
         **run.about,
+    }
+
+
+def _all_rounded(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: rounded(value, 6) for name, value in figures.items()}
+
+
+def _percentiles(values_ms: np.ndarray) -> dict[str, float | None]:
+    known = values_ms[np.isfinite(values_ms)]
+    return {
+        f"p{share}": rounded(np.percentile(known, share) if known.size else np.nan, 3)
+        for share in (50, 95, 99)
+    }
+
+
+def stages(frames: Sequence[FrameScore]) -> list[str]:
+    """The stages of all frames in the order of the work."""
+    names = {stage for frame in frames for stage in frame.stages_ms}
+    return [stage for stage in STAGES if stage in names] + sorted(names.difference(STAGES))
+
+
+def _stage_percentiles(frames: Sequence[FrameScore]) -> dict[str, dict[str, float | None]]:
+    return {
+        stage: _percentiles(np.array([frame.stages_ms.get(stage, np.nan) for frame in frames]))
+        for stage in stages(frames)
+    }
+
+
+def _recovery_figures(lost: Sequence[Gap]) -> dict[str, float | None]:
+    """Of the gaps that ended: how many, and how long they lasted."""
+    times_s = [gap.duration_s for gap in lost if np.isfinite(gap.duration_s)]
+    return {
+        "count": len(times_s),
+        "median": rounded(np.median(times_s) if times_s else np.nan, 3),
+        "max": rounded(max(times_s, default=np.nan), 3),
     }
 
 
@@ -231,94 +290,52 @@ def _search_figures(search: SearchRecord) -> dict[str, Any]:
     }
 
 
-def relative_pose_error_m(frames: Sequence[FrameScore]) -> float:
-    """RMSE, m, of the displacement between consecutive valid fixes against the truth's, without alignment."""
+def positions_enu_m(frames: Sequence[FrameScore]) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) truth and (N, 2) fixes of the valid frames in the local ENU of the first frame's truth, m."""
     used = [frame for frame in frames if frame.valid]
-    if len(used) < 2:
-        return float("nan")
-    enu = LocalEnu(used[0].truth_lat_deg, used[0].truth_lon_deg)
-    fixes = np.column_stack(enu.to_enu(_column(used, "lat_deg"), _column(used, "lon_deg")))
-    truth = np.column_stack(enu.to_enu(_column(used, "truth_lat_deg"), _column(used, "truth_lon_deg")))
-    steps = np.diff(fixes - truth, axis=0)
-    return float(np.sqrt(np.mean(np.sum(steps**2, axis=1))))
+    if not used:
+        return np.empty((0, 2)), np.empty((0, 2))
+    enu = LocalEnu(frames[0].truth_lat_deg, frames[0].truth_lon_deg)
+    truth = enu.to_enu(column(used, "truth_lat_deg"), column(used, "truth_lon_deg"))
+    return np.column_stack(truth), np.column_stack(
+        enu.to_enu(column(used, "lat_deg"), column(used, "lon_deg"))
+    )
 
 
-def recovery_times_s(frames: Sequence[FrameScore]) -> list[float]:
-    """How long each gap lasted, s: from the first frame without a valid fix to the next frame with one.
+def stretches(frames: Sequence[FrameScore], valid: bool) -> list[tuple[int, int]]:
+    """(first, last) places of all frames in a row that have a valid fix, or have none."""
+    found = []
+    for kind, group in itertools.groupby(range(len(frames)), key=lambda place: frames[place].valid):
+        if kind == valid:
+            places = list(group)
+            found.append((places[0], places[-1]))
+    return found
 
-    The time before the first fix counts as a gap as well; a gap that never ends does not.
+
+@dataclass(frozen=True)
+class Gap:
+    """Frames in a row without a valid fix.
+
+    begin_s: stamp of the first of them; duration_s: from there to the next fix, NaN where none came; frames: how many;
+    reason: why the first of them was none.
     """
-    times: list[float] = []
-    lost_since: float | None = None
-    for frame in frames:
-        if not frame.valid and lost_since is None:
-            lost_since = frame.stamp_s
-        elif frame.valid and lost_since is not None:
-            times.append(frame.stamp_s - lost_since)
-            lost_since = None
-    return times
+
+    begin_s: float
+    duration_s: float
+    frames: int
+    reason: str
 
 
-def _column(frames: Sequence[FrameScore], name: str) -> np.ndarray:
+def gaps(frames: Sequence[FrameScore]) -> list[Gap]:
+    """Every time without a fix, the one before the first fix included: how long it takes to find itself (again)."""
+    found = []
+    for first, last in stretches(frames, valid=False):
+        end_s = frames[last + 1].stamp_s if last + 1 < len(frames) else float("nan")
+        start = frames[first]
+        found.append(Gap(start.stamp_s, end_s - start.stamp_s, last - first + 1, start.reason))
+    return found
+
+
+def column(frames: Sequence[FrameScore], name: str) -> np.ndarray:
+    """(N,) of one number of each frame."""
     return np.array([getattr(frame, name) for frame in frames], dtype=np.float64)
-
-
-def write_errors_csv(path: Path, frames: Sequence[FrameScore]) -> None:
-    """One row a frame; empty cells where there is no position."""
-    with path.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(
-            ["index", "stamp_s", "state", "valid", "lat_deg", "lon_deg", "truth_lat_deg", "truth_lon_deg",
-             "error_m", "sigma_east_m", "sigma_north_m", "nees", "rds", "latency_ms", "peak", "reason"]
-        )  # fmt: skip
-        for frame in frames:
-            sigma = np.sqrt(np.diag(frame.covariance_enu_m2))
-            numbers = [
-                (frame.lat_deg, 9), (frame.lon_deg, 9), (frame.truth_lat_deg, 9), (frame.truth_lon_deg, 9),
-                (frame.error_m, 4), (sigma[0], 4), (sigma[1], 4), (frame.nees, 4), (frame.rds, 6),
-                (frame.latency_ms, 3), (frame.peak, 6),
-            ]  # fmt: skip
-            cells = [f"{value:.{digits}f}" if np.isfinite(value) else "" for value, digits in numbers]
-            writer.writerow(
-                [frame.index, f"{frame.stamp_s:.6f}", frame.state, int(frame.valid), *cells, frame.reason]
-            )
-
-
-def write_tum(path: Path, frames: Sequence[FrameScore], truth: bool = False) -> None:
-    """TUM trajectory (`t x y z qx qy qz qw`) in the tangent ENU of the first frame's truth, m.
-
-    z is the height above ground; positions carry no attitude, so the rotation is the identity.
-    """
-    used = [frame for frame in frames if truth or frame.valid]
-    lines: list[str] = []
-    if used:
-        enu = LocalEnu(frames[0].truth_lat_deg, frames[0].truth_lon_deg)
-        prefix = "truth_" if truth else ""
-        east, north = enu.to_enu(_column(used, f"{prefix}lat_deg"), _column(used, f"{prefix}lon_deg"))
-        height = np.nan_to_num(_column(used, "height_m"))
-        lines = [
-            f"{frame.stamp_s:.6f} {x:.6f} {y:.6f} {z:.6f} 0 0 0 1"
-            for frame, x, y, z in zip(used, east, north, height, strict=True)
-        ]
-    path.write_text("".join(line + "\n" for line in lines))
-
-
-def table_rows(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the table that terminal and report show, one row a run."""
-    headings = ["run", "frames", "median m", *(f"MA@{k}" for k in metrics.MA_DISTANCES_M), "RDS", "available",
-                "false fixes", "NEES", "2σ cover", "p50 ms", "p95 ms"]  # fmt: skip
-
-    def text(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
-
-    rows = [
-        [
-            str(s["name"]), str(s["frames"]), text(s["median_error_m"], 2),
-            *(text(s["ma"][str(k)], 3) for k in metrics.MA_DISTANCES_M),
-            text(s["rds"], 3), text(s["availability"], 3), text(s["false_fix_rate"], 3),
-            text(s["nees_mean"], 2), text(s["coverage_2sigma"], 3),
-            text(s["latency_ms"]["p50"], 1), text(s["latency_ms"]["p95"], 1),
-        ]
-        for s in summaries
-    ]  # fmt: skip
-    return headings, rows

@@ -14,7 +14,9 @@ import pytest
 
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.maps import CropStatus, MapCrop
-from geoloc_ros.core.report import _round_length, _spans, blend_heatmap, write_report
+from geoloc_ros.core.report import blend_heatmap, write_report
+from geoloc_ros.core.report_figures import spans
+from geoloc_ros.core.report_track import round_length
 from geoloc_ros.core.scores import Closeup, Run, SearchRecord, score_fix
 
 
@@ -117,7 +119,7 @@ def test_page_is_one_self_contained_file(report: Path) -> None:
 def test_searches_are_listed(report: Path) -> None:
     """Begin counts from the first frame; what does not exist is a dash in the page and null in the JSON."""
     page = (report / "report.html").read_text(encoding="utf-8")
-    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page)]
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page)]
     assert ["1.0 s", "2.5 s", "6", "found", "2000:1", "3.2 m"] in rows
     assert ["10.0 s", "4.0 s", "9", "not found", "–", "–"] in rows
     assert page.count('alt="Candidates of a search"') == 1
@@ -130,7 +132,7 @@ def test_searches_are_listed(report: Path) -> None:
 
 def test_track_is_drawn_to_scale(report: Path) -> None:
     page = (report / "report.html").read_text(encoding="utf-8")
-    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="6"><title>geoloc', page)
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="7" [^>]*><title>geoloc', page)
     assert len(circles) == 36
     # 39 steps of 5 m northwards; the picture is 1200 px for 1.15 times that.
     (x0, y0), (x1, y1) = ((float(a), float(b)) for a, b in (circles[0], circles[-1]))
@@ -153,12 +155,12 @@ def test_runs_without_any_fix_or_frame_still_report(tmp_path: Path) -> None:
 
 def test_spans_join_neighbours() -> None:
     inside = np.array([True, True, False, True])
-    assert _spans(np.array([0.0, 1.0, 2.0, 4.0]), inside) == [(0.0, 2.0), (4.0, 1.0)]
-    assert _spans(np.array([]), np.array([], dtype=bool)) == []
+    assert spans(np.array([0.0, 1.0, 2.0, 4.0]), inside) == [(0.0, 2.0), (4.0, 1.0)]
+    assert spans(np.array([]), np.array([], dtype=bool)) == []
 
 
 def test_scale_bar_lengths() -> None:
-    assert [_round_length(value) for value in (1.0, 4.9, 60.0, 199.0, 2000.0)] == [1, 2, 50, 100, 2000]
+    assert [round_length(value) for value in (1.0, 4.9, 60.0, 199.0, 2000.0)] == [1, 2, 50, 100, 2000]
 
 
 def test_heatmap_shows_at_its_peak_only() -> None:
