@@ -81,7 +81,14 @@ PARAMETERS = {
         "EKF2_EV_CTRL": 1,
         "MPC_XY_CRUISE": 8.0,
     },
-    "ardupilot": {"SIM_GPS1_ENABLE": 1, "GPS2_TYPE": 14, "GPS2_DELAY_MS": 0, "WPNAV_SPEED": 800.0},
+    "ardupilot": {
+        "SIM_GPS1_ENABLE": 1,
+        "GPS1_TYPE": 1,
+        "GPS1_DELAY_MS": 0,
+        "GPS2_TYPE": 14,
+        "GPS2_DELAY_MS": 0,
+        "WPNAV_SPEED": 800.0,
+    },
 }
 STREAMS_HZ = {
     "HEARTBEAT": 1.0,
@@ -153,6 +160,7 @@ class MavlinkVehicle:
         self.gnss = True
         self.silent = False  # sends nothing, though it lives
         self.received: list[tuple[float, Any]] = []  # (own clock, message) of positions that peers sent
+        self.fed: dict[int, Any] = {}  # last GPS_INPUT that each of ArduPilot's receivers took
         self.used = 0  # how many of them moved the estimate
         self.heartbeats: list[tuple[float, Any]] = []  # of peers: (own clock, message)
         self.commands: list[Any] = []
@@ -499,6 +507,9 @@ class MavlinkVehicle:
         mav.altitude_send(self._us(), amsl_m, amsl_m, up_m, up_m, -2000.0, -1.0)
 
     def _send_gps_raw_int(self, mav: Any) -> None:
+        if self.parameters.get("GPS1_TYPE") == 14:
+            self._send_fed(mav.gps_raw_int_send, 0)
+            return
         if not self._has_gnss():
             mav.gps_raw_int_send(self._us(), 1, 0, 0, 0, 65535, 65535, 65535, 65535, 0)
             return
@@ -508,6 +519,18 @@ class MavlinkVehicle:
             self._us(), 3, _e7(lat_deg), _e7(lon_deg), round((self.home[2] + up_m) * 1e3), 80, 120, speed, 65535, 12,
             round((self.home[2] + self.undulation_m + up_m) * 1e3), 1500, 2500, 100, 0, 0,
         )  # fmt: skip
+
+    def _send_gps2_raw(self, mav: Any) -> None:
+        if self.parameters.get("GPS2_TYPE") == 14:
+            self._send_fed(lambda *fields: mav.gps2_raw_send(*fields, 0, 0), 1)
+
+    def _send_fed(self, send: Any, number: int) -> None:
+        """A receiver that is fed by GPS_INPUT reports that like any other."""
+        fed = self.fed.get(number)
+        if fed is None:
+            send(self._us(), 1, 0, 0, 0, 65535, 65535, 65535, 65535, 0)
+        else:
+            send(self._us(), 3, fed.lat, fed.lon, round(fed.alt * 1e3), 100, 100, 0, 65535, 10)
 
     def _send_system_time(self, mav: Any) -> None:
         mav.system_time_send(int(time.time() * 1e6), self._ms())
@@ -581,9 +604,12 @@ class MavlinkVehicle:
         return now_s if peer.clock_offset_s is None else time_usec * 1e-6 + peer.clock_offset_s
 
     def _on_gps_input(self, peer: _Peer, message: Any) -> None:
-        if self.autopilot == "ardupilot" and self.parameters["GPS2_TYPE"] == 14 and message.fix_type >= 3:
+        # Each of its receivers takes what is addressed to it, if it is one of MAVLink.
+        if self.parameters.get(f"GPS{message.gps_id + 1}_TYPE") == 14 and message.fix_type >= 3:
             position = np.array(self.frame.to_enu(message.lat * 1e-7, message.lon * 1e-7))
-            self._aid(position, self.clock_s() - self.parameters["GPS2_DELAY_MS"] * 1e-3)
+            self.fed[message.gps_id] = message
+            delay_s = self.parameters[f"GPS{message.gps_id + 1}_DELAY_MS"] * 1e-3
+            self._aid(position, self.clock_s() - delay_s)
 
     def _on_global_position_sensor(self, peer: _Peer, message: Any) -> None:
         if self.autopilot == "px4" and self.version >= (1, 18, 0) and self.parameters["EKF2_AGP0_CTRL"] > 0:
