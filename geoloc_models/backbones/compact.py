@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geoloc_models.backbones.mixed_attention import to_grid
+
 
 class ResidualConv(nn.Module):
     """Two 3x3 convolutions with group norm (no batch statistics: query and map differ in size and sensor)."""
@@ -63,7 +65,7 @@ class MixBlock(nn.Module):
     def _finish(self, tokens: Tensor, attended: Tensor, like: Tensor) -> Tensor:
         tokens = tokens + self.proj(attended.transpose(1, 2).flatten(2))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])
+        return to_grid(tokens, (like.shape[-2], like.shape[-1]))
 
     def query(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """z: (B, C, h, w) -> the same after self-attention, and the keys and values that the map needs."""

@@ -109,7 +109,8 @@ def join_heads(tokens: Tensor) -> Tensor:
 
 def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, h * w, C) -> (B, C, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    # Not unflatten: exporters would take the sizes of their example for constants.
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], grid[0], grid[1])
 
 
 def to_tokens(grid: Tensor) -> Tensor:

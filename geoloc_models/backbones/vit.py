@@ -136,9 +136,11 @@ class VitMix(MixBackbone):
         """Positions (1, 1 + h * w, C) of a grid (h, w), the class token's first; bicubic, antialiased."""
         if grid == (self.position_grid, self.position_grid):
             return self.pos_embed
-        learned = to_grid(self.pos_embed[:, 1:], (self.position_grid, self.position_grid))
+        # Resampling is not written for half precision.
+        full = self.pos_embed.to(torch.promote_types(self.pos_embed.dtype, torch.float32))
+        learned = to_grid(full[:, 1:], (self.position_grid, self.position_grid))
         resampled = functional.interpolate(learned, size=grid, mode="bicubic", antialias=True)
-        return torch.cat((self.pos_embed[:, :1], to_tokens(resampled)), dim=1)
+        return torch.cat((full[:, :1], to_tokens(resampled)), dim=1).to(self.pos_embed.dtype)
 
     def run(
         self, image: Tensor, context: tuple[KeysValues, ...] | None

@@ -8,6 +8,7 @@ n = 12 (240 LEVIR training views). So the trunk ends at block 8 and gives the to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,7 +37,6 @@ class VitTrunk(nn.Module):
         shape = VITS14
         self.taps = tuple(taps)
         self.patch_px = shape.patch_px
-        self.position_grid = shape.position_grid
         self.channels = len(self.taps) * shape.channels
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.channels))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.position_grid**2, shape.channels))
@@ -58,20 +58,13 @@ class VitTrunk(nn.Module):
             )
         self.load_state_dict({key: state[key].float() for key in own})
 
-    def cells(self, side_px: int, cell_px: float) -> int:
-        """How many cells a side has."""
-        return round(side_px / cell_px)
-
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """(1, 1 + h * w, C): what is added to the tokens of a grid (h, w), the class token's first."""
-        # Resampling is only written for float32.
-        learned = to_grid(self.pos_embed[:, 1:].float(), (self.position_grid, self.position_grid))
-        resampled = F.interpolate(learned, size=grid, mode="bicubic", antialias=True)
-        return torch.cat((self.pos_embed[:, :1], to_tokens(resampled).to(self.pos_embed.dtype)), dim=1)
+        """As `resampled_positions`, in the trunk's own type."""
+        return resampled_positions(self.pos_embed, grid).to(self.pos_embed.dtype)
 
     @torch.no_grad()
     def forward(self, image: Tensor, cell_px: float) -> Tensor:
-        grid = (self.cells(image.shape[-2], cell_px), self.cells(image.shape[-1], cell_px))
+        grid = cell_grid(image.shape[-2], image.shape[-1], cell_px)
         size = (grid[0] * self.patch_px, grid[1] * self.patch_px)
         small = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
         return self.tokens_of(small, self.positions(grid))
@@ -89,3 +82,19 @@ class VitTrunk(nn.Module):
             if number in self.taps:
                 tapped.append(to_grid(tokens[:, 1:], grid))
         return torch.cat(tapped, dim=1)
+
+
+def cell_grid(height: int, width: int, cell_px: float) -> tuple[int, int]:
+    """How many cells a picture has down and across."""
+    return round(height / cell_px), round(width / cell_px)
+
+
+def resampled_positions(learned: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What is added to the tokens of a grid (h, w): (1, 1 + h * w, C) float32, the class token's first.
+
+    learned: (1, 1 + n * n, C), of a square grid.
+    """
+    side = math.isqrt(learned.shape[1] - 1)
+    square = to_grid(learned[:, 1:].float(), (side, side))
+    resampled = F.interpolate(square, size=grid, mode="bicubic", antialias=True)
+    return torch.cat((learned[:, :1].float(), to_tokens(resampled)), dim=1)

@@ -39,9 +39,7 @@ def map_spectrum(x: Tensor, kernel: tuple[int, int], padding: bool = True) -> Te
     return _spectrum(x, _spectrum_size((height, width), kernel, padding))
 
 
-def correlate_spectrum(
-    spectrum: Tensor, map_size: Sequence[int], z: Tensor, padding: bool = True
-) -> Tensor:
+def correlate_spectrum(spectrum: Tensor, map_size: Sequence[int], z: Tensor, padding: bool = True) -> Tensor:
     """The second half of `correlate`: map_size is (H, W) of the maps that `spectrum` is of."""
     (height, width), (kernel_h, kernel_w) = map_size, z.shape[-2:]
     pad_h, pad_w = (kernel_h // 2, kernel_w // 2) if padding else (0, 0)
@@ -108,7 +106,11 @@ class GroupCorrelation(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """z: (B * K, C, h, w), x: (B, C, H, W) -> logits (B * K, 1, H + 1, W + 1) for even h, w (see `correlate`)."""
-        logits = correlate(self.project_x(x), self.project_z(z), self.padding) * self.scale
+        return self.scaled(correlate(self.project_x(x), self.project_z(z), self.padding), z)
+
+    def scaled(self, scores: Tensor, z: Tensor) -> Tensor:
+        """Logits from what the queries z (B * K, C, h, w) correlate to."""
+        logits = scores * self.scale
         return logits / (z.shape[-2] * z.shape[-1]) if self.mean else logits
 
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files of a network's parts, and inference by ONNX Runtime."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.parts import Part, Parts, Tensors
+from geoloc_models.errors import GeolocError
+from geoloc_models.weights import LoadedWeights
+
+OPSET = 18
+REMEDY = "run: pip install -r requirements/engines.txt"
+
+
+class OnnxEngine(NetworkEngine):
+    """The parts in ONNX Runtime, float32 on the CPU."""
+
+    name = "onnx-float32"
+
+    def __init__(self, loaded: LoadedWeights, parts: Parts, folder: Path, threads: int | None) -> None:
+        """folder: where `write_onnx` wrote; GeolocError if ONNX Runtime is missing or cannot read it."""
+        runtime = import_or_tell("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        # Threads that spin for work take the cores from whatever feeds them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._sessions = {
+                name: runtime.InferenceSession(
+                    str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+                )
+                for name in parts.parts
+            }
+        except Exception as error:
+            raise GeolocError(f"ONNX Runtime cannot load {folder} ({error}): export it again") from error
+        self._names = {
+            name: [wanted.name for wanted in session.get_inputs()] for name, session in self._sessions.items()
+        }
+        super().__init__(loaded, parts, torch.device("cpu"))
+
+    def run(self, part: str, inputs: Tensors) -> Tensors:
+        """As NetworkEngine."""
+        feed = {name: tensor.numpy() for name, tensor in zip(self._names[part], inputs, strict=True)}
+        return tuple(torch.from_numpy(array) for array in self._sessions[part].run(None, feed))
+
+
+def write_onnx(parts: Parts, query_px: int, folder: Path) -> dict[str, Path]:
+    """One file for each part, float32, for pictures of any size; GeolocError for networks that ONNX cannot hold."""
+    import_or_tell("onnx")
+    if not parts.exportable:
+        raise GeolocError(
+            "only networks on the backbones compact, compact+vits14 and cvt13 can be exported: "
+            "take the engine torch-float32"
+        )
+    examples = _examples(parts, query_px)
+    return {name: _write(part, examples[name], folder / f"{name}.onnx") for name, part in parts.parts.items()}
+
+
+@torch.inference_mode()
+def _examples(parts: Parts, query_px: int) -> dict[str, Tensors]:
+    """Inputs of every part; maps are not square, so that no axis is taken for another."""
+
+    def images(height: int, width: int) -> Tensors:
+        picture = torch.randint(0, 255, (1, height, width, 3), dtype=torch.uint8)
+        return (picture, *parts.geometry(height, width, query_px))
+
+    view, search = images(query_px, query_px), images(2 * query_px, 3 * query_px)
+    examples = {"query": view, "map": search}
+    features = parts.parts["query"].module(*view)
+    of_map = parts.parts["map"].module(*search) if "map" in parts.parts else search[:1]
+    first, then = parts.mix_inputs(features, of_map)
+    return {**examples, "mix": (*first, *then)}
+
+
+def _write(part: Part, example: Tensors, path: Path) -> Path:
+    axes = {
+        name: {place: axis for place, axis in enumerate(shape) if isinstance(axis, str)}
+        for name, shape in part.inputs.items()
+    }
+    # Tensors of the inference mode cannot be traced.
+    example = tuple(tensor.clone() for tensor in example)
+    with warnings.catch_warnings(), torch.no_grad():
+        # The tracer warns of each size that Python looks at; the tests run other sizes than it has seen.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            part.module,
+            example,
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            dynamic_axes=axes,
+        )
+    return path
+
+
+def import_or_tell(module: str) -> Any:
+    """An optional module; GeolocError with the remedy where it is missing."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise GeolocError(f"this engine needs {module} ({error}); {REMEDY}") from error
