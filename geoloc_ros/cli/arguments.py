@@ -32,6 +32,17 @@ def add_verbs(
         add(own)
 
 
+def add_topic(parser: argparse.ArgumentParser) -> None:
+    """Declare --topic, for `geoloc_ros.core.bags.open_recording`."""
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME",
+        help="topic of a bag, for image, camera_info, imu, altitude or truth; needed where several would do",
+    )
+
+
 def make_writable(folder: Path | None = None, file: Path | None = None) -> None:
     """Make the folder and try the file before hours of work; OSError now rather than at the end."""
     if folder is not None:

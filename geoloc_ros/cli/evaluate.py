@@ -8,11 +8,12 @@ import functools
 import itertools
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import make_writable, seed
+from geoloc_ros.cli.arguments import add_topic, make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,10 +103,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
     add("--frames", type=int, metavar="N", help="use the first N frames only")
-    add(
-        "--topic", action="append", default=[], metavar="ROLE=NAME",
-        help="topic of a bag, for image, camera_info, imu, altitude or truth; needed where several would do",
-    )  # fmt: skip
+    add_topic(parser)
     add("--note", default="", metavar="TEXT", help="remark on the data that goes into JSON and report")
     parser.set_defaults(run=run)
 
@@ -113,12 +111,13 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from geoloc_models.engines import Engine
     from geoloc_models.engines.torch import TorchEngine
     from geoloc_models.evaluation import fix_threads
-    from geoloc_ros.core.bags import open_recording
+    from geoloc_ros.cli.progress import rated_progress
+    from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
+    from geoloc_ros.core.bags import Bag
     from geoloc_ros.core.baselines import make_baseline
     from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
     from geoloc_ros.core.maps import RasterMap
@@ -136,28 +135,34 @@ def run(args: argparse.Namespace) -> int:
     protocol = FlightProtocol(
         args.prior_noise, args.crop if args.independent else None, args.seed, kidnap=args.kidnap
     )
-    recording = open_recording(args.flight, args.topic)
+    recording = open_told(args.flight, args.topic)
+    require_truth(recording)
     make_writable(args.out, args.json)
     map_path = recording.map_path if args.map is None else args.map
     if args.gallery is None and (args.cold_start or args.kidnap):
         args.gallery = map_path.with_name(map_path.name + ".gallery")
-    about = {
+    about: dict[str, Any] = {
         "flight": args.flight.name,
         "map": str(map_path),
         "note": args.note or ("the map is the flight folder's own" if args.map is None else ""),
     }
+    if isinstance(recording, Bag):
+        about["topics"] = {role: topic.name for role, topic in recording.topics.items()}
+        about["notes"] = recording.notes
     network = TorchEngine(args.weights, device=args.device)
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}
     runs = []
     if args.cold_start:
         return _cold_start(args, network, recording, map_path)
-    with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
+    with RasterMap(map_path) as raster, rated_progress() as progress:
+        require_on_map(recording, raster, map_path)
         # A baseline says nothing that compares across crops, so it is never found again.
         relocalizer = None if args.gallery is None else _relocalizer(args, network, raster)
         for name, engine in engines.items():
             frames = recording if args.frames is None else itertools.islice(recording, args.frames)
-            task = progress.add_task(name, total=min(len(recording), args.frames or len(recording)))
+            expected = min(len(recording), args.frames or len(recording))
+            task = progress.add_task(name, total=expected)
             done = evaluate_flight(
                 frames,
                 engine,
@@ -166,11 +171,14 @@ def run(args: argparse.Namespace) -> int:
                 name=name,
                 advance=functools.partial(progress.advance, task),
                 relocalizer=relocalizer if engine is network else None,
+                expected=expected,
             )
             if all(math.isnan(frame.peak) for frame in done.frames):
                 raise GeolocError(f"no frame could be searched on {map_path}: {done.frames[0].reason}")
             done.about |= about
             runs.append(done)
+            if done.stopped:
+                break
         _write(args, runs, raster)
     Console().print(summary_table([summarize(done) for done in runs], args.flight.name))
     for done in runs:
@@ -178,6 +186,11 @@ def run(args: argparse.Namespace) -> int:
             after = event["found_after_s"]
             outcome = "not found again" if after is None else f"found after {after:.1f} s"
             print(f"{done.name}, {event['what']}: {outcome}")
+    if runs[-1].stopped:
+        print(
+            f"geoloc: stopped after {len(runs[-1].frames)} frames: all figures are of those", file=sys.stderr
+        )
+        return 130
     return 0
 
 
@@ -200,7 +213,6 @@ def _cold_start(
     from rich.progress import Progress
     from rich.table import Table
 
-    from geoloc_ros.core.flight import Flight
     from geoloc_ros.core.localizer import Localizer
     from geoloc_ros.core.maps import RasterMap
     from geoloc_ros.core.overlay import odds_text
@@ -208,8 +220,6 @@ def _cold_start(
     from geoloc_ros.core.search_evaluation import cold_starts, summarize_starts
     from geoloc_ros.core.search_plots import write_starts
 
-    if not isinstance(recording, Flight):
-        raise GeolocError("--cold-start reads frames in any order: give a flight folder, not a bag")
     with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
         relocalizer = _relocalizer(args, network, raster)
         task = progress.add_task("starts", total=args.starts)

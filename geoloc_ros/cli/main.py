@@ -13,6 +13,7 @@ COMMANDS = (
     "demo",
     "evaluate",
     "evaluate-pairs",
+    "bag",
     "simulate",
     "world",
     "dataset",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core import px4
@@ -189,9 +189,13 @@ def stamp_ns(message: Any) -> int | None:
 
 def header_stamp_ns(raw: bytes) -> int:
     """The same of a CDR message that begins with a header, without unpacking the picture behind it."""
-    order = "little" if raw[1] & 1 else "big"
-    sec = int.from_bytes(raw[4:8], order, signed=True)  # type: ignore[arg-type]
-    return sec * NS + int.from_bytes(raw[8:12], order)  # type: ignore[arg-type]
+    order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
+    return int.from_bytes(raw[4:8], order, signed=True) * NS + int.from_bytes(raw[8:12], order)
+
+
+def px4_stamp_ns(raw: bytes) -> int:
+    """The time at which PX4 published a message of its own, which all begin with it, ns."""
+    return int.from_bytes(raw[4:12], "little" if raw[1] & 1 else "big") * 1000
 
 
 def read_attitude(message: Any) -> list[float]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from geoloc_ros.core.bag_topics import (
 )
 from geoloc_ros.core.camera import CameraModel, optical_from_body_quaternion, rotation_from_quaternion
 from geoloc_ros.core.camera_info import camera_from_info
-from geoloc_ros.core.flight import Flight, Frame, Recording, Truth
+from geoloc_ros.core.flight import Flight, Frame, Truth
 from geoloc_ros.core.images import decode_compressed, decode_image
 from geoloc_ros.core.stamps import NS, seconds_from_ns
 from geoloc_ros.core.timeline import blend_quaternions
@@ -39,9 +40,6 @@ _QUATERNION_DIGITS = 9
 
 OTHER_CLOCK_S = 1.0
 """Two topics whose recording lags their stamps by amounts that differ by more are stamped by two clocks."""
-
-_REACH_NS = {"imu": NS // 2, "altitude": NS, "truth": NS}
-"""A frame further than this from the samples around it has no value of that sensor."""
 
 _PROGRESS_EVERY = 256
 
@@ -118,6 +116,9 @@ class _Samples:
 class Bag:
     """A recorded flight, read frame by frame. Attitude, height and truth are those of the picture's own time."""
 
+    REACH_S: ClassVar[dict[str, float]] = {"imu": 0.5, "altitude": 1.0, "truth": 1.0}
+    """A frame further than this from the samples around it has no value of that sensor."""
+
     def __init__(
         self, path: Path, asked: dict[str, str] | None = None, advance: Advance = lambda done, total: None
     ) -> None:
@@ -128,7 +129,7 @@ class Bag:
         self.path = path
         self._storage = BagStorage(path)
         self.choices: dict[str, Choice] = choose_topics(self._storage, asked or {})
-        self._topics = needed_topics(self.choices)
+        self.topics = needed_topics(self.choices)
         self.notes = [self._storage.ends_early] if self._storage.ends_early else []
         images, sensors, self.camera = self._read(advance)
         self._stamps_ns, self._recorded_ns = images.times()
@@ -146,6 +147,17 @@ class Bag:
         """A bag carries no raster: always a GeolocError."""
         raise GeolocError(f"{self.path} is a bag and has no map of its own; name one with --map")
 
+    def told(self) -> list[str]:
+        """Which topic is used for what, and what is odd, a line each."""
+        lines = []
+        for role, choice in self.choices.items():
+            topic = choice.topic
+            if topic is None:
+                lines.append(f"{role}: none; {choice.why}")
+            else:
+                lines.append(f"{role}: {topic.name} ({topic.msgtype}, {topic.count} messages), {choice.why}")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
+
     def __len__(self) -> int:
         return len(self._stamps_ns)
 
@@ -158,7 +170,7 @@ class Bag:
             return
         start_ns = int(self._recorded_ns[first:].min())
         index = first - int(np.count_nonzero(self._recorded_ns[:first] >= start_ns))
-        for topic, _, raw in self._storage.messages([self._topics["image"]], start_ns):
+        for topic, _, raw in self._storage.messages([self.topics["image"]], start_ns):
             if index >= stop:
                 return
             if index >= first:
@@ -185,6 +197,23 @@ class Bag:
         lon_deg = lon_deg if abs(lon_deg) <= 180 else (lon_deg + 180) % 360 - 180
         return Truth(lat_deg, lon_deg, self._height_m(at_ns))
 
+    def completeness(self) -> dict[str, int]:
+        """How many pictures there are, and how many of them have an attitude, a height and a truth."""
+        stamps_ns = self._stamps_ns.tolist()
+        return {
+            "pictures": len(self),
+            "attitude": sum(self._has_attitude(at_ns) for at_ns in stamps_ns),
+            "height": sum(math.isfinite(self._height_m(at_ns)) for at_ns in stamps_ns),
+            "truth": sum(self.truth(index) is not None for index in range(len(self))),
+        }
+
+    def _has_attitude(self, at_ns: int) -> bool:
+        try:
+            rotation_from_quaternion(*self._quaternion(at_ns))
+        except GeolocError:
+            return False
+        return True
+
     def _height_m(self, at_ns: int) -> float:
         around = self._sensors["altitude"].around(at_ns)
         if around is None:
@@ -194,9 +223,9 @@ class Bag:
 
     def _quaternion(self, at_ns: int) -> tuple[float, float, float, float]:
         """(qx, qy, qz, qw), ENU from the optical frame of a camera that looks down; GeolocError if there is none."""
-        around = self._sensors["imu"].around(at_ns)
+        around = self._sensors["imu"].around(at_ns) if "imu" in self._sensors else None
         if around is None:
-            raise GeolocError(f"no attitude within {_REACH_NS['imu'] / NS:g} s of the picture")
+            raise GeolocError(f"no attitude within {self.REACH_S['imu']:g} s of the picture")
         start, end, share = around
         body = start.tolist() if share == 0 else blend_quaternions(start.tolist(), end.tolist(), share)
         qx, qy, qz, qw = np.round(optical_from_body_quaternion(*body), _QUATERNION_DIGITS).tolist()
@@ -248,10 +277,10 @@ class Bag:
 
     def _read(self, advance: Advance) -> tuple[_Samples, dict[str, _Samples], CameraModel]:
         """One pass over everything but the pixels: times of the pictures, sensors, the first camera_info."""
-        roles = {topic: role for role, topic in self._topics.items()}
+        roles = {topic: role for role, topic in self.topics.items()}
         total = sum(topic.count for topic in roles)
         images = _Samples()
-        sensors = {role: _Samples() for role in self._topics if role in READERS}
+        sensors = {role: _Samples() for role in self.topics if role in READERS}
         camera: CameraModel | None = None
         for number, (topic, recorded_ns, raw) in enumerate(self._storage.messages(list(roles))):
             role = roles[topic]
@@ -277,11 +306,11 @@ class Bag:
         """Bring every sensor to the pictures' clock, by the recorder's that saw both; note where that was needed."""
         stamps_ns, recorded_ns = images.times()
         if not stamps_ns.any():
-            self.notes.append(f"{self._topics['image'].name} is not stamped: its times of recording count")
+            self.notes.append(f"{self.topics['image'].name} is not stamped: its times of recording count")
             self._stamps_ns = stamps_ns = recorded_ns
         image_lag = Lag.of(stamps_ns, recorded_ns)
         for role, samples in sensors.items():
-            name = self._topics[role].name
+            name = self.topics[role].name
             stamps_ns, recorded_ns = samples.times()
             lag = Lag.of(stamps_ns, recorded_ns)
             if stamps_ns[0] == -1 or not stamps_ns.any():
@@ -292,7 +321,7 @@ class Bag:
                 offset_s = lag.median_s - image_lag.median_s
                 stamps_ns = stamps_ns + round(offset_s * NS)
                 self.notes.append(
-                    f"{name} and {self._topics['image'].name} are stamped by two clocks, {offset_s:.3f} s apart: "
+                    f"{name} and {self.topics['image'].name} are stamped by two clocks, {offset_s:.3f} s apart: "
                     "brought together by their times of recording"
                 )
             samples.stamps_ns = array.array("q", stamps_ns.tobytes())
@@ -306,11 +335,11 @@ class Bag:
             known = np.isfinite(values).all(axis=1)
             stamps_ns, values = stamps_ns[known], values[known]
             values[:, 1] = np.unwrap(values[:, 1], period=360)
-        return Series(stamps_ns, values, _REACH_NS[role])
+        return Series(stamps_ns, values, round(self.REACH_S[role] * NS))
 
     def _check_size(self) -> None:
         """GeolocError if the first picture that decodes is not of the size that camera_info says."""
-        topic = self._topics["image"]
+        topic = self.topics["image"]
         for _, (_, _, raw) in zip(range(10), self._storage.messages([topic]), strict=False):
             try:
                 image, _ = self._picture(topic, raw)
@@ -319,7 +348,7 @@ class Bag:
             height, width = image.shape[:2]
             if (width, height) != (self.camera.width, self.camera.height):
                 raise GeolocError(
-                    size_fault(self._topics["camera_info"].name, self.camera, topic.name, width, height)
+                    size_fault(self.topics["camera_info"].name, self.camera, topic.name, width, height)
                 )
             return
 
@@ -337,7 +366,7 @@ def size_fault(info: str, camera: CameraModel, image: str, width: int, height: i
 
 def open_recording(
     path: Path, topics: Sequence[str] = (), advance: Advance = lambda done, total: None
-) -> Recording:
+) -> Flight | Bag:
     """A flight folder or a bag, told apart by what lies there. `topics` are "role=name", for bags.
 
     GeolocError where there is neither, or where a topic is missing or not to be told from others.
