@@ -15,9 +15,11 @@ from geoloc_models.data.world import generate_world
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation import fix_threads
-from geoloc_ros.cli.arguments import seed
+from geoloc_ros.cli.arguments import add_topic, seed
 from geoloc_ros.cli.evaluate import summary_table
+from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
 from geoloc_ros.cli.simulate import DEFAULT_CAMERA
+from geoloc_ros.core.bags import Bag
 from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
 from geoloc_ros.core.flight import Flight, Frame, Truth, write_flight
 from geoloc_ros.core.maps import RasterMap
@@ -41,13 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "demo",
         help="fly through the live ROS 2 graph and show how well it went",
-        description="Play a flight folder, or a flight over a generated world, through map_server and localizer"
+        description="Play a flight folder, a bag, or a flight over a generated world, through map_server and localizer"
         " as processes; then run `evaluate` on the same flight. Prints both in one table and writes a report"
         " (docs/report.md).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--flight", metavar="FLIGHT", type=Path, help="flight folder; without it a world is generated")
+    add("--flight", metavar="FLIGHT", type=Path, help="flight folder or bag; without it a world is generated")
+    add_topic(parser)
     add("--map", metavar="MAP", type=Path, help="raster to search; the flight's map.tif if not given")
     add("--out", metavar="DIR", type=Path, default=Path("out/demo"), help="folder to write to")
     add("--rate", metavar="X", type=float, default=10.0, help="speed of the replay at most, 1 is real time")
@@ -66,9 +69,11 @@ def run(args: argparse.Namespace) -> int:
     folder, note = args.flight, args.note
     if folder is None:
         folder, note = _generate(args.out / "world", args.seed, console), note or _GENERATED_NOTE
-    flight = Flight.open(folder)
+    flight = open_told(folder, args.topic)
+    require_truth(flight)
     map_path = args.map or flight.map_path
     with RasterMap(map_path) as raster:
+        require_on_map(flight, raster, map_path)
         live = fly_live(flight, map_path, args, console)
         offline = _evaluate(flight, raster, args, console)
         for each in (live, offline):
@@ -77,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         live.closeups = offline.closeups
         write_report(args.out, [live, offline], raster, f"Flight {folder.name}", note)
     console.print(summary_table([summarize(live), summarize(offline)], folder.name))
+    dropped = sum(frame.dropped for frame in live.frames)
+    console.print(f"live at {args.rate:g} x: {len(live.frames)} frames played, {dropped} dropped")
     console.print(f"report: {args.out / 'report.html'}")
     if not any(frame.valid for frame in live.frames):
         console.print(f"no fix at all: {live.frames[-1].reason or 'no frame was answered'}")
@@ -110,7 +117,7 @@ def _generate(folder: Path, seed: int, console: Console) -> Path:
     return folder / "flight"
 
 
-def fly_live(flight: Flight, map_path: Path, args: argparse.Namespace, console: Console) -> Run:
+def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, console: Console) -> Run:
     """Play the flight through the nodes and score what they publish."""
     # ROS is only there where the command really runs: `geoloc --help` works without.
     try:
@@ -134,7 +141,8 @@ def fly_live(flight: Flight, map_path: Path, args: argparse.Namespace, console: 
             )
             graph.start(
                 "flight_player",
-                flight=str(flight.folder.resolve()),
+                flight=str(flight.path.resolve()),
+                topics=" ".join(args.topic),
                 altitude_type="range",
                 rate=args.rate,
                 answer_s=0.0 if args.no_wait else ANSWER_S,
@@ -147,7 +155,8 @@ def fly_live(flight: Flight, map_path: Path, args: argparse.Namespace, console: 
             recorder.wait_for(flight.stamp_s(len(flight) - 1), ANSWER_S)
     finally:
         recorder.close()
-    frames = [recorder.score(i, flight.stamp_s(i), flight.truth(i)) for i in range(len(flight))]
+    truths = ((index, flight.truth(index)) for index in range(len(flight)))
+    frames = [recorder.score(i, flight.stamp_s(i), truth) for i, truth in truths if truth is not None]
     _, last = max(recorder.statuses.items(), default=(0, None))
     return Run(
         name="live",
@@ -159,7 +168,7 @@ def fly_live(flight: Flight, map_path: Path, args: argparse.Namespace, console: 
     )
 
 
-def _evaluate(flight: Flight, raster: RasterMap, args: argparse.Namespace, console: Console) -> Run:
+def _evaluate(flight: Flight | Bag, raster: RasterMap, args: argparse.Namespace, console: Console) -> Run:
     """The same flight without the graph."""
     fix_threads(args.threads)
     protocol = FlightProtocol(prior_noise_m=args.prior_noise, seed=args.seed)

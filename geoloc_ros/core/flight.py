@@ -127,7 +127,7 @@ class Flight:
     """A flight folder, read frame by frame."""
 
     def __init__(self, folder: Path, camera: CameraModel, rows: list[_Row]) -> None:
-        self.folder = folder
+        self.path = folder
         self.camera = camera
         self._rows = rows
 
@@ -143,9 +143,9 @@ class Flight:
     @property
     def map_path(self) -> Path:
         """The flight's own map; GeolocError if it has none."""
-        path = self.folder / "map.tif"
+        path = self.path / "map.tif"
         if not path.exists():
-            raise GeolocError(f"{self.folder} has no map.tif; add one or name another map")
+            raise GeolocError(f"{self.path} has no map.tif; add one or name another map")
         return path
 
     def __len__(self) -> int:
@@ -156,7 +156,7 @@ class Flight:
         problem = ""
         image, encoded = None, None
         try:
-            encoded = (self.folder / "frames" / row.file).read_bytes()
+            encoded = (self.path / "frames" / row.file).read_bytes()
             image = decode_compressed(encoded)
         except OSError as error:
             problem = f"frames/{row.file} cannot be read: {error.strerror}"
