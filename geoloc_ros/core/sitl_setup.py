@@ -70,18 +70,16 @@ def gazebo_environment(
     return variables
 
 
-def px4_environment(world: str, models: Path, vehicle: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """Variables for PX4's SITL that make it join a running Gazebo world and put the vehicle into it.
-
-    extra: parameters of PX4 beside VEHICLE_PARAMETERS.
-    """
+def px4_environment(world: str, models: Path, vehicle: str, agent_port: str) -> dict[str, str]:
+    """Variables for PX4's SITL that make it join a running Gazebo world and put the vehicle into it."""
     return {
         "PX4_GZ_STANDALONE": "1",
         "PX4_GZ_WORLD": world,
         "PX4_GZ_MODELS": str(models),
         "PX4_SIM_MODEL": f"gz_{vehicle}",
         "PX4_SYS_AUTOSTART": "4001",  # x500
-        **{f"PX4_PARAM_{name}": value for name, value in {**VEHICLE_PARAMETERS, **extra}.items()},
+        "PX4_UXRCE_DDS_PORT": agent_port,
+        **{f"PX4_PARAM_{name}": value for name, value in VEHICLE_PARAMETERS.items()},
     }
 
 
@@ -148,7 +146,10 @@ def _px4(px4: Path) -> str:
     needed = (px4_binary(px4), px4 / "Tools" / "simulation" / "gz" / "models" / "x500" / "model.sdf")
     absent = [str(path) for path in needed if not path.is_file()]
     if absent:
-        return f"PX4: not built for SITL, {' and '.join(absent)} missing; in {px4}: make submodulesclean px4_sitl"
+        return (
+            f"PX4: not built for SITL, {' and '.join(absent)} missing; in {px4}: "
+            "git submodule update --init --recursive && make px4_sitl"
+        )
     return ""
 
 
