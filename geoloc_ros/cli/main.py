@@ -22,6 +22,7 @@ COMMANDS = (
     "ast",
     "gallery",
     "gazebo",
+    "sim",
     "bench",
     "bench-gallery",
     "bench-graph",

@@ -92,7 +92,7 @@ class Trajectory:
                 f"the map leaves {max(0.0, east - west):.0f} m x {max(0.0, north - south):.0f} m to fly in "
                 f"at {height_m:g} m height; fly lower or take a larger map"
             )
-        corners = _pattern_corners(pattern, (west, south, east, north), np.random.default_rng((seed, 1)))
+        corners = pattern_corners(pattern, (west, south, east, north), np.random.default_rng((seed, 1)))
         return cls(frame, _rounded(corners, closed=pattern == "loop"), height_m, speed_m_s, seed)
 
     @property
@@ -192,7 +192,7 @@ def rotation_from_angles(roll_rad: float, pitch_rad: float, yaw_rad: float) -> n
     )
 
 
-def _pattern_corners(
+def pattern_corners(
     pattern: str, bounds_m: tuple[float, float, float, float], rng: np.random.Generator
 ) -> np.ndarray:
     """(n, 2) corners of a pattern inside (west, south, east, north)."""

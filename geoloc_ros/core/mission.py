@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mission that shows what the fixes are worth: take off, fly a pattern, lose GNSS, fly on, land.
+
+The vehicle is a simulated one, as its simulator tells where it really is and can take GNSS away. It is flown by mission
+items, which PX4 and ArduPilot both follow by themselves. GNSS goes by PX4's SIM_GPS_USED (SIH and Gazebo; no fix
+below four satellites), else by its failure injection, or by ArduPilot's SIM_GPS1_ENABLE (SIM_GPS_DISABLE up to 4.5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.ground_station import GroundStation, Parameter
+from geoloc_ros.core.mavlink import Autopilot
+from geoloc_ros.core.mavlink_dialect import mavlink
+from geoloc_ros.core.mavlink_messages import truth_from
+from geoloc_ros.core.trajectory import PATTERNS, pattern_corners
+
+CONNECT_S = 15.0
+READY_S = 90.0
+"""How long an autopilot may take from its start until it lets itself be armed."""
+AGAIN_S = 2.0
+STEP_S = 0.1
+QUIET_S = 3.0
+"""Without a sample for so long a position is gone."""
+FIX_AGE_S = 5.0
+"""GNSS is not taken away unless a fix came within so long."""
+LEAST_WITHOUT_S = 10.0
+"""A pattern that ends sooner after the loss shows nothing."""
+CLIMB_M_S = 0.5
+"""The slowest climb and descent that is waited for."""
+OFF_S = 10.0
+"""How long a receiver may take to report that its fix is gone."""
+
+# The first of these that the autopilot has, and the value that takes GNSS away.
+_SWITCHES = {
+    Autopilot.PX4: (("SIM_GPS_USED", 0.0),),
+    Autopilot.ARDUPILOT: (("SIM_GPS1_ENABLE", 0.0), ("SIM_GPS_DISABLE", 1.0)),
+}
+
+
+class Fixes(Protocol):
+    """Who hears the localizer."""
+
+    def count(self) -> int:
+        """Valid fixes so far."""
+
+    def words(self) -> str:
+        """What the localizer last said about itself, empty where it is not heard at all."""
+
+
+@dataclass(frozen=True)
+class MissionPlan:
+    """What to fly. The pattern lies about the place of the take-off."""
+
+    pattern: str  # of trajectory.PATTERNS
+    size_m: float  # side of its square
+    height_m: float  # above the take-off
+    speed_m_s: float
+    gnss_loss_s: float  # after the pattern began; infinite: never
+    max_error_m: float  # of the vehicle's estimate, before it counts as lost
+    needs_fixes: bool  # False: GNSS is taken away though nobody sends fixes
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERNS:
+            raise GeolocError(f"pattern '{self.pattern}' is unknown; use one of {', '.join(PATTERNS)}")
+        for name, unit in (("size_m", "m"), ("height_m", "m"), ("speed_m_s", "m/s"), ("max_error_m", "m")):
+            number = getattr(self, name)
+            if not 0 < number < math.inf:
+                raise GeolocError(f"{name} is {number:g} {unit}; it must be positive")
+        latest_s = self.duration_s - LEAST_WITHOUT_S
+        if not (0 <= self.gnss_loss_s <= latest_s or self.gnss_loss_s == math.inf):
+            raise GeolocError(
+                f"GNSS would go after {self.gnss_loss_s:g} s of {self.duration_s:.0f} s; lose it at least "
+                f"{LEAST_WITHOUT_S:g} s before the pattern ends, or fly a larger or slower one"
+            )
+
+    @property
+    def corners_m(self) -> np.ndarray:
+        """(n, 2) metres east and north of the take-off."""
+        half = self.size_m / 2
+        return pattern_corners(self.pattern, (-half, -half, half, half), np.random.default_rng(0))
+
+    @property
+    def duration_s(self) -> float:
+        """From above the take-off through all corners at the set speed."""
+        path = np.vstack([[0.0, 0.0], self.corners_m])
+        return float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum() / self.speed_m_s)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the mission is, for a line on the screen. error_m: of the vehicle's estimate, NaN where unknown."""
+
+    phase: str
+    time_s: float
+    error_m: float
+    fixes: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The vehicle's estimates and the truth of the same moments; all arrays (n,)."""
+
+    time_s: np.ndarray
+    estimate_enu_m: np.ndarray  # (n, 2) about the take-off
+    truth_enu_m: np.ndarray  # (n, 2)
+    height_m: np.ndarray  # true, above the take-off
+
+    @property
+    def error_m(self) -> np.ndarray:
+        """Horizontal distances."""
+        return np.linalg.norm(self.estimate_enu_m - self.truth_enu_m, axis=1)
+
+    def between(self, start_s: float, end_s: float) -> np.ndarray:
+        """Errors of a part of the flight, m."""
+        return self.error_m[(self.time_s >= start_s) & (self.time_s < end_s)]
+
+
+@dataclass(frozen=True)
+class Flown:
+    """What came of a mission. Times are seconds since the pattern began, NaN for what never happened."""
+
+    plan: MissionPlan
+    vehicle: str
+    trouble: str  # empty when all went well
+    gnss_lost_s: float
+    pattern_end_s: float
+    landed_s: float
+    samples: Samples
+    fix_times_s: np.ndarray  # (fixes,)
+    texts: tuple[str, ...]  # what the vehicle said
+
+
+class Recorder:
+    """Keeps where the vehicle believed it was and where it really was."""
+
+    def __init__(self) -> None:
+        self._estimates: list[tuple[float, float, float]] = []  # stamp, latitude, longitude
+        self._truths: list[tuple[float, float, float, float]] = []  # and altitude
+        self.gnss_heard_s = -math.inf
+        self.has_gnss = False
+
+    def take(self, message: Any, stamp_s: float) -> None:
+        """Any message of the vehicle; on the connection's thread."""
+        name = message.get_type()
+        if name == "GLOBAL_POSITION_INT" and (message.lat or message.lon):
+            self._estimates.append((stamp_s, message.lat * 1e-7, message.lon * 1e-7))
+        elif name in ("HIL_STATE_QUATERNION", "SIM_STATE"):
+            place = truth_from(message)
+            self._truths.append((stamp_s, place.lat_deg, place.lon_deg, place.altitude_m))
+        elif name == "GPS_RAW_INT":
+            self.gnss_heard_s = stamp_s
+            self.has_gnss = message.fix_type >= mavlink.GPS_FIX_TYPE_3D_FIX
+
+    @property
+    def has_truth(self) -> bool:
+        return _is_fresh(self._truths)
+
+    @property
+    def has_estimate(self) -> bool:
+        return _is_fresh(self._estimates)
+
+    def samples(self, begun_s: float, last: int | None = None) -> Samples:
+        """Estimates with the truth between its neighbours; the take-off is the first truth. last: so many only."""
+        truths = np.array(self._truths[-last:] if last else self._truths, dtype=float).reshape(-1, 4)
+        estimates = np.array(self._estimates[-last:] if last else self._estimates, dtype=float).reshape(-1, 3)
+        if len(truths):
+            inside = (estimates[:, 0] >= truths[0, 0]) & (estimates[:, 0] <= truths[-1, 0])
+            estimates = estimates[inside]
+        if not len(truths) or not len(estimates):
+            return Samples(np.zeros(0), np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+        stamps_s = estimates[:, 0]
+        true = np.stack([np.interp(stamps_s, truths[:, 0], truths[:, i]) for i in (1, 2, 3)], axis=1)
+        _, lat_deg, lon_deg, ground_m = self._truths[0]
+        frame = LocalEnu(lat_deg, lon_deg)
+        return Samples(
+            stamps_s - begun_s,
+            np.stack(frame.to_enu(estimates[:, 1], estimates[:, 2]), axis=1),
+            np.stack(frame.to_enu(true[:, 0], true[:, 1]), axis=1),
+            true[:, 2] - ground_m,
+        )
+
+    def error_now_m(self) -> float:
+        """The newest error; NaN before there is one."""
+        recent = self.samples(0.0, last=60).error_m
+        return float(recent[-1]) if len(recent) else math.nan
+
+
+def _is_fresh(entries: list[Any]) -> bool:
+    return bool(entries) and time.monotonic() - entries[-1][0] < QUIET_S
+
+
+class GnssSwitch:
+    """Takes a simulated vehicle's GNSS away, and puts it back as it was."""
+
+    def __init__(self, station: GroundStation) -> None:
+        """Look for what this simulator offers; GeolocError if it offers nothing."""
+        self._station = station
+        self._before: Parameter | None = None
+        self._value = 0.0
+        self.is_off = False
+        for name, self._value in _SWITCHES[station.autopilot]:
+            self._before = station.parameter(name)
+            if self._before is not None:
+                return
+        failures = station.parameter("SYS_FAILURE_EN") if station.autopilot is Autopilot.PX4 else None
+        if failures is None:
+            names = " nor ".join(name for name, _ in _SWITCHES[station.autopilot])
+            raise GeolocError(
+                f"the vehicle has no parameter {names}, so that its GNSS cannot be taken away; "
+                "fly a simulated one"
+            )
+        station.set_parameter(replace(failures, value=1.0))
+
+    def off(self) -> None:
+        """GeolocError if the vehicle does not let it go."""
+        self.is_off = True  # whatever comes, it is put back
+        if not self._set(off=True):
+            raise GeolocError(f"the vehicle does not let its GNSS go{self._station.last_words()}")
+
+    def on(self) -> bool:
+        """Put it back if it was taken; whether it is there again."""
+        if not self.is_off:
+            return True
+        self.is_off = not self._set(off=False)
+        return not self.is_off
+
+    def _set(self, off: bool) -> bool:
+        if self._before is not None:
+            value = self._value if off else self._before.value
+            return self._station.set_parameter(replace(self._before, value=value))
+        kind = mavlink.FAILURE_TYPE_OFF if off else mavlink.FAILURE_TYPE_OK
+        return self._station.try_command(
+            mavlink.MAV_CMD_INJECT_FAILURE, mavlink.FAILURE_UNIT_SENSOR_GPS, kind, 0.0
+        )
+
+
+@dataclass
+class Mission:
+    """One flight of a plan. tell: milestones, in words; show: progress, ten times a second."""
+
+    station: GroundStation
+    recorder: Recorder
+    plan: MissionPlan
+    fixes: Fixes
+    tell: Callable[[str], None]
+    show: Callable[[Progress], None]
+    _begun_s: float = field(default=math.nan, init=False)
+    _lost_s: float = field(default=math.nan, init=False)
+    _ended_s: float = field(default=math.nan, init=False)
+    _landed_s: float = field(default=math.nan, init=False)
+    _fix_times_s: list[float] = field(default_factory=list, init=False)
+    _phase: str = field(default="connecting", init=False)
+
+    def fly(self) -> Flown:
+        """Fly it. GeolocError if it cannot be flown at all or no fixes come; what happens later is the outcome.
+
+        Whatever ends it, Ctrl-C too: GNSS is put back and the vehicle is asked to land.
+        """
+        self.station.connect(CONNECT_S)
+        self._wait_until_ready()
+        switch = GnssSwitch(self.station)
+        try:
+            last = self._start()
+            trouble = self._fly_pattern(last, switch)
+            if not trouble:
+                trouble = self._land()
+            self._landed_s = time.monotonic()
+        finally:
+            self._bring_home(switch)
+        samples = self.recorder.samples(self._begun_s)
+        return Flown(
+            self.plan,
+            str(self.station),
+            trouble,
+            self._lost_s - self._begun_s,
+            self._ended_s - self._begun_s,
+            self._landed_s - self._begun_s,
+            samples,
+            np.array(self._fix_times_s) - self._begun_s,
+            tuple(self.station.texts),
+        )
+
+    # --- stages ---------------------------------------------------------------------------------------------
+
+    def _wait_until_ready(self) -> None:
+        self._phase = "waiting for position and truth"
+        self.tell(f"connected to {self.station} on {self.station.url}")
+        if not self._step_until(lambda: self.recorder.has_estimate, READY_S):
+            raise GeolocError(
+                f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start"
+                f"{self.station.last_words()}"
+            )
+        if not self._step_until(lambda: self.recorder.has_truth, CONNECT_S):
+            raise GeolocError(
+                "the vehicle does not say where it really is (HIL_STATE_QUATERNION of PX4's SIH and Gazebo, SIM_STATE "
+                "of ArduPilot's simulator); a mission without GNSS is for simulated vehicles only"
+            )
+
+    def _start(self) -> int:
+        """Upload, arm, climb, begin; returns the last item's number."""
+        position = self.station.latest("GLOBAL_POSITION_INT")
+        frame = LocalEnu(position.lat * 1e-7, position.lon * 1e-7)
+        corners = self.plan.corners_m
+        lat_deg, lon_deg = frame.to_geodetic(corners[:, 0], corners[:, 1])
+        last = self.station.upload(list(zip(lat_deg, lon_deg, strict=True)), self.plan.height_m)
+        self._arm()
+        self.station.take_off(self.plan.height_m)
+        self._phase = "climbing"
+        self.tell(f"armed, climbing to {self.plan.height_m:g} m")
+        climb_s = self.plan.height_m / CLIMB_M_S + READY_S
+        if not self._step_until(self._is_up, climb_s):
+            raise GeolocError(
+                f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s"
+                f"{self.station.last_words()}"
+            )
+        self.station.command("start the mission", mavlink.MAV_CMD_MISSION_START, 0.0, 0.0)
+        if not self._step_until(lambda: self.station.is_in("mission"), QUIET_S):
+            raise GeolocError(
+                f"the vehicle does not fly its mission but {self.station.mode}{self.station.last_words()}"
+            )
+        self.station.try_command(mavlink.MAV_CMD_DO_CHANGE_SPEED, 1.0, self.plan.speed_m_s, -1.0)
+        self._begun_s = time.monotonic()
+        self.tell(f"flying a {self.plan.pattern} of {len(corners)} corners, {self.plan.duration_s:.0f} s")
+        return last
+
+    def _arm(self) -> None:
+        self._phase = "arming"
+        end_s = time.monotonic() + READY_S
+        while True:
+            self.station.set_mode("hold")
+            if self.station.try_command(mavlink.MAV_CMD_COMPONENT_ARM_DISARM, 1.0):
+                break
+            if time.monotonic() > end_s:
+                raise GeolocError(f"the vehicle refuses to arm for {READY_S:g} s{self.station.last_words()}")
+            self._step_until(lambda: False, AGAIN_S)
+        self._step_until(lambda: self.station.is_armed, QUIET_S)
+
+    def _is_up(self) -> bool:
+        return bool(
+            self.station.latest("GLOBAL_POSITION_INT").relative_alt * 1e-3 > 0.95 * self.plan.height_m
+        )
+
+    def _fly_pattern(self, last: int, switch: GnssSwitch) -> str:
+        """To the last corner, with GNSS and then without; returns what went wrong, if anything."""
+        self._phase = "with GNSS"
+        end_s = self._begun_s + 2.0 * self.plan.duration_s + READY_S
+        trouble = ""
+        while not self._has_reached(last) and not trouble:
+            now_s = time.monotonic()
+            if math.isnan(self._lost_s) and now_s - self._begun_s >= self.plan.gnss_loss_s:
+                self._check_fixes(now_s)
+                switch.off()
+                self._lost_s = time.monotonic()
+                self._phase = "without GNSS"
+                self.tell(f"GNSS is gone, with the estimate {self.recorder.error_now_m():.1f} m off")
+            self._step()
+            trouble = self._trouble()
+            if now_s > end_s:
+                trouble = f"the last corner was not reached within {end_s - self._begun_s:.0f} s"
+        self._ended_s = time.monotonic()
+        return trouble
+
+    def _land(self) -> str:
+        self._phase = "landing"
+        self.tell("the pattern is flown, landing")
+        if not self.station.set_mode("land"):
+            return f"the vehicle does not land{self.station.last_words()}"
+        down_s = self.plan.height_m / CLIMB_M_S + READY_S
+        if not self._step_until(lambda: not self.station.is_armed, down_s):
+            return f"the vehicle did not land within {down_s:.0f} s{self.station.last_words()}"
+        self.tell("landed")
+        return ""
+
+    def _bring_home(self, switch: GnssSwitch) -> None:
+        """GNSS back on; down, if it is up."""
+        was_off = switch.is_off
+        if not switch.on():
+            self.tell("GNSS could not be put back: restart the simulator")
+        elif was_off:
+            self.tell("GNSS is back")
+        if self.station.is_armed:
+            landing = self.station.is_in("land") or self.station.set_mode("land")
+            self.tell("the vehicle was asked to land" if landing else "the vehicle does not answer")
+
+    # --- watching -------------------------------------------------------------------------------------------
+
+    def _has_reached(self, last: int) -> bool:
+        reached = self.station.latest("MISSION_ITEM_REACHED")
+        return reached is not None and reached.seq >= last
+
+    def _check_fixes(self, now_s: float) -> None:
+        if not self.plan.needs_fixes or (self._fix_times_s and now_s - self._fix_times_s[-1] < FIX_AGE_S):
+            return
+        words = self.fixes.words()
+        said = f"the localizer says: {words}" if words else "no localizer is heard"
+        raise GeolocError(
+            f"no fix of ours came in the last {FIX_AGE_S:g} s, so GNSS stays on; {said}; start it over the right "
+            "map, or show with --without-fixes what becomes of the vehicle alone"
+        )
+
+    def _trouble(self) -> str:
+        """What is wrong with a vehicle that flies its mission; empty: nothing."""
+        station, recorder = self.station, self.recorder
+        error_m = recorder.error_now_m()
+        if station.is_silent:
+            return "the vehicle is silent"
+        if not station.is_armed:
+            return f"the vehicle disarmed in flight{station.last_words()}"
+        if not station.is_in("mission"):
+            return f"the vehicle left its mission for {station.mode}{station.last_words()}"
+        if not recorder.has_truth:
+            return "the simulator no longer says where the vehicle is"
+        if not recorder.has_estimate:
+            return f"the vehicle has no position any more{station.last_words()}"
+        if error_m > self.plan.max_error_m:
+            return f"its estimate is {error_m:.1f} m off, the limit is {self.plan.max_error_m:g} m"
+        now_s = time.monotonic()
+        if now_s - self._lost_s > OFF_S and recorder.has_gnss and now_s - recorder.gnss_heard_s < QUIET_S:
+            return f"its GNSS has a fix {OFF_S:g} s after it was taken away"
+        return ""
+
+    def _step_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end_s:
+                return False
+            self._step()
+        return True
+
+    def _step(self) -> None:
+        """A tenth of a second: count fixes, show where we are."""
+        time.sleep(STEP_S)
+        now_s = time.monotonic()
+        count = self.fixes.count()
+        self._fix_times_s += itertools.repeat(now_s, count - len(self._fix_times_s))
+        time_s = now_s - self._begun_s
+        self.show(Progress(self._phase, time_s, self.recorder.error_now_m(), count))
