@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     folder, note = args.flight, args.note
     if folder is None:
-        folder, note = _generate(args.out / "world", args.seed, console), note or _GENERATED_NOTE
+        folder, note = generate_flight(args.out / "world", args.seed, console), note or _GENERATED_NOTE
     flight = open_told(folder, args.topic)
     require_truth(flight)
     map_path = args.map or flight.map_path
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _generate(folder: Path, seed: int, console: Console) -> Path:
+def generate_flight(folder: Path, seed: int, console: Console) -> Path:
     """A flight over a generated world of two dates, made anew each time; returns the flight folder."""
     with console.status("generating two dates of a world"):
         world = generate_world(WORLD_M, WORLD_GSD_M, seed)
