@@ -123,7 +123,16 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
             f"{_likely(shapes)}"
         )
     model.load_state_dict(state)
-    return LoadedWeights(model.eval(), info, f"{path.stem}-{digest[:8]}")
+    return LoadedWeights(model.eval(), info, _id(path, digest))
+
+
+def weights_id(weights: str | Path = "default") -> str:
+    """The `id` that these weights will have, without loading them; GeolocError when unknown or damaged."""
+    return _id(*find_weights(weights, "localizer"))
+
+
+def _id(path: Path, digest: str) -> str:
+    return f"{path.stem}-{digest[:8]}"
 
 
 def start_from(model: nn.Module, weights: str | Path) -> None:

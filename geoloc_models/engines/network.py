@@ -31,7 +31,7 @@ class NetworkEngine(ABC):
 
     name: str
     one_by_one = True
-    """Whether maps are encoded one at a time: on a CPU a batch gains nothing, and each size of it costs a compilation."""
+    """Whether maps are encoded one at a time: a batch gains nothing on a CPU, and each size of it costs a compilation."""
 
     def __init__(self, loaded: LoadedWeights, parts: Parts, device: torch.device) -> None:
         self._parts = parts
@@ -92,12 +92,16 @@ class NetworkEngine(ABC):
         return logits[:, :rows, :columns] / np.float32(self._temperature), stride_px
 
     def warm_up(self, map_sides_px: Iterable[int], maps: int = 1) -> None:
-        """Run once for each side of a search map, and once for so many maps at once: first calls compile and allocate."""
+        """Run once for each side of a search map, and on so many maps at once: first calls compile and allocate."""
         blank = np.zeros((1, self.query_px, self.query_px, 3), np.uint8)
         for side in map_sides_px:
             self.logits(blank, np.zeros((1, side, side, 3), np.uint8))
         if maps > 1:
             self.logits(blank, np.zeros((maps, 2 * self.query_px, 2 * self.query_px, 3), np.uint8))
+        self.forget_maps()
+
+    def forget_maps(self) -> None:
+        """Keep no map's features: the next call computes them anew, as the first one did."""
         self._maps.clear()
 
     def _query_features(self, queries: np.ndarray, query_px: int) -> Tensors:

@@ -59,24 +59,24 @@ def write_onnx(parts: Parts, query_px: int, folder: Path) -> dict[str, Path]:
             "only networks on the backbones compact, compact+vits14 and cvt13 can be exported: "
             "take the engine torch-float32"
         )
-    examples = _examples(parts, query_px)
-    return {name: _write(part, examples[name], folder / f"{name}.onnx") for name, part in parts.parts.items()}
+    # Not square, so that no axis is taken for another.
+    inputs = examples(parts, query_px, 2 * query_px, 3 * query_px)
+    return {name: _write(part, inputs[name], folder / f"{name}.onnx") for name, part in parts.parts.items()}
 
 
 @torch.inference_mode()
-def _examples(parts: Parts, query_px: int) -> dict[str, Tensors]:
-    """Inputs of every part; maps are not square, so that no axis is taken for another."""
+def examples(parts: Parts, query_px: int, map_height: int, map_width: int) -> dict[str, Tensors]:
+    """Inputs of every part for one map of this size."""
 
     def images(height: int, width: int) -> Tensors:
         picture = torch.randint(0, 255, (1, height, width, 3), dtype=torch.uint8)
         return (picture, *parts.geometry(height, width, query_px))
 
-    view, search = images(query_px, query_px), images(2 * query_px, 3 * query_px)
-    examples = {"query": view, "map": search}
+    view, search = images(query_px, query_px), images(map_height, map_width)
     features = parts.parts["query"].module(*view)
     of_map = parts.parts["map"].module(*search) if "map" in parts.parts else search[:1]
     first, then = parts.mix_inputs(features, of_map)
-    return {**examples, "mix": (*first, *then)}
+    return {"query": view, "map": search, "mix": (*first, *then)}
 
 
 def _write(part: Part, example: Tensors, path: Path) -> Path:

@@ -12,6 +12,7 @@ from geoloc_models.errors import GeolocError
 COMMANDS = (
     "demo",
     "evaluate",
+    "report",
     "evaluate-pairs",
     "bag",
     "simulate",
@@ -19,6 +20,7 @@ COMMANDS = (
     "dataset",
     "train",
     "calibrate",
+    "export",
     "ast",
     "gallery",
     "gazebo",
@@ -26,6 +28,7 @@ COMMANDS = (
     "bench",
     "bench-gallery",
     "bench-graph",
+    "bench-bridge",
     "models",
 )
 

@@ -75,7 +75,7 @@ def match_frame(
     view, tilt_sigma = rectified_view(frame, engine, half_width_m, settings, whole_views)
     clock = lap(stages, "rectify", clock)
     offset = np.array(view.centre_offset_enu_m)
-    size_px = _search_px(half_width_m, view, engine, whole_views)
+    size_px = search_px(half_width_m, view, engine, whole_views)
     crop = map_source.crop(*moved(centre, offset), size_px * view.gsd_m, size_px)
     clock = lap(stages, "crop", clock)
     if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
@@ -147,7 +147,8 @@ def camera_rotation(frame: Frame, settings: LocalizerSettings) -> tuple[np.ndarr
     return frame.rotation_enu_from_optical, math.radians(settings.sigma_attitude_deg)
 
 
-def _search_px(half_width_m: float, view: RectifiedView, engine: Engine, whole_views: bool) -> int:
+def search_px(half_width_m: float, view: RectifiedView, engine: Engine, whole_views: bool) -> int:
+    """Side of the crop that holds the square of +-half_width_m, as the engine takes it."""
     side_px = 2 * half_width_m / view.gsd_m + (engine.query_px if whole_views else 0)
     if not whole_views:
         # The square is given: never larger than asked, never smaller than the query.

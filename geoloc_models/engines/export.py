@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making engines and holding them against PyTorch: same views, same maps, how far do the fixes move?"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
+from geoloc_models.engines.choice import KINDS, make_engine, processor_of
+from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.onnx import import_or_tell, write_onnx
+from geoloc_models.engines.openvino import write_openvino
+from geoloc_models.engines.parts import parts_of
+from geoloc_models.engines.records import Check, Record, engine_folder
+from geoloc_models.engines.tensorrt import write_tensorrt
+from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.errors import GeolocError
+from geoloc_models.metrics import ma_at_k
+from geoloc_models.weights import load_weights, sha256
+
+MOST_MOVED_M = 0.5
+"""Median by which an engine in few bits may move fixes."""
+MOST_LOST = 0.01
+"""Share of fixes within 20 m that it may lose."""
+MOST_LOGIT_ERROR = 1e-3
+"""Largest difference of a logit of an engine in float32; logits span tens, so that is float32's rounding."""
+ROUNDS = 2
+"""Each view is timed so often, alternating, and the better one counts: other work on the machine comes in bursts."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A view and a map at the same gsd_m, as an engine takes them, and where on the map the view's centre truly is."""
+
+    query: np.ndarray
+    search_map: np.ndarray
+    gsd_m: float
+    truth_xy_px: tuple[float, float]
+
+
+def export(
+    name: str,
+    weights: str | Path,
+    folder: Path,
+    samples: Sequence[Sample],
+    source: str,
+    device: str = "auto",
+    threads: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Record:
+    """Write an engine, check it on the samples, and put it with its record into `folder`, whatever the check says.
+
+    source: where the samples are from, in words. `advance()` is called after each sample. GeolocError: no such engine,
+    no samples, or weights or machine that this engine cannot be made for.
+    """
+    if name not in KINDS or name.startswith("torch-"):
+        exported = ", ".join(kind for kind in KINDS if not kind.startswith("torch-"))
+        raise GeolocError(f"{name!r} is no engine to export: use one of {exported}")
+    if not samples:
+        raise GeolocError("there is no view to check the engine with: give a flight with true positions")
+    loaded = load_weights(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
+        own = engine_folder(Path(scratch), loaded.id, name)
+        own.mkdir(parents=True)
+        _write(name, weights, own, samples)
+        engine = make_engine(name, weights, device, threads, Path(scratch))
+        check = compare(engine, weights, samples, source, KINDS[name].same_output, advance)
+        files = {path.name: sha256(path) for path in sorted(own.iterdir())}
+        record = Record(name, loaded.id, processor_of(device), _versions(name), files, check)
+        record.write(own)
+        final = engine_folder(folder, loaded.id, name)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(final, ignore_errors=True)
+        own.rename(final)
+    return record
+
+
+def _write(name: str, weights: str | Path, own: Path, samples: Sequence[Sample]) -> None:
+    kind, _, precision = name.rpartition("-")
+    if kind not in ("onnx", "openvino", "tensorrt"):
+        return
+    loaded = load_weights(weights)
+    parts = parts_of(loaded.model)
+    if kind == "onnx":
+        write_onnx(parts, loaded.info.query_px, own)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        files = write_onnx(parts, loaded.info.query_px, Path(scratch))
+        if kind == "tensorrt":
+            write_tensorrt(parts, files, loaded.info.query_px, own)
+        else:
+            write_openvino(files, own, half=precision != "float32")
+
+
+def compare(
+    engine: NetworkEngine,
+    weights: str | Path,
+    samples: Sequence[Sample],
+    source: str,
+    same_output: bool,
+    advance: Callable[[], None] = lambda: None,
+) -> Check:
+    """Hold an engine against torch-float32, and its time against PyTorch as it runs without any export."""
+    device = str(engine.device).partition(" ")[0]
+    exact = TorchEngine(weights, device, precision="float32")
+    usual = TorchEngine(weights, device)
+    error = 0.0
+    moved, own_m, torch_m, own_ms, torch_ms = [], [], [], [], []
+    for sample in samples:
+        expected, stride_px = exact.logits(sample.query[None], sample.search_map[None])
+        logits, _ = engine.logits(sample.query[None], sample.search_map[None])
+        error = max(error, float(np.abs(logits - expected).max()))
+        ours, theirs = (heatmap_from_logits(found[0], stride_px) for found in (logits, expected))
+        moved.append(_apart_m(ours.peak_xy_px, theirs.peak_xy_px, sample))
+        own_m.append(_apart_m(ours.peak_xy_px, sample.truth_xy_px, sample))
+        torch_m.append(_apart_m(theirs.peak_xy_px, sample.truth_xy_px, sample))
+        times = [(_milliseconds(engine, sample), _milliseconds(usual, sample)) for _ in range(ROUNDS)]
+        own_ms.append(min(own for own, _ in times))
+        torch_ms.append(min(plain for _, plain in times))
+        advance()
+    ma20, torch_ma20 = ma_at_k(own_m, 20), ma_at_k(torch_m, 20)
+    median_m = float(np.median(moved))
+    return Check(
+        samples=len(samples),
+        source=source,
+        max_logit_error=round(error, 6),
+        moved_median_m=round(median_m, 4),
+        moved_p95_m=round(float(np.percentile(moved, 95)), 4),
+        ma20=round(ma20, 4),
+        torch_ma20=round(torch_ma20, 4),
+        median_ms=round(float(np.median(own_ms)), 2),
+        torch_ms=round(float(np.median(torch_ms)), 2),
+        failure=_failure(error if same_output else 0.0, median_m, torch_ma20 - ma20),
+    )
+
+
+def _failure(error: float, moved_m: float, lost: float) -> str:
+    if error > MOST_LOGIT_ERROR:
+        return f"logits differ by up to {error:.2g} from PyTorch's, the limit is {MOST_LOGIT_ERROR:g}"
+    if not moved_m < MOST_MOVED_M:
+        return f"it moves fixes by {moved_m:.2f} m at the median, the limit is {MOST_MOVED_M:g} m"
+    if lost > MOST_LOST:
+        return f"it loses {lost:.3f} of the fixes within 20 m, the limit is {MOST_LOST:g}"
+    return ""
+
+
+def _apart_m(one: tuple[float, float], other: tuple[float, float], sample: Sample) -> float:
+    return float(np.hypot(one[0] - other[0], one[1] - other[1])) * sample.gsd_m
+
+
+def _milliseconds(engine: NetworkEngine, sample: Sample) -> float:
+    """Of a view on a map that the engine has not kept."""
+    engine.forget_maps()
+    start = time.perf_counter()
+    found: Heatmap = engine.infer(sample.query, sample.search_map)
+    assert np.isfinite(found.peak)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _versions(name: str) -> dict[str, str]:
+    module = KINDS[name].module
+    versions = {"torch": torch.__version__}
+    if module is not None:
+        versions[module] = str(import_or_tell(module).__version__)
+    return versions
