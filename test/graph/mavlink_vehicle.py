@@ -233,12 +233,19 @@ class MavlinkVehicle:
             )
             return math.atan2(right, G_M_S2), math.atan2(-forward, G_M_S2), _wrapped(self._yaw_rad)
 
-    def place(self, east_m: float, north_m: float, up_m: float, yaw_deg: float = 0.0) -> None:
-        """Put it there, armed and hovering."""
+    def place(
+        self,
+        east_m: float,
+        north_m: float,
+        up_m: float,
+        yaw_deg: float = 0.0,
+        velocity_m_s: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Put it there, armed and hovering, or moving east and north."""
         with self._lock:
             self._position = np.array([east_m, north_m, up_m], dtype=float)
             self._target = self._position.copy()
-            self._velocity[:] = 0.0
+            self._velocity[:] = (*velocity_m_s, 0.0)
             self._yaw_rad = math.radians(yaw_deg)
             self.armed, self.mode = True, "LOITER"
 
@@ -261,6 +268,11 @@ class MavlinkVehicle:
         """Raw bytes to all peers."""
         for peer in self._peers:
             peer.write(data)
+
+    @property
+    def clocks_compared(self) -> bool:
+        """Whether all peers have answered its TIMESYNC."""
+        return all(peer.clock_offset_s is not None for peer in self._peers)
 
     @property
     def landed(self) -> bool:
