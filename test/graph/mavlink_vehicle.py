@@ -138,7 +138,7 @@ class MavlinkVehicle:
         """`autopilot`: px4 or ardupilot; `home`: latitude, longitude (degrees), altitude AMSL (m) of the ground.
 
         `undulation_m`: the ellipsoid's height below the sea level there, for the GNSS's ellipsoidal altitude.
-        `agility`: how much faster than a real one it climbs, sinks and accelerates, for short tests.
+        `agility`: how much faster than a real one it climbs and sinks, for short tests.
         """
         self.autopilot = autopilot
         self.system_id = system_id
@@ -326,9 +326,10 @@ class MavlinkVehicle:
         self._estimate_step(now_s, dt_s)
         wanted = self._wanted_velocity(now_s)
         change = wanted - self._velocity
-        limit = MAX_ACCELERATION_M_S2 * self.agility * dt_s
-        length = float(np.linalg.norm(change))
-        change = change * min(1.0, limit / length) if length > 0 else change
+        limit = MAX_ACCELERATION_M_S2 * dt_s
+        level = float(np.hypot(*change[:2]))
+        change[:2] *= min(1.0, limit / level) if level > 0 else 1.0
+        change[2] = max(-limit * self.agility, min(limit * self.agility, change[2]))
         self._acceleration += 0.2 * (change / dt_s - self._acceleration)  # it takes time to tilt
         self._velocity += change
         self._position += self._velocity * dt_s
