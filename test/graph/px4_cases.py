@@ -137,7 +137,7 @@ def test_version_that_px4_msgs_is_not_of(rig: Rig) -> None:
         GeolocError, match=f"px4_version is {wrong}: build the branch .* named as the firmware"
     ):
         rig.start_bridge(px4_version=float(wrong))  # as `-p px4_version:=1.16` gives it
-    with pytest.raises(GeolocError, match="px4_version is 'newest'; it must be one of auto, 1.15"):
+    with pytest.raises(GeolocError, match="px4_version is 'newest'; it must be one of"):
         rig.start_bridge(px4_version="newest")
 
 

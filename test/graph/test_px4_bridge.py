@@ -7,6 +7,7 @@ Two packages of one name do not fit into one process, so each version's cases (p
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,27 @@ def test_bridge(version: str) -> None:
         command, env=environment, capture_output=True, text=True, check=False, timeout=200
     )
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+def test_seconds_of_faults() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "geoloc_ros.cli.main",
+        "bench-bridge",
+        "--seconds",
+        "6",
+        "--rate-hz",
+        "20",
+    ]
+    result = subprocess.run(
+        command, env=px4_environment("1.18"), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = dict(re.findall(r"│ (.+?) +│ (\d+)", result.stdout))
+    assert counts["frames said"] == "120"
+    assert counts["violations"] == "0"
+    assert int(counts["arrived at PX4"]) == int(counts["sent by the bridge"]) > 20
 
 
 def test_without_px4_msgs_one_line_says_what_to_build() -> None:
