@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launch files under the real `ros2 launch`, as users start them."""
+"""The launch files under `ros2 launch`, as users start them, with real nodes.
+
+Where there is no `launch` (no registry has it), test/launch_stand_in takes its place: it runs the same files.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +26,15 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
+from geoloc_ros.cli.main import main
 from geoloc_ros.core.flight import Flight, Truth
 from geoloc_ros.messages import seconds_from_time
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("ros2") is None or importlib.util.find_spec("launch_ros") is None,
-    reason="no ros2 launch in this environment",
-)
+STAND_IN = Path(__file__).resolve().parents[1] / "launch_stand_in" / "bin"
+if shutil.which("ros2") is None or importlib.util.find_spec("launch_ros") is None:
+    PATH = f"{STAND_IN}{os.pathsep}{os.environ['PATH']}"
+else:
+    PATH = os.environ["PATH"]
 
 START_S = 120.0  # for a process that loads the network on a busy machine
 END_S = 30.0
@@ -43,9 +51,10 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         log = tmp_path / f"launch{len(started)}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                ["ros2", "launch", "geoloc_ros", *arguments],
+                [str(shutil.which("ros2", path=PATH)), "launch", "geoloc_ros", *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, "PATH": PATH},
                 start_new_session=True,
             )
         started.append((process, log))
@@ -71,15 +80,30 @@ def write_parameters(path: Path, **values: object) -> Path:
     return path
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A launch file that ends by itself."""
+    variables = {**os.environ, "PATH": PATH, **environment}
     return subprocess.run(
-        ["ros2", "launch", "geoloc_ros", *arguments],
+        # PATH of the variables, not of this process, finds the program.
+        [str(shutil.which("ros2", path=variables["PATH"])), "launch", "geoloc_ros", *arguments],
         capture_output=True,
         text=True,
         timeout=60.0,
         check=False,
+        env=variables,
     )
+
+
+def write_program(path: Path, log: Path, then: str = "") -> None:
+    """A program that writes down how it was called, as a line of JSON, and goes on as told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"#!{sys.executable}\nimport json, os, sys, time\n"
+        f"line = json.dumps([sys.argv, os.getcwd(), dict(os.environ)])\n"
+        f"open({str(log)!r}, 'a').write(line + '\\n')\n{then}\n",
+        encoding="utf-8",
+    )
+    path.chmod(0o755)
 
 
 def test_localize(launch: Launch, spinner: Spinner, scene: Scene, tmp_path: Path) -> None:
@@ -162,9 +186,144 @@ def test_launch_without_what_it_needs_says_so(arguments: tuple[str, ...], remedy
     assert remedy in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["localize.launch.py", "replay.launch.py"])
+ARGUMENTS = {
+    "localize": ("map", "gallery", "namespace", "autopilot", "localizer_params", "image", "altitude"),
+    "replay": ("flight", "bag", "map", "gallery", "namespace", "rate"),
+    "record": ("out", "storage", "compression", "namespace", "image", "truth"),
+    "sim": ("world", "map", "dry_run", "px4_dir", "gnss_loss_s", "gazebo", "localizer", "px4_bridge"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments_are_shown(name: str) -> None:
-    done = run(name, "--show-args")
+    done = run(f"{name}.launch.py", "--show-args")
     assert done.returncode == 0, done.stderr
-    for argument in ("map", "gallery", "namespace", "localizer_params", "image", "altitude"):
+    for argument in ARGUMENTS[name]:
         assert f"'{argument}':" in done.stdout
+
+
+def test_bridge_to_a_vehicle_alone(launch: Launch, spinner: Spinner, tmp_path: Path) -> None:
+    """Each part of localize.launch.py can be left out; the bridge's topics are the localizer's."""
+    launch(
+        "localize.launch.py", "map:=none.tif", "autopilot:=mavlink", "localizer:=false", "map_server:=false",
+        "namespace:=bridged", "imu:=/elsewhere/imu",
+    )  # fmt: skip
+    asker = spinner.add(Node("asker"))
+
+    def publishers() -> set[tuple[str, str]]:
+        found = asker.get_publishers_info_by_topic("/elsewhere/imu")
+        return {(publisher.node_namespace, publisher.node_name) for publisher in found}
+
+    until(lambda: ("/bridged", "mavlink_bridge") in publishers(), START_S, "the bridge's imu")
+    assert {"localizer", "map_server"}.isdisjoint(asker.get_node_names())
+
+
+@pytest.mark.parametrize("compression", ["none", "message"])
+def test_recording(tmp_path: Path, compression: str) -> None:
+    """What `ros2 bag record` is asked for, and the topics that its pattern takes."""
+    log = tmp_path / "calls"
+    ros2 = shutil.which("ros2", path=PATH)
+    # `ros2 bag` is written down, all else is ros2's as before.
+    write_program(tmp_path / "bin" / "ros2", log, f"if sys.argv[1] != 'bag': os.execv({ros2!r}, sys.argv)")
+    out = tmp_path / "bag"
+    done = run(
+        "record.launch.py", f"out:={out}", f"compression:={compression}", "namespace:=uav", "odom:=",
+        "imu:=/mavros/imu/data", "more:=/extra/.*", "use_sim_time:=true", PATH=f"{tmp_path / 'bin'}:{PATH}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (words,) = [words for words, *_ in map(json.loads, log.read_text().splitlines()) if words[1] == "bag"]
+    assert words[1:5] == ["bag", "record", "--storage", "mcap"]
+    assert words[words.index("--output") + 1] == str(out)
+    assert "--use-sim-time" in words
+    assert ("--compression-mode" in words) == (compression != "none")
+    pattern = re.compile(words[words.index("--regex") + 1])
+    for topic in (
+        "/uav/image", "/uav/image/compressed", "/uav/camera_info", "/mavros/imu/data", "/uav/altitude", "/uav/truth",
+        "/uav/localizer/fix", "/uav/localizer/status", "/clock", "/tf", "/fmu/out/vehicle_attitude",
+        "/fmu/out/vehicle_local_position_v1", "/fmu/in/aux_global_position", "/extra/thing",
+    ):  # fmt: skip
+        assert pattern.search(topic), topic
+    for topic in ("/uav/odom", "/image", "/uav/imu", "/uav/localizer/heatmap", "/uav/image_raw", "/clocks"):
+        assert not pattern.search(topic), topic
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, write_texture: Callable[..., Path]) -> tuple[Path, Path]:
+    """A Gazebo world, and another picture of its ground."""
+    folder = tmp_path_factory.mktemp("gazebo")
+    ground, other = write_texture(folder / "ground.tif", 1), write_texture(folder / "other.tif", 2)
+    assert main(["gazebo", "world", str(ground), "--out", str(folder / "world"), "--gsd-m", "1"]) == 0
+    return folder / "world", other
+
+
+def test_simulation_says_all_that_is_missing_at_once(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, _ = world
+    done = run(
+        "sim.launch.py", f"world:={folder}", f"map:={folder.with_name('ground.tif')}", f"px4_dir:={tmp_path}",
+        "gnss_loss_s:=60",
+    )  # fmt: skip
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    for problem in ("PX4: ", "git clone", "the very picture", "same_map:=true", "give mission:=true"):
+        assert problem in told
+    assert "process started" not in told
+
+
+def test_simulation_tells_in_a_dry_run_what_it_would_start(world: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, other = world
+    arguments = (f"world:={folder}", f"map:={other}", f"px4_dir:={tmp_path}", "dry_run:=true")
+    done = run("sim.launch.py", *arguments, "ros_gz_image:=false", "mission:=true", "gnss_loss_s:=45")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stdout + done.stderr
+    for part in (
+        f"gz sim -r {folder / 'geoloc.sdf'}", "udp4 -p 8888", "PX4_PARAM_UXRCE_DDS_SYNCT=0",
+        f"cd {tmp_path} && ", "ros2 run ros_gz_bridge parameter_bridge", "localize.launch.py", "autopilot:=px4",
+        "use_sim_time:=true", "geoloc sim mission --gnss-loss-s 45", "to mend: PX4",
+    ):  # fmt: skip
+        assert part in told, part
+    assert "image_bridge" not in told
+    assert "process started" not in told
+
+
+def test_simulation_starts_its_programs_and_ends_with_them(world: tuple[Path, Path], tmp_path: Path) -> None:
+    """Programs that write down how they were called stand for Gazebo, PX4, agent and Gazebo's bridges."""
+    folder, _ = world
+    log, px4, prefix = tmp_path / "calls", tmp_path / "PX4", tmp_path / "ros"
+    stays = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass"
+    gz = "if sys.argv[2] == '--versions':\n    print('8.9.0')\n    sys.exit()\n" + stays
+    write_program(tmp_path / "bin" / "gz", log, gz)
+    write_program(tmp_path / "bin" / "MicroXRCEAgent", log, stays)
+    # PX4 ends once the others are up, and so does the simulation.
+    ended = f"while len(open({str(log)!r}).readlines()) < 6:\n    time.sleep(0.05)"
+    write_program(px4 / "build" / "px4_sitl_default" / "bin" / "px4", log, ended)
+    for path in ("Makefile", "Tools/simulation/gz/models/x500/model.sdf"):
+        (px4 / path).parent.mkdir(parents=True, exist_ok=True)
+        (px4 / path).touch()
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    for package, executable in (("ros_gz_bridge", "parameter_bridge"), ("ros_gz_image", "image_bridge")):
+        (index / package).touch()
+        write_program(prefix / "lib" / package / executable, log, stays)
+    done = run(
+        "sim.launch.py", f"world:={folder}", f"px4_dir:={px4}", "headless:=true", "agent_port:=8899",
+        "map_server:=false", "localizer:=false", "px4_bridge:=false",
+        PATH=f"{tmp_path / 'bin'}:{PATH}", AMENT_PREFIX_PATH=f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}",
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert "process has died" not in told, told
+    calls = [json.loads(line) for line in log.read_text().splitlines()]
+    called = {
+        Path(words[0]).name: (words[1:], cwd, env) for words, cwd, env in calls if "--versions" not in words
+    }
+    assert set(called) == {"gz", "MicroXRCEAgent", "px4", "parameter_bridge", "image_bridge"}
+    words, _, variables = called["gz"]
+    assert words == ["sim", "-r", "-s", "--headless-rendering", str(folder / "geoloc.sdf")]
+    assert variables["GZ_SIM_RESOURCE_PATH"].startswith(str(folder / "models"))
+    assert variables["GZ_SIM_SERVER_CONFIG_PATH"] == str(folder / "server.config")
+    assert called["MicroXRCEAgent"][0] == ["udp4", "-p", "8899"]
+    words, directory, variables = called["px4"]
+    assert (words, directory) == (["-d", "-i", "0"], str(px4))
+    assert variables["PX4_GZ_WORLD"] == "geoloc"
+    assert variables["PX4_UXRCE_DDS_PORT"] == "8899"
+    assert variables["PX4_PARAM_UXRCE_DDS_SYNCT"] == "0"
+    assert "/geoloc/image:=image" in called["image_bridge"][0]
