@@ -27,8 +27,8 @@ from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.flight import Truth
-from geoloc_ros.core.localizer import State
 from geoloc_ros.core.scores import STAGES, FrameScore, score_fix
+from geoloc_ros.core.state import State
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 
