@@ -301,9 +301,9 @@ def _decoder(topic: Topic) -> Callable[[bytes], Any]:
     Each type gets a store of its own, so that a definition that is broken or disagrees with others hurts no other type.
     """
     form, text = topic.definition
-    if not form and topic.msgtype in _KNOWN.types:
-        return lambda raw: _KNOWN.deserialize_cdr(raw, topic.msgtype)
-    if not form:
+    if not text.strip():
+        if topic.msgtype in _KNOWN.types:
+            return lambda raw: _KNOWN.deserialize_cdr(raw, topic.msgtype)
         form, text = "msg", _PX4_DEFINITIONS.get(topic.msgtype, "")
     if not text:
         raise GeolocError(

@@ -205,7 +205,9 @@ def read_attitude(message: Any) -> list[float]:
     if message.orientation_covariance[0] == -1:
         return [math.nan] * 4
     o = message.orientation
-    return [o.x, o.y, o.z, o.w]
+    quaternion = [o.x, o.y, o.z, o.w]
+    # An estimator that has not converged yet sends zeros.
+    return quaternion if math.hypot(*quaternion) > 1e-6 else [math.nan] * 4
 
 
 def read_height(message: Any) -> list[float]:

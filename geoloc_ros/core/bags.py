@@ -54,6 +54,8 @@ class Series:
     stamps_ns: np.ndarray
     values: np.ndarray
     reach_ns: int
+    only_between: bool = False
+    """Whether a time needs samples on both sides: the nearest one alone is too far off by then."""
 
     def around(self, at_ns: int) -> tuple[np.ndarray, np.ndarray, float] | None:
         """The samples before and after a time and the share (0..1) of the way between them; None beyond reach.
@@ -66,7 +68,7 @@ class Series:
             return self.values[after], self.values[after], 0.0
         near = [i for i in (after - 1, after) if 0 <= i < count]
         near = [i for i in near if abs(int(self.stamps_ns[i]) - at_ns) <= self.reach_ns]
-        if not near:
+        if len(near) < 1 + self.only_between:
             return None
         start, end = near[0], near[-1]
         span_ns = int(self.stamps_ns[end]) - int(self.stamps_ns[start])
@@ -117,7 +119,7 @@ class Bag:
     """A recorded flight, read frame by frame. Attitude, height and truth are those of the picture's own time."""
 
     REACH_S: ClassVar[dict[str, float]] = {"imu": 0.5, "altitude": 1.0, "truth": 1.0}
-    """A frame further than this from the samples around it has no value of that sensor."""
+    """A frame further than this from a sample around it does without that sample; truth needs one on either side."""
 
     def __init__(
         self, path: Path, asked: dict[str, str] | None = None, advance: Advance = lambda done, total: None
@@ -335,7 +337,7 @@ class Bag:
             known = np.isfinite(values).all(axis=1)
             stamps_ns, values = stamps_ns[known], values[known]
             values[:, 1] = np.unwrap(values[:, 1], period=360)
-        return Series(stamps_ns, values, round(self.REACH_S[role] * NS))
+        return Series(stamps_ns, values, round(self.REACH_S[role] * NS), role == "truth")
 
     def _check_size(self) -> None:
         """GeolocError if the first picture that decodes is not of the size that camera_info says."""
