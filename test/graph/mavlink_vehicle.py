@@ -158,6 +158,7 @@ class MavlinkVehicle:
         self.parameters: dict[str, float] = dict(PARAMETERS[autopilot])
         self.speed_m_s = 8.0
         self.gnss = True
+        self.not_arming = ""  # why it refuses to arm
         self.silent = False  # sends nothing, though it lives
         self.received: list[tuple[float, Any]] = []  # (own clock, message) of positions that peers sent
         self.fed: dict[int, Any] = {}  # last GPS_INPUT that each of ArduPilot's receivers took
@@ -355,8 +356,9 @@ class MavlinkVehicle:
             self._set_mode("LAND")
 
     def _has_gnss(self) -> bool:
-        switch = "SIM_GPS_USED" if self.autopilot == "px4" else "SIM_GPS1_ENABLE"
-        return self.gnss and self.parameters[switch] > 0
+        told = self.parameters
+        on = told.get("SIM_GPS_USED", 10) >= 4 and told.get("SIM_GPS1_ENABLE", 1) > 0
+        return self.gnss and on and not told.get("SIM_GPS_DISABLE")
 
     def _wanted_velocity(self, now_s: float) -> np.ndarray:
         if not self.armed:
@@ -650,7 +652,7 @@ class MavlinkVehicle:
 
     def _send_parameter(self, peer: _Peer, name: str) -> None:
         value = self.parameters[name]
-        if self.autopilot == "px4" and isinstance(PARAMETERS["px4"][name], int):
+        if self.autopilot == "px4" and isinstance(PARAMETERS["px4"].get(name), int):
             kind = mavlink.MAV_PARAM_TYPE_INT32
             value = struct.unpack("<f", struct.pack("<i", int(value)))[0]
         else:
@@ -726,6 +728,9 @@ class MavlinkVehicle:
         if command == mavlink.MAV_CMD_REQUEST_MESSAGE:
             return self._send(peer, _message_name(int(message.param1)))
         if command == mavlink.MAV_CMD_COMPONENT_ARM_DISARM:
+            if self.not_arming and message.param1 > 0.5:
+                peer.mav.statustext_send(mavlink.MAV_SEVERITY_CRITICAL, self.not_arming.encode())
+                return False
             self.armed = message.param1 > 0.5
             return True
         if command == mavlink.MAV_CMD_DO_SET_MODE:
