@@ -70,21 +70,21 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
             for name in ("rmse", "mean", "median", "std", "min", "max")
         ),
         Figure("ape_m.sse", "APE sse", 0, SMALLER, "m²"),
-        Figure("rpe_m.1 frame.rmse", "RPE rmse, 1 frame", 2, SMALLER, "m"),
+        Figure("rpe_m.1 frame.rmse", "RPE rmse over 1 frame", 2, SMALLER, "m"),
         *(
-            Figure(f"rpe_m.{distance} m.rmse", f"RPE rmse, {distance} m", 2, SMALLER, "m")
+            Figure(f"rpe_m.{distance} m.rmse", f"RPE rmse over {distance} m", 2, SMALLER, "m")
             for distance in RPE_DISTANCES_M
         ),
     ),
     "Reliability": (
         Figure("availability", "available", 3, LARGER),
         Figure("false_fix_rate", "false-fix rate", 3, SMALLER),
-        Figure("recovery_s.median", "time to relocalize, median", 2, NEITHER, "s"),
-        Figure("recovery_s.max", "time to relocalize, max", 2, NEITHER, "s"),
+        Figure("recovery_s.median", "median time to relocalize", 2, NEITHER, "s"),
+        Figure("recovery_s.max", "longest time to relocalize", 2, NEITHER, "s"),
         Figure("dropped_frames", "dropped frames", 0, SMALLER),
     ),
     "Honesty of the covariance": (
-        Figure("nees_mean", f"NEES, mean ({NEES_EXPECTED:g} expected)", 2, NEES_EXPECTED),
+        Figure("nees_mean", f"mean NEES ({NEES_EXPECTED:g} expected)", 2, NEES_EXPECTED),
         *(
             Figure(f"coverage_{k}sigma", f"truth within {k}σ ({share:.3f} expected)", 3, share)
             for k, share in COVERAGE_EXPECTED.items()

@@ -142,7 +142,7 @@ def _page(
         latency=latency,
         closeups=[_closeup(closeup) for closeup in main.closeups],
         searches=_searches(main),
-        about={key: value for key, value in main.about.items() if not isinstance(value, dict | list)},
+        about={key: _words(value) for key, value in main.about.items() if key not in ("note", "kidnaps")},
         files=files,
     )
 
@@ -214,6 +214,15 @@ def honesty(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"headings": ["run", "NEES, mean", *(f"within {k}σ" for k in COVERAGE_EXPECTED)], "rows": rows}
 
 
+def _words(value: Any) -> str:
+    """A setting as text: lists and tables on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(each)}" for key, each in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return "; ".join(_words(each) for each in value) or "–"
+    return str(value)
+
+
 def _outages(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The longest gaps of a run, in the order of time, and all of them in words."""
     every = gaps(run.frames)
@@ -235,6 +244,10 @@ def _outages(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
         words += f" Time to the next fix: median {recovery['median']:.1f} s, longest {recovery['max']:.1f} s."
     words += f" Dropped frames, which were never looked at: {summary['dropped_frames']}."
     words += f" False fixes: {summary['false_fixes']} of {len(run.frames) - lost}."
+    for event in run.about.get("kidnaps", []):
+        after_s = event["found_after_s"]
+        outcome = "not found again" if after_s is None else f"found after {after_s:.1f} s"
+        words += f" Kidnap ({event['what']}): {outcome}."
     if len(every) > len(shown):
         words += f" The {len(shown)} longest gaps:"
     return {"words": words, "headings": ["begin", "frames", "fix after", "why it began"], "rows": rows}

@@ -165,8 +165,9 @@ def _since_start_s(run: Run) -> np.ndarray:
 
 def _draw_line(axes: Axes, time_s: np.ndarray, values: np.ndarray, colour: str, front: bool) -> None:
     thin_s, low, middle, high = _thinned(time_s, values)
-    width, size = (1.6, 3) if front else (1.0, 2)
-    axes.plot(thin_s, middle, ".-", color=colour, lw=width, ms=size, zorder=2 + front)
+    width, size = (2.0, 3) if front else (1.0, 2)
+    # The thin ones over the thick one: where they agree, both show.
+    axes.plot(thin_s, middle, ".-", color=colour, lw=width, ms=size, zorder=3 - front)
     if len(thin_s) < len(time_s):
         axes.fill_between(thin_s, low, high, color=colour, alpha=0.35, lw=0)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the tests of reports: runs made by hand, and a browser to look at pages."""
+"""What tests share: modules beside them, runs made by hand, and a browser to look at pages."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# The tests are imported by path, so the module that they share needs one.
+# The tests are imported by path, so the modules that they share need one.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import PROGRAM, Browser  # noqa: E402
@@ -35,7 +35,7 @@ def flat_map() -> FlatMap:
 
 @pytest.fixture(scope="session")
 def walk() -> Callable[..., Run]:
-    """walk(name, error_m, gap=range(0), frames=40): frames northwards with a constant error to the east, no fix in `gap`."""
+    """walk(name, error_m, gap=range(0), frames=40): northwards with a constant error to the east, no fix in `gap`."""
     return _walk
 
 

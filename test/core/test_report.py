@@ -3,8 +3,8 @@
 
 import base64
 import json
-import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,46 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.maps import CropStatus, MapCrop
+from geoloc_ros.core.maps import MapSource
+from geoloc_ros.core.records import frames_of
 from geoloc_ros.core.report import blend_heatmap, write_report
 from geoloc_ros.core.report_figures import spans
 from geoloc_ros.core.report_track import round_length
-from geoloc_ros.core.scores import Closeup, Run, SearchRecord, score_fix
-
-
-class FlatMap:
-    """A map of one colour everywhere."""
-
-    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
-        image = np.full((size_px, size_px, 3), (90, 120, 60), np.uint8)
-        return MapCrop(image, lat_deg, lon_deg, size_m, size_m / size_px, 1.0, CropStatus.OK, "")
-
-
-def walk(name: str, error_m: float, gap: range = range(0)) -> Run:
-    """Forty frames northwards with a constant error to the east and no fix in `gap`."""
-    enu = LocalEnu(10.0, 20.0)
-    frames = [
-        score_fix(
-            index=index,
-            stamp_s=100.0 + 0.5 * index,
-            truth_lat_lon_deg=enu.to_geodetic(0.0, 5.0 * index),
-            lat_lon_deg=None if index in gap else enu.to_geodetic(error_m, 5.0 * index),
-            covariance_enu_m2=4.0 * np.eye(2),
-            search_size_m=150.0,
-            latency_ms=20.0,
-        )
-        for index in range(40)
-    ]
-    picture = np.full((64, 64, 3), 128, np.uint8)
-    heatmap = np.zeros((64, 64), np.float32)
-    heatmap[10, 50] = 1.0
-    closeup = Closeup(3, "Frame 3 <1.5 m off>", picture, picture, heatmap, (50.5, 10.5), (49.0, 12.0))
-    searches = [
-        SearchRecord(101.0, 2.5, 6, True, math.log(2000.0), 3.25, picture),
-        SearchRecord(110.0, 4.0, 9, False, -math.inf, math.nan, None),
-    ]
-    return Run(name, "tracking", "tiny & new", "cpu", frames, [closeup], {"seed": 4}, searches)
+from geoloc_ros.core.scores import Run
 
 
 class Audit(HTMLParser):
@@ -79,11 +45,14 @@ class Audit(HTMLParser):
         assert self.open.pop() == tag
 
 
+Walk = Callable[..., Run]
+
+
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, walk: Walk, flat_map: MapSource) -> Path:
     folder = tmp_path_factory.mktemp("report") / "deep" / "folder"
     runs = [walk("geoloc", 2.0, gap=range(5, 9)), walk("ncc", 30.0)]
-    write_report(folder, runs, FlatMap(), "A walk", "made up <b>data</b>")
+    write_report(folder, runs, flat_map, "A walk", "made up <b>data</b>")
     return folder
 
 
@@ -141,13 +110,63 @@ def test_track_is_drawn_to_scale(report: Path) -> None:
     assert x0 - 600 == pytest.approx(2.0 * 1200 / (1.15 * 195), abs=0.5)
 
 
-def test_same_runs_give_the_same_page(report: Path, tmp_path: Path) -> None:
+def test_same_runs_give_the_same_files(report: Path, tmp_path: Path, walk: Walk, flat_map: MapSource) -> None:
     runs = [walk("geoloc", 2.0, gap=range(5, 9)), walk("ncc", 30.0)]
-    write_report(tmp_path, runs, FlatMap(), "A walk", "made up <b>data</b>")
-    assert (tmp_path / "report.html").read_bytes() == (report / "report.html").read_bytes()
+    write_report(tmp_path, runs, flat_map, "A walk", "made up <b>data</b>")
+    names = {path.name for path in report.iterdir()}
+    assert names == {
+        "report.html", "report.json", "summary.csv", "tracks.geojson", "tracks.kml", "truth.tum",
+        "geoloc.tum", "geoloc_errors.csv", "ncc.tum", "ncc_errors.csv",
+    }  # fmt: skip
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_runs_without_any_fix_or_frame_still_report(tmp_path: Path) -> None:
+def test_json_holds_all_frames(report: Path, walk: Walk) -> None:
+    records = json.loads((report / "report.json").read_text())["records"]
+    assert list(records) == ["geoloc", "ncc"]
+    frames = frames_of(**records["geoloc"])
+    assert len(frames) == 40
+    assert [frame.valid for frame in frames].count(False) == 4
+    before = walk("geoloc", 2.0, gap=range(5, 9)).frames[20]
+    assert frames[20].lat_deg == pytest.approx(before.lat_deg, abs=1e-9)
+    assert frames[20].stages_ms == before.stages_ms
+
+
+def test_page_tells_all_figures(report: Path) -> None:
+    """What the summary computed, where the page should show it."""
+    page = (report / "report.html").read_text(encoding="utf-8")
+    cells = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page)]
+    # A constant error has no spread, and every step is right but those over the gap.
+    assert ["geoloc: APE", "2.00", "2.00", "2.00", "0.00", "2.00", "2.00", "144", ""] in cells
+    assert ["geoloc: RPE, 1 frame", *["0.00"] * 6, "0", "35"] in cells
+    assert ["expected", "2.00", "0.393", "0.865", "0.989"] in cells
+    assert ["network", "19.0", "22.0", "22.0"] in cells
+    assert ["2.5 s", "4", "2.0 s", "the view is &lt;dark&gt;"] in cells
+    assert "4 of 40 frames have no valid fix, in 1 gaps." in page
+    assert page.count('<source srcset="data:image/svg+xml') == 3 * 3  # three plots
+
+
+def test_partial_runs_say_so(tmp_path: Path, walk: Walk) -> None:
+    run = walk("geoloc", 2.0)
+    run.stopped, run.frames_read, run.frames_expected = True, 43, 120
+    write_report(tmp_path, [run], None, "Stopped")
+    assert "geoloc is partial: 43 of 120 frames." in (tmp_path / "report.html").read_text()
+    figures = json.loads((tmp_path / "report.json").read_text())
+    assert (figures["partial"], figures["frames_read"], figures["frames_expected"]) == (True, 43, 120)
+
+
+def test_long_runs_make_small_pages(tmp_path: Path, walk: Walk) -> None:
+    """A page must open whatever the flight's length; the JSON holds every frame."""
+    run = walk("geoloc", 2.0, gap=range(100, 7000, 50), frames=8000)
+    write_report(tmp_path, [run], None, "Long")
+    page = (tmp_path / "report.html").read_text()
+    assert len(page) < 1_500_000
+    assert 1000 < page.count("<circle cx") <= 1510
+    assert len(json.loads((tmp_path / "report.json").read_text())["records"]["geoloc"]["rows"]) == 8000
+
+
+def test_runs_without_any_fix_or_frame_still_report(tmp_path: Path, walk: Walk) -> None:
     write_report(tmp_path, [walk("lost", 1.0, gap=range(40))], None, "Lost")
     write_report(tmp_path, [Run("empty", "tracking", "none", "cpu", [])], None, "Nothing")
     assert json.loads((tmp_path / "report.json").read_text())["median_error_m"] is None
