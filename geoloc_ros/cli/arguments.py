@@ -17,9 +17,9 @@ def seed(text: str) -> int:
     return number
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Declare --device, for `geoloc_models.processes.choose_device`."""
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+def add_device(parser: argparse.ArgumentParser, text: str = "auto, cpu or cuda (default: auto)") -> None:
+    """Declare --device, for `geoloc_models.processes.choose_device`; text: its help."""
+    parser.add_argument("--device", default="auto", metavar="D", help=text)
 
 
 def add_verbs(

@@ -1,234 +1,251 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc bench`: milliseconds by stage, from the camera's bytes to the fix."""
+"""`geoloc bench`: every engine beside the plain network, and milliseconds by stage from camera to fix."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-import rasterio
-import rasterio.shutil
-from affine import Affine
-from rasterio.errors import RasterioError
-from rasterio.windows import Window
+import torch
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from geoloc_models.drl.heatmap import heatmap_from_logits
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.choice import KINDS, open_engine, processor_of
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.measuring import keep_to_cores, percentiles
-from geoloc_ros.core.camera import CameraModel, nadir_rotation
-from geoloc_ros.core.flight import Frame
-from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
-from geoloc_ros.core.localizer_settings import LocalizerSettings
-from geoloc_ros.core.maps import RasterMap
-from geoloc_ros.core.matching import Refused, match_frame
-from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
-from geoloc_ros.core.tracker import Tracker
+from geoloc_models.processes import choose_device
+from geoloc_ros.cli.arguments import add_device, make_writable
+from geoloc_ros.cli.bench_engines import CANDIDATES, PLAIN, Scene, measure_engines
+from geoloc_ros.cli.bench_stages import CAMERA, MAP_PX, SEARCH_M, make_map, measure_stages
+from geoloc_ros.cli.measuring import keep_to_cores, percentiles, verdict
 
 TARGET_MS = 12.0
 """Median that all stages but the network must stay under together, on two cores."""
-MAP_PX = 10_000
-MAP_GSD_M = 0.3
-PLACE = (48.2, 15.6)  # lat_deg, lon_deg of the map's centre, UTM zone 33
-HEIGHT_M = 120.0
-STEP_M = 1.5  # 15 m/s at 10 Hz
-SEARCH_M = 50.0  # half-width of the search
-CAMERA = CameraModel(
-    1280,
-    960,
-    np.array([[980.0, 0.0, 639.5], [0.0, 980.0, 479.5], [0.0, 0.0, 1.0]]),
-    (-0.12, 0.03, 1e-3, -5e-4, 0.0),
-)
-BESIDE_NETWORK = ("decode JPEG", "rectify", "crop", "heatmap", "fix")
+GUARD_TOLERANCE = 0.25
+"""Share by which a ratio may fall below that of the guard's file unless the file says otherwise."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure milliseconds by stage",
-        description=f"Fly {CAMERA.width}x{CAMERA.height} pictures over a {MAP_PX}x{MAP_PX} COG, made once, and print"
-        " the milliseconds of each stage from the camera's bytes to the fix.",
+        help="measure engines beside the plain network, and milliseconds by stage",
+        description="Measure every engine that is here, each in a process of its own and all in turn, beside the "
+        f"network as published run by PyTorch in float32 ({PLAIN}): with a map that it sees for the first time, with "
+        f"one whose features it has kept, and with {CANDIDATES} maps at once. Then fly {CAMERA.width}x{CAMERA.height} "
+        f"pictures over a {MAP_PX}x{MAP_PX} COG, made once, and measure each stage from the camera's bytes to the fix.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--out", metavar="FOLDER", type=Path, default=Path("out/bench"), help="folder for map and bench.json")
-    add("--frames", type=int, default=100, help="pictures to measure")
-    add("--cores", type=int, default=2, help="CPU cores to use")
-    add("--weights", default="default", help="weights by name or file")
-    add("--device", default="auto", help="device of the network: auto, cpu or cuda")
+    add(
+        "--engines",
+        metavar="E",
+        nargs="+",
+        default=list(KINDS),
+        choices=list(KINDS),
+        help=f"engines to measure beside {PLAIN}: {', '.join(KINDS)}",
+    )
+    add("--rounds", metavar="N", type=int, default=12, help="turns of each engine")
+    add("--frames", metavar="N", type=int, default=60, help="pictures whose stages are measured")
+    add("--cores", metavar="N", type=int, default=2, help="CPU cores and threads to use")
+    add("--weights", metavar="W", default="default", help="weights by name or file")
+    add_device(parser, "auto: the CPU and, if there is one, the GPU; or cpu, or cuda")
+    add(
+        "--guard",
+        metavar="FILE",
+        type=Path,
+        help="bench.json of an earlier run on such a processor: exit with 1 if an engine's ratio to the plain network "
+        f"has become worse, by {GUARD_TOLERANCE:.0%}% or what the file gives as tolerance",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the table, write bench.json."""
-    if args.frames < 2 or args.cores < 1:
-        raise GeolocError(f"{args.frames} frames on {args.cores} cores: give at least 2 frames and 1 core")
-    keep_to_cores(args.cores)
-    engine = TorchEngine(args.weights, args.device, threads=args.cores)
-    path = args.out / f"map_{MAP_PX}.tif"
-    _make_map(path)
-    samples = measure(path, engine, args.frames)
-    report = {
-        "frames": args.frames,
+    """Measure, print the tables, write bench.json."""
+    if args.frames < 2 or args.cores < 1 or args.rounds < 2:
+        raise GeolocError(
+            f"{args.frames} frames, {args.rounds} rounds, {args.cores} cores: give at least 2 frames, 2 rounds, 1 core"
+        )
+    guard = None if args.guard is None else Guard.read(args.guard)
+    devices = [args.device]
+    if args.device == "auto":
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    report: dict[str, Any] = {
+        "weights": args.weights,
         "cores": args.cores,
-        "device": engine.device,
-        "weights": engine.weights_id,
+        "processors": {device: processor_of(device) for device in devices},
         "map_px": MAP_PX,
         "frame_px": [CAMERA.width, CAMERA.height],
         "search_m": 2 * SEARCH_M,
+        "engines": [],
+        "missing": [],
+        "stages": [],
+    }
+    if guard is not None:
+        guard.check_processors(report["processors"])
+    make_writable(folder=args.out)
+    keep_to_cores(args.cores)
+    console = Console()
+    path = args.out / f"map_{MAP_PX}.tif"
+    make_map(path)
+    for device in devices:
+        choose_device(device)
+        stages, scene = _stages(path, device, args)
+        rows, reasons = _engines(scene, device, args, console)
+        report["weights"] = stages.pop("weights")
+        report["engines"] += rows
+        report["missing"] += [
+            {"engine": name, "device": device, "reason": why} for name, why in reasons.items()
+        ]
+        report["stages"].append(stages)
+    (args.out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for device, stages in zip(devices, report["stages"], strict=True):
+        _print_engines(report, device, console)
+        _print_stages(stages, console)
+    worse = [] if guard is None else guard.worse(report["engines"])
+    for line in worse:
+        console.print(line, highlight=False, soft_wrap=True)
+    return 1 if worse else 0
+
+
+def _engines(
+    scene: Scene, device: str, args: argparse.Namespace, console: Console
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows of this device's engines, and why there are none of others."""
+    kind = choose_device(device).type
+    names = [PLAIN, *(name for name in args.engines if KINDS[name].device in ("any", kind))]
+    with console.status("engines") as status:
+        return measure_engines(
+            names,
+            args.weights,
+            device,
+            scene,
+            args.rounds,
+            args.cores,
+            lambda text: status.update(f"{device}: {text}"),
+        )
+
+
+def _stages(path: Path, device: str, args: argparse.Namespace) -> tuple[dict[str, Any], Scene]:
+    """Milliseconds by stage with the engine that the localizer would take, and what it saw last."""
+    engine = open_engine(args.weights, device, args.cores)
+    samples = measure_stages(path, engine, args.frames)
+    side = 2 * engine.query_px
+    scene = Scene(samples.query, samples.search_map, np.resize(samples.search_map, (side, side, 3)))
+    stages = {
+        "weights": engine.weights_id,
+        "device": engine.device,
+        "frames": args.frames,
+        "search_px": len(samples.search_map),
         "stages_ms": {stage: percentiles(values) for stage, values in samples.stages.items()},
         "beside_network_ms": percentiles(samples.beside_network),
-        "search_px": samples.search_px,
     }
-    (args.out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    _print(report)
-    return 0
+    return stages, scene
 
 
-@dataclass
-class Samples:
-    """Milliseconds of every frame by stage."""
+@dataclass(frozen=True)
+class Guard:
+    """Ratios that must not become worse."""
 
-    stages: dict[str, list[float]]
-    search_px: int
+    path: Path
+    content: dict[str, Any]
 
-    @property
-    def beside_network(self) -> np.ndarray:
-        """Pre- and post-processing of each frame together."""
-        return np.sum([self.stages[stage] for stage in BESIDE_NETWORK], axis=0)
+    @classmethod
+    def read(cls, path: Path) -> Guard:
+        """GeolocError for a file that is no bench.json."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not (content["engines"] and isinstance(content["processors"], dict)):
+                raise ValueError("it holds no engines")
+            for row in content["engines"]:
+                cls._key(row)
+                float(row["ratio_to_plain"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise GeolocError(f"{path} is no bench.json of geoloc bench: {error}") from None
+        return cls(path, content)
 
+    @staticmethod
+    def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in ("engine", "device", "batch", "map"))
 
-def measure(map_path: Path, engine: TorchEngine, count: int) -> Samples:
-    """Fly `count` pictures over the map and time every stage; the first, with cold caches, is left out."""
-    stages: dict[str, list[float]] = defaultdict(list)
-    settings = LocalizerSettings()
-    search_px = 0
-    with RasterMap(map_path) as source:
-        tracker = Tracker(*PLACE, SEARCH_M / 3, settings.sigma_speed_m_s, None)
-        for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + 1)):
-            lap = _Lap(stages if index else defaultdict(list))
-            image = decode_compressed(jpeg)
-            lap("decode JPEG")
-            raw, step = encode_image(image, "bgr8")
-            lap.restart()
-            decode_image("bgr8", CAMERA.height, CAMERA.width, step, raw)
-            lap("decode raw")
-            frame = Frame(image, 0.1 * index, rotation, HEIGHT_M, CAMERA)
-            try:
-                match = match_frame(frame, place, SEARCH_M, engine, source, settings)
-            except Refused as refused:
-                raise GeolocError(f"the bench's own picture was refused: {refused}") from None
-            # The engine ends with this very step; timed again by itself, it is taken out of the network's share.
-            lap.restart()
-            logits = np.log(np.maximum(match.heatmap.probability, 1e-30))
-            lap.restart()
-            heatmap_from_logits(logits, match.heatmap.stride_px)
-            heatmap_ms = lap("heatmap")
-            tracker.predict(frame.stamp_s, settings.sigma_acceleration_m_s2)
-            tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
-            tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
-            took = match.latencies_ms
-            lap("fix", extra_ms=took["post"])
-            lap.stages["rectify"].append(took["rectify"])
-            lap.stages["crop"].append(took["crop"])
-            lap.stages["network"].append(took["network"] - heatmap_ms)
-            search_px = match.crop.image.shape[0]
-    return Samples(dict(stages), search_px)
+    def check_processors(self, here: dict[str, str]) -> None:
+        """GeolocError unless they are the file's: what half precision gains, say, differs between processors."""
+        for device, name in here.items():
+            known = self.content["processors"].get(device)
+            if known != name:
+                raise GeolocError(
+                    f"{self.path} holds ratios of {known or 'no ' + device}, this is {name}: write one here with "
+                    "geoloc bench"
+                )
 
-
-class _Lap:
-    """Appends the time since the last call to a stage."""
-
-    def __init__(self, stages: dict[str, list[float]]) -> None:
-        self.stages = stages
-        self.restart()
-
-    def restart(self) -> None:
-        """Start the next stage now."""
-        self._start = time.perf_counter()
-
-    def __call__(self, stage: str, extra_ms: float = 0.0) -> float:
-        took_ms = (time.perf_counter() - self._start) * 1e3 + extra_ms
-        self.stages[stage].append(took_ms)
-        self.restart()
-        return took_ms
+    def worse(self, rows: list[dict[str, Any]]) -> list[str]:
+        """A line for each ratio that has become worse, or is no longer there."""
+        found = {self._key(row): row["ratio_to_plain"] for row in rows}
+        share = 1.0 - self.content.get("tolerance", GUARD_TOLERANCE)
+        lines = []
+        for row in self.content["engines"]:
+            ratio, least = found.get(self._key(row)), row["ratio_to_plain"] * share
+            if ratio is None:
+                continue
+            if ratio < least:
+                engine, device, batch, kept = self._key(row)
+                lines.append(
+                    f"worse: {engine} on {device}, {batch} {kept} map{'s' * (batch > 1)}: {ratio:.2f} times as fast as "
+                    f"the plain network, it was {row['ratio_to_plain']:.2f}, the limit is {least:.2f}"
+                )
+        return lines
 
 
-def _flight(map_path: Path, count: int) -> Iterator[tuple[tuple[float, float], bytes, np.ndarray]]:
-    """Place, JPEG and attitude of pictures along a straight line to the north-east."""
-    simulator = CameraSimulator(map_path, CAMERA, TYPICAL)
-    rotation = nadir_rotation(40.0)
-    try:
-        for index in track(range(count), "pictures", transient=True):
-            place = LocalEnu(*PLACE).to_geodetic(0.7 * STEP_M * index, 0.7 * STEP_M * index)
-            picture = simulator.render(*place, HEIGHT_M, rotation)
-            _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-            yield place, data.tobytes(), rotation
-    finally:
-        simulator.close()
-
-
-def _make_map(path: Path) -> None:
-    """Write the COG unless a whole one is there."""
-    try:
-        with rasterio.open(path) as found:
-            if (found.width, found.height) == (MAP_PX, MAP_PX):
-                return
-    except RasterioError:
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = path.with_suffix(".plain.tif")
-    tile = _texture(MAP_PX // 4)
-    strip = np.tile(np.moveaxis(tile, -1, 0), (1, 1, 4))
-    east_m, north_m = 544_600.0, 5_338_700.0  # of PLACE, roughly, in UTM zone 33
-    half_m = MAP_PX * MAP_GSD_M / 2
-    transform = Affine(MAP_GSD_M, 0.0, east_m - half_m, 0.0, -MAP_GSD_M, north_m + half_m)
-    size = {"width": MAP_PX, "height": MAP_PX, "count": 3, "dtype": "uint8"}
-    with rasterio.open(plain, "w", driver="GTiff", crs="EPSG:32633", transform=transform, **size) as target:
-        for row in track(range(0, MAP_PX, tile.shape[0]), "map", transient=True):
-            target.write(strip, window=Window(0, row, MAP_PX, tile.shape[0]))
-    part = path.with_suffix(".part.tif")
-    with Console().status("map: compressing"):
-        rasterio.shutil.copy(plain, part, driver="COG", COMPRESS="JPEG", QUALITY="85", BLOCKSIZE="512")
-    plain.unlink()
-    part.replace(path)
-
-
-def _texture(side_px: int) -> np.ndarray:
-    """(side_px, side_px, 3) uint8 noise at all scales, so that JPEG has as much to do as with a photograph."""
-    rng = np.random.default_rng(0)
-    total = np.zeros((side_px, side_px, 3), np.float32)
-    for cell_px, weight in ((512, 40.0), (128, 35.0), (32, 30.0), (8, 20.0), (2, 8.0)):
-        coarse = rng.uniform(-1, 1, (side_px // cell_px + 2,) * 2 + (3,)).astype(np.float32)
-        total += weight * cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
-    return np.clip(128 + total, 0, 255).astype(np.uint8)
-
-
-def _print(report: dict) -> None:
-    console = Console()
-    console.print(f"milliseconds on {report['cores']} cores, network on {report['device']}", highlight=False)
-    table = Table("stage", "p50", "p95")
-    for stage in ("decode JPEG", "decode raw", "rectify", "crop", "network", "heatmap", "fix"):
-        took = report["stages_ms"][stage]
-        table.add_row(stage, f"{took['p50']:.2f}", f"{took['p95']:.2f}")
-    console.print(table)
-    total = report["beside_network_ms"]
-    verdict = "within" if total["p50"] < TARGET_MS else "over"
+def _print_engines(report: dict[str, Any], device: str, console: Console) -> None:
     console.print(
-        f"pre- and post-processing together, network aside: {total['p50']:.2f} ms p50, {total['p95']:.2f} ms p95"
-        f" ({verdict} the target of {TARGET_MS:.0f} ms p50)",
+        f"{report['weights']} on {device} with {report['cores']} cores: milliseconds, maps a second, times as fast as "
+        f"{PLAIN}, MB that the engine takes at most",
+        highlight=False,
+        soft_wrap=True,
+    )
+    left, right = ("engine", "map"), ("maps", "p50", "p95", "p99", "maps/s", "ratio", "MB")
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in (*left, *right):
+        table.add_column(column, no_wrap=True, justify="left" if column in left else "right")
+    rows, missing = (
+        [row for row in report[kind] if row["device"] == device] for kind in ("engines", "missing")
+    )
+    for row in rows:
+        took = (f"{row[f'{share}_ms']:.1f}" for share in ("p50", "p95", "p99"))
+        table.add_row(
+            *(row["engine"], row["map"], str(row["batch"]), *took),
+            *(f"{row['per_second']:.1f}", f"{row['ratio_to_plain']:.2f}", f"{row['peak_mb']:.0f}"),
+        )
+    for row in missing:
+        table.add_row(row["engine"], "none", *("",) * 7)
+    console.print(table)
+    for row in missing:
+        console.print(f"no {row['engine']}: {row['reason']}", highlight=False, soft_wrap=True)
+    for row in rows:
+        if "synchronizations" in row:
+            console.print(
+                f"{row['engine']}, a call: {row['allocations']:g} allocations, {row['driver_allocations']:g} of them "
+                f"by the driver, {row['synchronizations']:g} waits for the GPU",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _print_stages(stages: dict[str, Any], console: Console) -> None:
+    console.print(f"milliseconds by stage, network on {stages['device']}", highlight=False)
+    table = Table("stage", *("p50", "p95", "p99"), box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    total = stages["beside_network_ms"]
+    for stage in ("decode JPEG", "decode raw", "rectify", "crop", "network", "heatmap", "fix"):
+        table.add_row(stage, *(f"{ms:.2f}" for ms in stages["stages_ms"][stage].values()))
+    table.add_row("all but the network", *(f"{ms:.2f}" for ms in total.values()))
+    console.print(table)
+    console.print(
+        f"all but the network: {total['p50']:.2f} ms p50, {verdict(total['p50'], TARGET_MS, 'ms')}",
         soft_wrap=True,
         highlight=False,
     )

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every engine beside the plain network: each in a process of its own, all in turn, so that noise hits them alike."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.measuring import keep_to_cores, peak_resident_mb, percentiles
+
+PLAIN = "plain-float32"
+"""The published structure, run by PyTorch operation by operation: what all others are compared with."""
+CANDIDATES = 32
+"""Maps that one view is searched in at once, as when lost."""
+ROUND_S = 0.4
+"""A turn of an engine takes about as long, or one call."""
+MOST_CALLS = 100
+"""Of one turn."""
+PAUSE_S = 0.02
+"""Between turns: threads of the last engine may spin for a while."""
+STEADY_CALLS = 20
+ANSWER_S = 600.0
+"""How long an engine may take to load, to compile, or for a turn."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """query: (h, h, 3), search_map: (H, H, 3), candidate: (C, C, 3) map of a search when lost; uint8 RGB."""
+
+    query: np.ndarray
+    search_map: np.ndarray
+    candidate: np.ndarray
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What an engine is asked: one view in so many maps, that it sees for the first time or has just seen."""
+
+    batch: int
+    kept: bool
+
+    def maps(self, scene: Scene, call: int) -> np.ndarray:
+        """(batch, H, H, 3) of a call; engines keep the features of maps that they have seen."""
+        image = scene.search_map if self.batch == 1 else scene.candidate
+        first = 0 if self.kept else call * self.batch
+        return np.stack([np.roll(image, 8 * (first + i), axis=1) for i in range(self.batch)])
+
+
+MODES = (Mode(1, False), Mode(1, True), Mode(CANDIDATES, False))
+
+
+@dataclass
+class Row:
+    """One engine in one mode: milliseconds of each call of each round, and what it took to get there."""
+
+    engine: str
+    device: str
+    mode: Mode
+    rounds_ms: list[list[float]]
+    peak_mb: float
+    load_s: float
+    off_by: float
+    steady: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self, plain: Row) -> dict[str, Any]:
+        """Figures of the row; `plain` is the same mode's row of PLAIN, measured in the same rounds."""
+        took = percentiles([ms for turn in self.rounds_ms for ms in turn])
+        ratios = [np.median(a) / np.median(b) for a, b in zip(plain.rounds_ms, self.rounds_ms, strict=True)]
+        return {
+            "engine": self.engine,
+            "device": self.device,
+            "batch": self.mode.batch,
+            "map": "kept" if self.mode.kept else "new",
+            **{f"{share}_ms": ms for share, ms in took.items()},
+            "per_second": round(1e3 * self.mode.batch / took["p50"], 2),
+            "ratio_to_plain": round(float(np.median(ratios)), 3),
+            "peak_mb": round(self.peak_mb, 1),
+            "load_s": round(self.load_s, 2),
+            "max_logit_error": float(f"{self.off_by:.2g}"),
+            **self.steady,
+        }
+
+
+def measure_engines(
+    names: Sequence[str],
+    weights: str,
+    device: str,
+    scene: Scene,
+    rounds: int,
+    cores: int,
+    told: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows as JSON of the engines that are here, and the reasons of those that are not.
+
+    names: PLAIN first; told: hears how far it is.
+    """
+    reasons: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        engines: list[_EngineProcess] = []
+        for name in names:
+            told(f"loading {name}")
+            engine = stack.enter_context(_EngineProcess.started((name, weights, device, cores), scene))
+            try:
+                engine.load()
+            except GeolocError as error:
+                reasons[name] = str(error)
+            else:
+                engines.append(engine)
+        if PLAIN in reasons:
+            raise GeolocError(f"{PLAIN} is what all engines are compared with: {reasons[PLAIN]}")
+        for number, mode in enumerate(MODES):
+            # A call with many maps takes seconds on a CPU.
+            for turn in range(rounds if mode.batch == 1 else max(2, rounds // 6)):
+                for engine in engines:
+                    told(f"{engine.name}, {mode.batch} maps, round {turn + 1}")
+                    engine.take_turn(number)
+        for engine in engines:
+            engine.finish(engines[0])
+        rows = [
+            row.as_json(plain)
+            for engine in engines
+            for row, plain in zip(engine.rows, engines[0].rows, strict=True)
+        ]
+    return rows, reasons
+
+
+class _EngineProcess:
+    """An engine in a process of its own, as seen from the process that measures."""
+
+    def __init__(self, name: str, device: str, pipe: Connection) -> None:
+        self.name, self._device, self._pipe = name, device, pipe
+        self.rows: list[Row] = []
+        self._logits = np.empty(0)
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, engine: tuple[str, str, str, int], scene: Scene) -> Iterator[_EngineProcess]:
+        """The process is there within the block; engine: as `open_by_name` takes it."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, engine, scene))
+        process.start()
+        theirs.close()
+        try:
+            yield cls(engine[0], engine[2], ours)
+        finally:
+            ours.close()
+            process.join(PAUSE_S)
+            process.kill()
+
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        """The answer; GeolocError if it is one, or none comes."""
+        try:
+            self._pipe.send((question, arguments))
+            if not self._pipe.poll(ANSWER_S):
+                raise GeolocError(f"{self.name} gave no answer within {ANSWER_S:g} s")
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise GeolocError(f"the process of {self.name} ended: too little memory?") from None
+        if isinstance(answer, GeolocError):
+            raise answer
+        return answer
+
+    def load(self) -> None:
+        """Open the engine and run each mode once; GeolocError if it cannot."""
+        loaded = self._ask("load")
+        self._logits = loaded["logits"]
+        self.rows = [
+            Row(self.name, self._device, mode, [], peak_mb, loaded["load_s"], 0.0)
+            for mode, peak_mb in zip(MODES, loaded["peak_mb"], strict=True)
+        ]
+
+    def take_turn(self, mode: int) -> None:
+        """One round's calls."""
+        self.rows[mode].rounds_ms.append(self._ask("turn", mode))
+        time.sleep(PAUSE_S)
+
+    def finish(self, plain: _EngineProcess) -> None:
+        """What does not depend on the rounds."""
+        off_by = float(np.abs(self._logits - plain._logits).max())
+        steady = self._ask("steady")
+        for row in self.rows:
+            row.off_by = off_by
+        self.rows[0].steady = steady
+
+
+def open_by_name(name: str, weights: str, device: str, threads: int) -> Any:
+    """PLAIN or one of the localizer's engines; GeolocError with the reason why there is none."""
+    # In the engine's own process, so that its memory counts.
+    from geoloc_models.engines.choice import open_engine
+
+    if name == PLAIN:
+        from geoloc_models.engines.plain import PlainEngine
+
+        return PlainEngine(weights, device, threads)
+    return open_engine(weights, device, threads, name)
+
+
+def _serve(pipe: Connection, engine: tuple[str, str, str, int], scene: Scene) -> None:
+    """Answer questions until the pipe is closed."""
+    keep_to_cores(engine[-1])
+    served: _Served | None = None
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            question, details = pipe.recv()
+            try:
+                if question == "load":
+                    served = _Served(engine, scene)
+                answer = getattr(served, question)(*details)
+            except GeolocError as error:
+                answer = error
+            pipe.send(answer)
+
+
+class _Served:
+    """An engine and what it is asked, in its own process."""
+
+    def __init__(self, engine: tuple[str, str, str, int], scene: Scene) -> None:
+        """Opens the engine; GeolocError if it cannot."""
+        self._memory = _Memory(engine[2])
+        start = time.perf_counter()
+        self._engine = open_by_name(*engine)
+        self._load_s = time.perf_counter() - start
+        self._scene = scene
+        self._calls = 0
+        self._call_s = [0.0] * len(MODES)
+
+    def load(self) -> dict[str, Any]:
+        """Logits of one view and map, and what the engine takes after one call in each mode and all before."""
+        peak_mb = []
+        logits = None
+        for number, mode in enumerate(MODES):
+            for _ in range(2 if mode.batch == 1 else 1):
+                self._call_s[number] = self._timed(mode) / 1e3
+            if logits is None:
+                logits = self._engine.logits(self._scene.query[None], self._scene.search_map[None])[0]
+            peak_mb.append(self._memory.peak_mb())
+        return {"logits": logits, "peak_mb": peak_mb, "load_s": self._load_s}
+
+    def turn(self, number: int) -> list[float]:
+        """Milliseconds of a turn's calls in a mode."""
+        calls = int(np.clip(ROUND_S / self._call_s[number], 1, MOST_CALLS))
+        if MODES[number].kept:
+            self._timed(MODES[number])  # other maps may have taken its place
+        return [self._timed(MODES[number]) for _ in range(calls)]
+
+    def steady(self) -> dict[str, float]:
+        """On a GPU: allocations of PyTorch, memory taken from the driver, and waits for the device, per call."""
+        if not self._memory.on_gpu:
+            return {}
+        import torch
+
+        before = torch.cuda.memory_stats()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                for _ in range(STEADY_CALLS):
+                    self._timed(MODES[0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        after = torch.cuda.memory_stats()
+        waits = sum("synchroniz" in str(warning.message) for warning in caught)
+        counts = {
+            key: after.get(name, 0) - before.get(name, 0)
+            for key, name in (
+                ("allocations", "allocation.all.allocated"),
+                ("driver_allocations", "num_device_alloc"),
+            )
+        }
+        return {key: count / STEADY_CALLS for key, count in {**counts, "synchronizations": waits}.items()}
+
+    def _timed(self, mode: Mode) -> float:
+        """Milliseconds of one call; logits are there when it returns, on a GPU too."""
+        maps = mode.maps(self._scene, self._calls)
+        self._calls += 1
+        start = time.perf_counter()
+        self._engine.logits(self._scene.query[None], maps)
+        return 1e3 * (time.perf_counter() - start)
+
+
+class _Memory:
+    """What an engine takes: of this process's memory, or of the GPU's, with all that the driver adds."""
+
+    def __init__(self, device: str) -> None:
+        """Before the engine is loaded."""
+        self.on_gpu = device.startswith("cuda")
+        self._before_mb = self._used_mb()
+
+    def peak_mb(self) -> float:
+        """The most that was taken so far; a GPU's memory pools do not shrink."""
+        return self._used_mb() - self._before_mb
+
+    def _used_mb(self) -> float:
+        if not self.on_gpu:
+            return peak_resident_mb()
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / 1e6
