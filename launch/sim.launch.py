@@ -8,6 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
+from ament_index_python.packages import get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -131,7 +132,7 @@ def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
 
     started = []
     if "gazebo" in parts:
-        config = sitl_setup.server_config(px4, world.folder / "server.config")
+        config = sitl_setup.server_config(px4, world.server_config)
         environment = sitl_setup.gazebo_environment(world.models, config, px4, os.environ)
         options = ["-r", "-s", "--headless-rendering"] if argument("headless") == "true" else ["-r"]
         started.append(process("gazebo", ["gz", "sim", *options, str(world.sdf)], environment))
@@ -143,7 +144,7 @@ def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
         command = [str(sitl_setup.px4_binary(px4)), "-d", "-i", "0"]
         started.append(process("px4", command, environment, str(px4)))
     if "ros_gz_bridge" in parts:
-        config = {"config_file": str(world.folder / "bridge.yaml"), "use_sim_time": True}
+        config = {"config_file": str(world.bridge), "use_sim_time": True}
         started.append(node("ros_gz_bridge", "parameter_bridge", [], config, {}))
     if "ros_gz_image" in parts:
         renamed = {f"/geoloc/image{kind}": f"image{kind}" for kind in ("", "/compressed")}
@@ -156,7 +157,8 @@ def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
         forwarded["autopilot"] = "px4" if "px4_bridge" in parts else "none"
         started.append(graph({**forwarded, "use_sim_time": "true"}))
     if "mission" in parts:
-        command = ["geoloc", "sim", "mission", *shlex.split(argument("mission_args"))]
+        geoloc = Path(get_package_prefix("geoloc_ros")) / "lib" / "geoloc_ros" / "geoloc"
+        command = [str(geoloc), "sim", "mission", *shlex.split(argument("mission_args"))]
         command += ["--gnss-loss-s", argument("gnss_loss_s")] if argument("gnss_loss_s") else []
         started.append(process("mission", command, {}))
     return started

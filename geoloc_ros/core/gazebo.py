@@ -231,6 +231,16 @@ class World:
         return self.folder / f"{self.name}.sdf"
 
     @property
+    def bridge(self) -> Path:
+        """Settings of ros_gz_bridge."""
+        return self.folder / "bridge.yaml"
+
+    @property
+    def server_config(self) -> Path:
+        """Gazebo's systems, for a PX4 that names none."""
+        return self.folder / "server.config"
+
+    @property
     def models(self) -> Path:
         """What belongs on GZ_SIM_RESOURCE_PATH."""
         return self.folder / "models"
@@ -316,8 +326,8 @@ def _write_files(world: World) -> None:
     camera, vehicle = world.models / "geoloc_camera", world.models / VEHICLE
     files = {
         world.sdf: "gazebo_world.sdf.j2",
-        world.folder / "bridge.yaml": "gazebo_bridge.yaml.j2",
-        world.folder / "server.config": "gazebo_server.config.j2",
+        world.bridge: "gazebo_bridge.yaml.j2",
+        world.server_config: "gazebo_server.config.j2",
         world.ground / "quad.obj": "gazebo_quad.obj.j2",
         world.ground / "quad.mtl": "gazebo_quad.mtl.j2",
         camera / "model.sdf": "gazebo_camera.sdf.j2",

@@ -24,8 +24,9 @@ VEHICLE_PARAMETERS = {
     "EKF2_AGP_CTRL": "1",  # up to 1.17: horizontal positions of the auxiliary source are fused
     "EKF2_AGP0_CTRL": "1",  # the same from 1.18 on
     "EKF2_AGP0_ID": "1",
+    "SYS_FAILURE_EN": "1",  # the mission may take GNSS away
 }
-"""PX4's parameters for flights on our fixes; a PX4 that does not know one says so and goes on."""
+"""PX4's parameters for flights that go on with our fixes; a PX4 that does not know one says so and goes on."""
 
 _AGENT = "MicroXRCEAgent"
 _PYTHON_MODULES = ("torch", "safetensors", "rasterio", "pyproj", "cv2", "rich")
