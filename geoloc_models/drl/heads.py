@@ -54,7 +54,7 @@ def correlate_spectrum(spectrum: Tensor, map_size: Sequence[int], z: Tensor, pad
 
 def _spectrum_size(map_size: tuple[int, int], kernel: tuple[int, int], padding: bool) -> tuple[int, int]:
     # Shifts run from -pad to side + pad - kernel. A circular correlation adds shifts that differ by its length, and
-    # from side + pad up the others of each lie where map and kernel do not meet: exact, and a fifth less than to the end.
+    # with a length of side + pad the others of each lie where map and kernel do not meet: exact, and a third shorter.
     rows, cols = (side + (k // 2 if padding else 0) for side, k in zip(map_size, kernel, strict=True))
     return _fast_length(rows), _fast_length(cols)
 

@@ -26,9 +26,7 @@ class CompiledEngine(TorchEngine):
     The first call for each size of map compiles, for tens of seconds; after the second size all sizes share code.
     """
 
-    def __init__(
-        self, weights: str | Path, device: str, threads: int | None, precision: Precision
-    ) -> None:
+    def __init__(self, weights: str | Path, device: str, threads: int | None, precision: Precision) -> None:
         super().__init__(weights, device, threads, precision)
         self.name = f"compile-{precision}"
         self.device = f"{self._device} ({self.name})"

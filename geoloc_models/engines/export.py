@@ -168,7 +168,7 @@ def _milliseconds(engine: NetworkEngine, sample: Sample) -> float:
 
 def _versions(name: str) -> dict[str, str]:
     module = KINDS[name].module
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     if module is not None:
         versions[module] = str(import_or_tell(module).__version__)
     return versions

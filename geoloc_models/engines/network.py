@@ -31,7 +31,7 @@ class NetworkEngine(ABC):
 
     name: str
     one_by_one = True
-    """Whether maps are encoded one at a time: a batch gains nothing on a CPU, and each size of it costs a compilation."""
+    """Whether maps are encoded one by one: a batch gains nothing on a CPU, and each size of it costs a compilation."""
 
     def __init__(self, loaded: LoadedWeights, parts: Parts, device: torch.device) -> None:
         self._parts = parts
@@ -91,13 +91,18 @@ class NetworkEngine(ABC):
         rows, columns = (int(side / stride_px) + 1 for side in search_maps.shape[1:3])
         return logits[:, :rows, :columns] / np.float32(self._temperature), stride_px
 
-    def warm_up(self, map_sides_px: Iterable[int], maps: int = 1) -> None:
-        """Run once for each side of a search map, and on so many maps at once: first calls compile and allocate."""
+    def usual_sides_px(self) -> range:
+        """Sides of the search maps of a flight that knows roughly where it is: up to two and a half views."""
+        step = self.map_multiple_px
+        return range(-(-(self.query_px + step) // step) * step, 5 * self.query_px // 2 + 1, step)
+
+    def warm_up(self, sides_px: Iterable[int], maps: int = 1) -> None:
+        """Search so many maps of each of these sides at once: the first call for a size compiles and allocates."""
         blank = np.zeros((1, self.query_px, self.query_px, 3), np.uint8)
-        for side in map_sides_px:
-            self.logits(blank, np.zeros((1, side, side, 3), np.uint8))
-        if maps > 1:
-            self.logits(blank, np.zeros((maps, 2 * self.query_px, 2 * self.query_px, 3), np.uint8))
+        for side in sides_px:
+            # Different ones: equal maps are computed once.
+            shades = np.arange(maps, dtype=np.uint8)[:, None, None, None]
+            self.logits(blank, np.broadcast_to(shades, (maps, side, side, 3)))
         self.forget_maps()
 
     def forget_maps(self) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network cut where its inputs meet: what depends on the view alone, on the map alone, and on both.
 
-Each part is plain arithmetic on tensors of any height and width, which every engine can compile. What an engine computes
-once it can keep: a view's part serves all candidate maps, a map's part all views. Between and after the parts PyTorch
-adds, in float32 and the same for all engines, what is cheap or known nowhere else: correlation by FFT and the sum of
-logits.
+Each part is plain arithmetic on tensors of any height and width, which every engine can compile. What an engine has
+computed once it can keep: a view's part serves all candidate maps, a map's part all views. Between and after the parts
+PyTorch adds, in float32 and the same for all engines, what is cheap or known nowhere else: correlation by FFT and the
+sum of logits.
 
 Networks on CvT mix in their very first block, so of a map they keep nothing: what precedes it, one convolution and one
 layer norm, is 0.4 % of their arithmetic.
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoloc_models.backbones.cvt import CvtMix
+from geoloc_models.backbones.cvt import Attention as CvtAttention
+from geoloc_models.backbones.cvt import CvtMix, CvtStream
 from geoloc_models.backbones.mixed_attention import QueryFeatures
 from geoloc_models.backbones.vit_trunk import cell_grid, resampled_positions
 from geoloc_models.drl.compact import CompactMixFusion, cells_to_nodes, standardise
@@ -270,9 +271,9 @@ class MixParts(Parts):
         self.rest, self._enlarge = copy.deepcopy(network.head), network.enlarge
         self._correlates = isinstance(network.head, GroupCorrelation)
         self.exportable = isinstance(network.backbone, CvtMix)
-        keys = {}
+        keys: dict[str, Sequence[str | int]] = {}
         if isinstance(network.backbone, CvtMix):
-            blocks = [m for m in network.backbone.modules() if hasattr(m, "conv_proj_q")]
+            blocks = (m for m in network.backbone.modules() if isinstance(m, CvtAttention))
             for number, block in enumerate(blocks):
                 for kind in ("keys", "values"):
                     keys[f"{kind}{number}"] = ("B", block.heads, f"n{number}", 64)
@@ -306,7 +307,7 @@ class PostParts(Parts):
 
     def __init__(self, network: PostFusion) -> None:
         self.rest, self._enlarge = network.head, network.enlarge
-        self.exportable = network.query_backbone.__class__.__name__ == "CvtStream"
+        self.exportable = isinstance(network.query_backbone, CvtStream)
         map_backbone = network.map_backbone or network.query_backbone
         self.parts = {
             "query": Part(_PostStream(network.query_backbone, network.query_neck), IMAGE, ("template",)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from geoloc_models.data.pairs import warp
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.errors import GeolocError
 
 HEADING_STEP_DEG = 20.0
@@ -24,7 +24,7 @@ class PoseSearch:
     """
 
     def __init__(
-        self, engine: TorchEngine, headings_deg: Sequence[float] = (0.0,), scales: Sequence[float] = (1.0,)
+        self, engine: NetworkEngine, headings_deg: Sequence[float] = (0.0,), scales: Sequence[float] = (1.0,)
     ) -> None:
         """GeolocError: no heading, no scale, or a scale that is not positive."""
         if not headings_deg or not scales or min(scales) <= 0:
@@ -41,12 +41,12 @@ class PoseSearch:
         self.gsd_range_m = engine.gsd_range_m
 
     @classmethod
-    def all_headings(cls, engine: TorchEngine) -> PoseSearch:
+    def all_headings(cls, engine: NetworkEngine) -> PoseSearch:
         """For a view whose heading nobody knows."""
         return cls(engine, np.arange(0.0, 360.0, HEADING_STEP_DEG).tolist())
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """As TorchEngine.infer; the posterior of the place, whatever the pose."""
+        """As NetworkEngine.infer; the posterior of the place, whatever the pose."""
         return self.search(query, search_map)[0]
 
     def search(self, query: np.ndarray, search_map: np.ndarray) -> tuple[Heatmap, float, float]:

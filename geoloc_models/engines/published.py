@@ -11,6 +11,7 @@ import numpy as np
 from geoloc_models.drl.heatmap import Heatmap, published_heatmap
 from geoloc_models.drl.presets import PRESETS
 from geoloc_models.engines import Engine
+from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.weights import load_weights
 
@@ -18,7 +19,7 @@ from geoloc_models.weights import load_weights
 class PublishedEngine:
     """A network whose loss takes every cell for itself, so that its logits are no posterior over places."""
 
-    def __init__(self, network: TorchEngine, side_cells: int) -> None:
+    def __init__(self, network: NetworkEngine, side_cells: int) -> None:
         """side_cells: R of the training, which is also the width of the Hann window."""
         self._network = network
         self._side_cells = side_cells
@@ -29,7 +30,7 @@ class PublishedEngine:
         self.gsd_range_m = network.gsd_range_m
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """As TorchEngine, of a square map; `peak` is the smoothed sigmoid's maximum, as the paper's confidence."""
+        """As NetworkEngine, of a square map; `peak` is the smoothed sigmoid's maximum, as the paper's confidence."""
         logits, _ = self._network.logits(query[None], search_map[None])
         score, (row, col) = published_heatmap(logits[0], self._side_cells, search_map.shape[0])
         total = float(score.sum())

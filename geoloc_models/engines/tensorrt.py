@@ -25,7 +25,7 @@ class TensorRtEngine(NetworkEngine):
     name = "tensorrt-bf16"
 
     def __init__(self, loaded: LoadedWeights, parts: Parts, folder: Path, device: torch.device) -> None:
-        """folder: where `write_tensorrt` wrote; GeolocError if TensorRT or a GPU is missing or the plan is another's."""
+        """folder: where `write_tensorrt` wrote; GeolocError if TensorRT or GPU are missing or the plan is another's."""
         if device.type != "cuda":
             raise GeolocError(f"TensorRT needs a GPU, the device is {device}: take another engine")
         self._trt = import_or_tell("tensorrt")
@@ -71,11 +71,15 @@ def write_tensorrt(parts: Parts, onnx_files: dict[str, Path], query_px: int, fol
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
-            raise GeolocError(f"TensorRT cannot read {path}: {parser.get_error(0)}; take the engine torch-bf16")
+            raise GeolocError(
+                f"TensorRT cannot read {path}: {parser.get_error(0)}; take the engine torch-bf16"
+            )
         settings = builder.create_builder_config()
         settings.set_flag(trt.BuilderFlag.BF16)
         profile = builder.create_optimization_profile()
-        for input_name, axes, *shapes in zip(part.inputs, part.inputs.values(), *(e[name] for e in sizes), strict=True):
+        for input_name, axes, *shapes in zip(
+            part.inputs, part.inputs.values(), *(e[name] for e in sizes), strict=True
+        ):
             batches = (1, 1, MOST_BATCH) if axes[0] == "B" else (shapes[0].shape[0],) * 3
             profile.set_shape(input_name, *((b, *s.shape[1:]) for b, s in zip(batches, shapes, strict=True)))
         settings.add_optimization_profile(profile)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 source,
                 args.device,
                 args.threads,
-                lambda progress=progress, task=task: progress.advance(task),
+                partial(progress.advance, task),
             )
         check = record.check
         print(

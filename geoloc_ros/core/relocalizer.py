@@ -11,8 +11,8 @@ import numpy as np
 
 from geoloc_models.ast.retriever import Retriever
 from geoloc_models.drl.heatmap import PEAK_MASS_NODES, heatmap_from_logits
+from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.engines.pose_search import HEADING_STEP_DEG, posed
-from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import RectifiedView, rectify
 from geoloc_ros.core.flight import Frame
@@ -86,7 +86,7 @@ class Relocalizer:
 
     def __init__(
         self,
-        engine: TorchEngine,
+        engine: NetworkEngine,
         retriever: Retriever,
         gallery: Gallery,
         map_source: MapSource,

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.choice import NAMES, open_engine
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
 from geoloc_ros.core.geodesy import LocalEnu
@@ -107,6 +108,13 @@ class LocalizerNode(LifecycleNode):
         declare(self, "autostart", True, "configure and activate at start, without a lifecycle manager")
         declare(self, "weights", "default", "network weights: a name that ships with the package, or a file")
         declare(self, "device", "auto", "where inference runs: auto, cpu, cuda or cuda:N")
+        text = (
+            "what runs the network: auto (the fastest that geoloc export has made and found right, else torch) or one "
+            "by name"
+        )
+        declare(self, "engine", "auto", text, choices=NAMES)
+        text = "where exported engines are kept; empty: the user's cache"
+        declare(self, "engine_folder", "", text)
         declare(self, "threads", 0, "CPU threads of inference; 0: all cores", 0, 256)
         declare(self, "map_timeout_s", 2.0, "how long a frame waits for its map crop, s", 0.05, 60.0)
         declare(self, "image_timeout_s", 2.0, "silence after which diagnostics say STALE, s", 0.1, 600.0)
@@ -136,10 +144,14 @@ class LocalizerNode(LifecycleNode):
         settings = {field.name: value(self, field.name) for field in fields(LocalizerSettings)}
         self._settings = LocalizerSettings(**settings)
         threads = value(self, "threads")
-        self._engine = TorchEngine(value(self, "weights"), value(self, "device"), threads or None)
-        side = self._engine.query_px
-        blank = np.zeros((side, side, 3), dtype=np.uint8)
-        self._engine.infer(blank, np.tile(blank, (3, 3, 1)))  # the first call allocates and is slow
+        self._engine = open_engine(
+            value(self, "weights"),
+            value(self, "device"),
+            threads or None,
+            value(self, "engine"),
+            Path(folder).expanduser() if (folder := value(self, "engine_folder")) else None,
+        )
+        self._engine.warm_up(self._engine.usual_sides_px())
         self._map = MapClient(self, value(self, "map_timeout_s"))
         try:
             gallery = value(self, "gallery")

@@ -9,7 +9,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from geoloc_models.ast.weights import load_retriever
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.network import NetworkEngine
 from geoloc_ros.core.flight import Frame
 from geoloc_ros.core.gallery import Gallery
 from geoloc_ros.core.localizer_settings import LocalizerSettings
@@ -36,7 +36,7 @@ class MapSearch(Relocalizer):
     """
 
     def __init__(
-        self, node: LifecycleNode, engine: TorchEngine, served: MapClient, settings: LocalizerSettings
+        self, node: LifecycleNode, engine: NetworkEngine, served: MapClient, settings: LocalizerSettings
     ) -> None:
         """Load what the parameters name and warm it up; GeolocError if one does not fit the other."""
         retriever, _ = load_retriever(value(node, "retrieval_weights"), value(node, "device"))
@@ -46,9 +46,7 @@ class MapSearch(Relocalizer):
         self._is_of_served_map = False
         # The first calls allocate and are slow.
         self.gallery.search(retriever.embed(np.zeros((1, 64, 64, 3), np.uint8)), 1)
-        side_px = engine.query_px
-        maps = np.zeros((settings.search_places, 2 * side_px, 2 * side_px, 3), np.uint8)
-        engine.logits(maps[:1, :side_px, :side_px], maps)
+        engine.warm_up((2 * engine.query_px,), settings.search_places)
 
     def process(self, frame: Frame) -> Search:
         """As Relocalizer's; GeolocError as long as the served map is another one, or not to be had."""
