@@ -215,6 +215,8 @@ def test_bridge_to_a_vehicle_alone(launch: Launch, spinner: Spinner, tmp_path: P
         return {(publisher.node_namespace, publisher.node_name) for publisher in found}
 
     until(lambda: ("/bridged", "mavlink_bridge") in publishers(), START_S, "the bridge's imu")
+    ready = "/bridged/mavlink_bridge/latency"  # the last thing that it makes
+    until(lambda: asker.get_publishers_info_by_topic(ready), START_S, "the bridge")
     assert {"localizer", "map_server"}.isdisjoint(asker.get_node_names())
 
 
