@@ -29,7 +29,12 @@ def made_or_told(name: str, make: Callable[[], AnyNode]) -> AnyNode | None:
 def run_node(name: str, make: Callable[[], AnyNode]) -> int:
     """Make a node that has `close()`, spin it until it is interrupted, close it; 2 if its parameters do not fit."""
     rclpy.init()
-    node = made_or_told(name, make)
+    try:
+        node = made_or_told(name, make)
+    except KeyboardInterrupt:
+        # There is nothing to close yet.
+        rclpy.try_shutdown()
+        return 0
     if node is None:
         return 2
     try:
