@@ -11,6 +11,8 @@ import pytest
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.main import main
+from geoloc_ros.core.bag_writer import write_bag
+from geoloc_ros.core.bags import Bag
 from geoloc_ros.core.camera import CameraModel, nadir_rotation
 from geoloc_ros.core.flight import Flight, Frame, Truth, write_flight
 from geoloc_ros.core.geodesy import LocalEnu
@@ -40,6 +42,22 @@ def straight_flight(folder: Path, frames: int, speed_m_s: float) -> Flight:
 
     write_flight(folder, CAMERA, map(seen, range(frames)))
     return Flight.open(folder)
+
+
+def test_a_bag_is_kidnapped_as_its_flight_is(tmp_path: Path) -> None:
+    """Frames are reached by their number in either."""
+    flight = straight_flight(tmp_path / "flight", 240, 10.0)
+    write_bag(tmp_path / "bag", flight)
+    steps, events = kidnapped(flight, seed=3)
+    bag_steps, bag_events = kidnapped(Bag(tmp_path / "bag"), seed=3)
+    assert events == bag_events
+    for mine, theirs in zip(steps, bag_steps, strict=True):
+        assert (mine.truth, mine.prior, mine.frame.stamp_s) == (
+            theirs.truth,
+            theirs.prior,
+            theirs.frame.stamp_s,
+        )
+        np.testing.assert_array_equal(mine.frame.image, theirs.frame.image)
 
 
 def test_a_kidnapped_vehicle_is_blind_then_elsewhere_then_misled(tmp_path: Path) -> None:
