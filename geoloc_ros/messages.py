@@ -297,6 +297,15 @@ def motion_from_odometry(message: Odometry) -> Motion:
     return Motion(heading_deg, (east, north, up), position_m, rotation, message.header.frame_id)
 
 
+def velocity_from_odometry(message: Odometry) -> tuple[float, float, float]:
+    """(east, north) velocity and its larger standard deviation, m/s, of an odometry whose frame is ENU, as ours."""
+    motion = motion_from_odometry(message)
+    rotation = motion.rotation_odom_from_body
+    covariance = rotation @ np.array(message.twist.covariance).reshape(6, 6)[:3, :3] @ rotation.T
+    east_m_s, north_m_s, _ = motion.velocity_enu_m_s
+    return east_m_s, north_m_s, math.sqrt(max(covariance[0, 0], covariance[1, 1]))
+
+
 def velocity_from_motion(
     motion: Motion, attitude: tuple[float, float, float, float] | None
 ) -> tuple[float, float]:
