@@ -818,12 +818,17 @@ def main() -> None:
     parser.add_argument("--home", nargs=3, type=float, required=True, metavar=("LAT", "LON", "AMSL_M"))
     parser.add_argument("--peer", action="append", required=True, metavar="HOST:PORT")
     parser.add_argument("--undulation-m", type=float, default=0.0)
+    parser.add_argument("--agility", type=float, default=1.0)
     arguments = parser.parse_args()
     peers = [(host, int(port)) for host, _, port in (peer.rpartition(":") for peer in arguments.peer)]
     seen = 0
     with (
         MavlinkVehicle(
-            arguments.autopilot, tuple(arguments.home), peers, undulation_m=arguments.undulation_m
+            arguments.autopilot,
+            tuple(arguments.home),
+            peers,
+            undulation_m=arguments.undulation_m,
+            agility=arguments.agility,
         ) as vehicle,
         contextlib.suppress(KeyboardInterrupt),
     ):
