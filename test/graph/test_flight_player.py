@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
+from geoloc_ros.core.bag_writer import write_bag
 from geoloc_ros.core.camera import rotation_enu_from_optical
 from geoloc_ros.core.flight import Flight, Truth, noisy_prior
 from geoloc_ros.core.geodesy import LocalEnu
@@ -78,6 +80,33 @@ def test_compressed_pictures_are_the_files(spinner: Spinner, folder: Path) -> No
     until(lambda: len(listener.heard["image"]) == FRAMES, 5.0, "all pictures")
     for index, image in enumerate(listener.heard["image"]):
         assert bytes(image.data) == flight[index].encoded
+
+
+def test_a_bag_is_played_as_its_flight(spinner: Spinner, folder: Path, tmp_path: Path) -> None:
+    """The same messages whether the recording is a folder or a bag, from any part of it."""
+    flight = Flight.open(folder)
+    write_bag(tmp_path / "bag", flight, "sqlite3", "message")
+    listener: Listener = spinner.add(Listener("/bag", CompressedImage))
+    values = {"image_transport": "compressed", "topics": "image=/camera/image/compressed", "start_s": 1.0}
+    player(spinner, tmp_path / "bag", "/bag", set_prior=False, **values).play()
+    heard = listener.heard
+    until(lambda: len(heard["image"]) == FRAMES - 2, 5.0, "all pictures but the first two")
+    for index, image in enumerate(heard["image"], start=2):
+        frame = flight[index]
+        assert messages.seconds_from_time(image.header.stamp) == frame.stamp_s
+        assert bytes(image.data) == frame.encoded
+        imu, truth = (heard[topic][index - 2] for topic in ("imu", "truth"))
+        rotation = rotation_enu_from_optical(messages.quaternion_from_imu(imu))
+        np.testing.assert_allclose(rotation, frame.rotation_enu_from_optical, atol=1e-12)
+        assert (truth.latitude, truth.longitude) == (frame.truth.lat_deg, frame.truth.lon_deg)
+
+
+def test_a_bag_without_truth_gives_no_prior(spinner: Spinner, folder: Path, tmp_path: Path) -> None:
+    frames = (replace(frame, truth=None) for frame in Flight.open(folder))
+    write_bag(tmp_path / "bag", frames)
+    spinner.add(Listener("/blind"))
+    with pytest.raises(GeolocError, match=r"no truth to make a prior of; .*set_prior:=false"):
+        player(spinner, tmp_path / "bag", "/blind").play()
 
 
 def test_part_of_a_flight(spinner: Spinner, folder: Path) -> None:
