@@ -396,7 +396,7 @@ def gnss_from_px4(message: Any, frame_id: str) -> NavSatFix:
     if message.fix_type < message.FIX_TYPE_3D:
         return no_fix(stamp, frame_id)
     place = (message.latitude_deg, message.longitude_deg, message.altitude_ellipsoid_m)
-    return fix_from_position(*place, np.eye(2) * message.eph**2, message.epv**2, stamp, frame_id)
+    return fix_from_receiver(place, (message.eph, message.epv), stamp, frame_id)
 
 
 def aux_position_from_fix(kind: Any, fix: Fix, decision: Decision, source_id: int) -> Any:

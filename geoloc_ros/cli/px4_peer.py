@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import NavSatFix, NavSatStatus
@@ -40,9 +41,9 @@ class Received:
 class Px4Peer(Node):
     """PX4's DDS client, as the agent shows it: talks on /fmu/out, listens on /fmu/in."""
 
-    def __init__(self, topics: Px4Topics, booted_s: float = 0.0) -> None:
-        """booted_s: what PX4's clock counts from, s; 0: it is in step with ours."""
-        super().__init__("px4")
+    def __init__(self, topics: Px4Topics, booted_s: float = 0.0, **options: Any) -> None:
+        """booted_s: what PX4's clock counts from, s; 0: it is in step with ours. `options` are those of Node."""
+        super().__init__("px4", **options)
         self.booted_s = booted_s
         self.attitude_wxyz = (1.0, 0.0, 0.0, 0.0)
         self.local_position: dict[str, Any] = {
@@ -59,7 +60,8 @@ class Px4Peer(Node):
             for topic in (topics.attitude, topics.local_position, topics.gps)
         }
         self.create_subscription(topics.aux.kind, topics.aux.name, self._on_position, PX4_READS)
-        self.create_timer(1 / RATE_HZ, self._talk)
+        # Steady time: PX4 talks on while a simulated clock stands still or goes back.
+        self.create_timer(1 / RATE_HZ, self._talk, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_position(self, message: Any, info: dict[str, Any]) -> None:
         self.received.append(Received(message, info["source_timestamp"] * 1e-9))
@@ -82,8 +84,9 @@ class Px4Peer(Node):
 class ScriptedLocalizer(Node):
     """Publishes ~/fix and ~/status as it is told."""
 
-    def __init__(self) -> None:
-        super().__init__("localizer")
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of Node."""
+        super().__init__("localizer", **options)
         self._fix = self.create_publisher(NavSatFix, "~/fix", 10)
         self._status = self.create_publisher(LocalizerStatus, "~/status", 10)
         self.frames = 0

@@ -128,7 +128,7 @@ class Px4BridgeNode(Node):
             self._gnss.publish(messages.gnss_from_px4(message, self._base_frame))
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """Nothing but what the node itself destroys."""
 
 
 def main() -> int:

@@ -71,8 +71,10 @@ class Px4Topics:
 def px4_topics(version: str, fmu: str) -> Px4Topics:
     """The topics of a PX4 `version` (one of VERSIONS) in the namespace `fmu`, such as /fmu.
 
-    GeolocError where px4_msgs is missing or of another version.
+    GeolocError where px4_msgs is missing or of another version, or `fmu` is no full name.
     """
+    if not re.fullmatch(r"(/\w+)+", fmu):
+        raise GeolocError(f"fmu_namespace is '{fmu}'; give a full name such as /fmu or /px4_1/fmu")
     try:
         package = importlib.import_module("px4_msgs.msg")
     except ImportError:

@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from harness import Spinner, parameters, until
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu, NavSatFix
 from std_msgs.msg import Float64
@@ -141,6 +142,12 @@ def test_version_that_px4_msgs_is_not_of(rig: Rig) -> None:
         rig.start_bridge(px4_version="newest")
 
 
+@pytest.mark.parametrize("fmu", ["fmu", "/fmu/", ""])
+def test_namespace_that_is_no_full_name(fmu: str) -> None:
+    with pytest.raises(GeolocError, match="give a full name such as /fmu"):
+        px4_topics("auto", fmu)
+
+
 def test_a_fix_as_px4_gets_it(ready_rig: Rig) -> None:
     message = ready_rig.sent(place=PLACE, sigma_m=1.5)
     assert (message.lat, message.lon) == PLACE[:2]
@@ -205,7 +212,7 @@ def test_px4_may_come_last_go_and_come_back(rig: Rig) -> None:
     rig.ready()
     rig.sent()
     rig.spinner.remove(rig.px4)
-    until(lambda: rig.bridge._why_blocked(rig.localizer.get_clock().now().nanoseconds * 1e-9))
+    until(lambda: rig.bridge._why_blocked(seconds(rig.localizer)))
     rig.localizer.frame()
     rig.start_px4()
     rig.ready()
@@ -226,6 +233,35 @@ def test_a_clock_of_its_own_is_refused_until_it_is_in_step(rig: Rig) -> None:
     px4.booted_s = 0.0
     rig.ready()
     rig.sent()
+
+
+def test_simulated_time_that_starts_anew(rig: Rig) -> None:
+    """On /clock, PX4 with it; after a restart of the simulation the next fix is that of a new track."""
+    simulated = parameters(use_sim_time=True)
+    clock = rig.spinner.add(Node("clock"))
+    publisher, begun = clock.create_publisher(Clock, "/clock", 10), time.monotonic()
+    start_s = [1000.0]
+
+    def tick() -> None:
+        publisher.publish(Clock(clock=messages.time_from_seconds(start_s[0] + time.monotonic() - begun)))
+
+    clock.create_timer(0.02, tick)
+    rig.start_px4(parameter_overrides=simulated)
+    rig.start_bridge(use_sim_time=True)
+    rig.localizer = rig.spinner.add(ScriptedLocalizer(parameter_overrides=simulated))
+    nodes = (rig.localizer, rig.px4, rig.bridge)
+    until(lambda: rig.localizer.heard and all(map(seconds, nodes)), what="the simulation")
+    rig.ready()
+    assert rig.sent().lat_lon_reset_counter == 0
+    time.sleep(0.05)  # the clock ticks
+    assert rig.sent().timestamp_sample > 1_000_000_000
+    start_s[0] = 5.0
+    until(lambda: all(seconds(node) < 900.0 for node in nodes), what="the restart")
+    rig.ready()
+    rig.held("no prior", state=State.UNINITIALIZED, valid=False)
+    message = rig.sent()
+    assert message.timestamp_sample < 900_000_000
+    assert message.lat_lon_reset_counter == 1
 
 
 def test_messages_of_another_version_are_refused(rig: Rig) -> None:
@@ -294,6 +330,10 @@ def test_attitude_height_and_gnss_of_px4(ready_rig: Rig) -> None:
     before = len(imus)
     time.sleep(0.2)
     assert len(imus) == before  # no rotation, no attitude
+
+
+def seconds(node: Node) -> float:
+    return float(node.get_clock().now().nanoseconds * 1e-9)
 
 
 def stamp_s(message: Any) -> float:
