@@ -50,12 +50,23 @@ _MOST_GAPS = 20
 def write_report(
     folder: Path, runs: Sequence[Run], map_source: MapSource | None, title: str, note: str = ""
 ) -> dict[str, Any]:
-    """Write a report into `folder` (made if need be) and return the figures that report.json holds.
+    """Write report.html and all files of `write_figures` into `folder`; returns the figures.
 
-    The first run is the one that the page is about; its figures stand at the top level of the JSON, those of all runs
-    (itself included) under "runs", and the frames that they were computed from under "records". Beside it: report.html,
-    summary.csv, tracks.geojson, tracks.kml, truth.tum, and for each run NAME.tum and NAME_errors.csv. `note` says how
-    easy or hard the data are.
+    The first run is the one that the page is about. `note` says how easy or hard the data are.
+    """
+    figures, files = write_figures(folder, runs, title, note)
+    write_text(folder / "report.html", _page(runs, figures, map_source, files))
+    return figures
+
+
+def write_figures(
+    folder: Path, runs: Sequence[Run], title: str, note: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """Write figures and tracks into `folder` (made if need be); returns the figures and the names of the files.
+
+    report.json: the first run's figures at the top level, those of all runs (itself included) under "runs", and the
+    frames that they were computed from under "records". Beside it summary.csv, tracks.geojson, tracks.kml, truth.tum,
+    and for each run NAME.tum and NAME_errors.csv.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = [summarize(run) for run in runs]
@@ -70,8 +81,7 @@ def write_report(
         write_tum(folder / f"{run.name}.tum", run.frames)
         write_errors_csv(folder / f"{run.name}_errors.csv", run.frames)
         files += [f"{run.name}.tum", f"{run.name}_errors.csv"]
-    write_text(folder / "report.html", _page(runs, summaries, map_source, title, note, files))
-    return figures
+    return figures, files
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,14 +117,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def _page(
-    runs: Sequence[Run],
-    summaries: Sequence[dict[str, Any]],
-    map_source: MapSource | None,
-    title: str,
-    note: str,
-    files: Sequence[str],
+    runs: Sequence[Run], figures: Mapping[str, Any], map_source: MapSource | None, files: Sequence[str]
 ) -> str:
-    drawn, main = runs[:MAX_RUNS], runs[0]
+    drawn, main, summaries = runs[:MAX_RUNS], runs[0], figures["runs"]
     plots = {
         "errors": picture(lambda figure: draw_errors(figure, drawn)),
         "cdf": picture(lambda figure: draw_cdf(figure, drawn)),
@@ -124,8 +129,8 @@ def _page(
         plots["stages"] = picture(lambda figure: draw_stages(figure, main))
     return render(
         "report.html.j2",
-        title=title,
-        note=note,
+        title=figures["title"],
+        note=figures["note"],
         alarms=[partial_words(summary) for summary in summaries if summary["partial"]],
         main=summaries[0],
         tiles=_tiles(summaries[0]),

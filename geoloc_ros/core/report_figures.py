@@ -52,7 +52,7 @@ MAX_RUNS = len(_RUNS)
 """Runs that are drawn."""
 
 _WIDTHS_IN = {"wide": 10.0, "narrow": 4.4}
-_MOST_POINTS = 1200
+_MOST_POINTS = 600
 """Points of a line; more are told by their median and extremes."""
 
 
@@ -166,9 +166,10 @@ def _since_start_s(run: Run) -> np.ndarray:
 def _draw_line(axes: Axes, time_s: np.ndarray, values: np.ndarray, colour: str, front: bool) -> None:
     thin_s, low, middle, high = _thinned(time_s, values)
     width, size = (2.0, 3) if front else (1.0, 2)
+    whole = len(thin_s) == len(time_s)
     # The thin ones over the thick one: where they agree, both show.
-    axes.plot(thin_s, middle, ".-", color=colour, lw=width, ms=size, zorder=3 - front)
-    if len(thin_s) < len(time_s):
+    axes.plot(thin_s, middle, ".-" if whole else "-", color=colour, lw=width, ms=size, zorder=3 - front)
+    if not whole:
         axes.fill_between(thin_s, low, high, color=colour, alpha=0.35, lw=0)
 
 

@@ -12,11 +12,11 @@ import pytest
 # The tests are imported by path, so the modules that they share need one.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from browser import PROGRAM, Browser  # noqa: E402
+from browser import PROGRAM, Browser
 
-from geoloc_ros.core.geodesy import LocalEnu  # noqa: E402
-from geoloc_ros.core.maps import CropStatus, MapCrop  # noqa: E402
-from geoloc_ros.core.scores import Closeup, Run, SearchRecord, score_fix  # noqa: E402
+from geoloc_ros.core.geodesy import LocalEnu
+from geoloc_ros.core.maps import CropStatus, MapCrop
+from geoloc_ros.core.scores import Closeup, Run, SearchRecord, score_fix
 
 
 class FlatMap:

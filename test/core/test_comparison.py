@@ -11,7 +11,7 @@ import pytest
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.comparison import compare, pair, parse_limits, read_reports, write_comparison
-from geoloc_ros.core.report import write_report
+from geoloc_ros.core.report import write_figures
 from geoloc_ros.core.scores import Run
 
 Walk = Callable[..., Run]
@@ -30,7 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, walk: Walk) -> list[Path]:
         "other": other,
     }
     for name, run in runs.items():
-        write_report(root / name, [run], None, name)
+        write_figures(root / name, [run], name)
     return [root / name for name in runs]
 
 
@@ -68,7 +68,7 @@ def test_another_place_at_the_same_times_is_told(folders: list[Path], walk: Walk
     elsewhere.frames = [
         replace(frame, truth_lat_deg=frame.truth_lat_deg + 0.01) for frame in elsewhere.frames
     ]
-    write_report(tmp_path / "elsewhere", [elsewhere], None, "elsewhere")
+    write_figures(tmp_path / "elsewhere", [elsewhere], "elsewhere")
     warnings = compare(read_reports([folders[0], tmp_path / "elsewhere"]), {}).warnings
     assert warnings == ["Not the same truth: elsewhere and before differ by over a metre."]
 
@@ -85,7 +85,7 @@ def test_limits_hold_for_every_other_run(folders: list[Path]) -> None:
 
 
 def test_a_run_without_any_fix_exceeds_every_limit(folders: list[Path], walk: Walk, tmp_path: Path) -> None:
-    write_report(tmp_path / "lost", [walk("geoloc", 2.0, gap=range(40))], None, "lost")
+    write_figures(tmp_path / "lost", [walk("geoloc", 2.0, gap=range(40))], "lost")
     told = read_reports([folders[0], tmp_path / "lost"])
     assert len(compare(told, {"median_error_m": 1e9}).exceeded) == 1
     assert compare(list(reversed(told)), {"median_error_m": 0.0}).exceeded == []
@@ -111,7 +111,7 @@ def test_json_holds_figures_and_what_is_worse(folders: list[Path], tmp_path: Pat
 
 def test_same_folder_names_are_told_apart(folders: list[Path], walk: Walk, tmp_path: Path) -> None:
     for day in ("monday", "tuesday"):
-        write_report(tmp_path / day / "report", [walk("geoloc", 2.0)], None, day)
+        write_figures(tmp_path / day / "report", [walk("geoloc", 2.0)], day)
     told = read_reports([tmp_path / "monday" / "report", tmp_path / "tuesday" / "report" / "report.json"])
     assert [each.run.name for each in told] == ["monday/report", "tuesday/report"]
 
@@ -146,6 +146,6 @@ def test_what_is_no_report_ends_in_one_sentence(folders: list[Path], walk: Walk,
         read_reports([folders[0], tmp_path / "missing"])
     with pytest.raises(GeolocError, match="twice"):
         read_reports([folders[0], folders[0] / "report.json"])
-    write_report(tmp_path / "empty", [Run("none", "tracking", "", "", [])], None, "")
+    write_figures(tmp_path / "empty", [Run("none", "tracking", "", "", [])], "")
     with pytest.raises(GeolocError, match="holds no frame"):
         read_reports([folders[0], tmp_path / "empty"])
