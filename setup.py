@@ -35,6 +35,7 @@ setup(
         "xfeat": requirements("xfeat.txt"),
         "lightglue": requirements("lightglue.txt"),
         "gallery": requirements("gallery.txt"),
+        "engines": requirements("engines.txt"),
         "geoid": requirements("geoid.txt"),
         "mavlink": requirements("mavlink.txt"),
         "timm": requirements("timm.txt"),

@@ -35,7 +35,7 @@ class CompiledEngine(TorchEngine):
         }
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
-        """As NetworkEngine."""
+        """As PartsEngine."""
         # Inference tensors would make torch.compile guard on each of them anew.
         with torch.inference_mode(False), torch.no_grad():
             return self._compiled[part](*(tensor.clone() for tensor in inputs))
@@ -65,7 +65,7 @@ class CudaGraphEngine(TorchEngine):
         self._pinned: dict[tuple[int, ...], Tensor] = {}
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
-        """As NetworkEngine; outputs hold until the part runs again with inputs of these shapes."""
+        """As PartsEngine; outputs hold until the part runs again with inputs of these shapes."""
         key = (part, *(tuple(tensor.shape) for tensor in inputs))
         recorded = self._graphs.get(key)
         if recorded is None:

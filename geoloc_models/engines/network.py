@@ -23,21 +23,17 @@ KEPT_MIB = 64
 
 
 class NetworkEngine(ABC):
-    """A network on a device in one arithmetic. What differs between engines is `run`.
+    """A network on a device in one arithmetic.
 
     name: such as "torch-float32"; query_px: side of the query it expects; map_multiple_px: search maps of such sides
     need no padding; gsd_range_m: ground sample distances it was trained for; device: in words, for status and tables.
     """
 
     name: str
-    one_by_one = True
-    """Whether maps are encoded one by one: a batch gains nothing on a CPU, and each size of it costs a compilation."""
 
-    def __init__(self, loaded: LoadedWeights, parts: Parts, device: torch.device) -> None:
-        self._parts = parts
+    def __init__(self, loaded: LoadedWeights, device: torch.device) -> None:
         self._device = device
         self._temperature = loaded.info.temperature
-        self._maps = _KeptMaps(KEPT_MIB << 20)
         self.weights_id = loaded.id
         self.device = f"{device} ({self.name})"
         self.query_px = loaded.info.query_px
@@ -47,8 +43,12 @@ class NetworkEngine(ABC):
         self.gsd_range_m = (loaded.info.gsd_min_m, loaded.info.gsd_max_m)
 
     @abstractmethod
-    def run(self, part: str, inputs: Tensors) -> Tensors:
-        """One part of the network, whose inputs and outputs lie on the engine's device."""
+    def raw_logits(self, queries: np.ndarray, search_maps: np.ndarray) -> Tensor:
+        """As `logits`, of maps of sides that the network takes: (B K, 1, R, C), not calibrated, on any device."""
+
+    @abstractmethod
+    def forget_maps(self) -> None:
+        """Keep no map's features: the next call computes them anew, as the first one did."""
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
@@ -66,27 +66,13 @@ class NetworkEngine(ABC):
         each map, and its features are computed once. Logits compare across maps. Pictures and errors as in `infer`.
         """
         _check(queries, search_maps)
-        query_px = queries.shape[2]
-        padded = self._padded(search_maps)
-        height, width = padded.shape[1:3]
-        query = self._query_features(self._padded(queries), query_px)
-        search = self._map_features(padded, query, query_px)
-        maps, views = len(padded), len(queries)
-        if views == 1:
-            query = tuple(feature.expand(maps, *feature.shape[1:]) for feature in query)
-        elif views % maps:
+        if len(queries) > 1 and len(queries) % len(search_maps):
             raise GeolocError(
-                f"{views} query views do not divide among {maps} maps: give as many for each map."
+                f"{len(queries)} query views do not divide among {len(search_maps)} maps: give as many for each map."
             )
-        mixed: Tensors = ()
-        if "mix" in self._parts.parts:
-            of_map, of_view = self._parts.mix_inputs(query, search)
-            each = max(views // maps, 1)
-            if each > 1:
-                of_map = tuple(feature.repeat_interleave(each, 0) for feature in of_map)
-            mixed = self.run("mix", (*of_map, *of_view))
-        logits = self._parts.finish(query, search, mixed, (height, width))[:, 0].float().cpu().numpy()
-        stride_px = width / (logits.shape[-1] - 1)
+        padded = self._padded(search_maps)
+        logits = self.raw_logits(self._padded(queries), padded)[:, 0].float().cpu().numpy()
+        stride_px = padded.shape[2] / (logits.shape[-1] - 1)
         # Nodes over the padding are no places.
         rows, columns = (int(side / stride_px) + 1 for side in search_maps.shape[1:3])
         return logits[:, :rows, :columns] / np.float32(self._temperature), stride_px
@@ -105,12 +91,52 @@ class NetworkEngine(ABC):
             self.logits(blank, np.broadcast_to(shades, (maps, side, side, 3)))
         self.forget_maps()
 
-    def forget_maps(self) -> None:
-        """Keep no map's features: the next call computes them anew, as the first one did."""
-        self._maps.clear()
+    def _padded(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3), padded with each picture's mean colour to sides that the network takes."""
+        down, right = (-side % self.map_multiple_px for side in images.shape[1:3])
+        if not down and not right:
+            return images
+        count, height, width, _ = images.shape
+        mean = np.round(images.mean((1, 2), keepdims=True)).astype(np.uint8)
+        padded = np.broadcast_to(mean, (count, height + down, width + right, 3)).copy()
+        padded[:, :height, :width] = images
+        return padded
 
-    def _query_features(self, queries: np.ndarray, query_px: int) -> Tensors:
-        return self.run("query", self._inputs(queries, query_px))
+
+class PartsEngine(NetworkEngine):
+    """A network run part by part; what differs between these engines is `run`."""
+
+    one_by_one = True
+    """Whether maps are encoded one by one: a batch gains nothing on a CPU, and each size of it costs a compilation."""
+
+    def __init__(self, loaded: LoadedWeights, parts: Parts, device: torch.device) -> None:
+        super().__init__(loaded, device)
+        self._parts = parts
+        self._maps = _KeptMaps(KEPT_MIB << 20)
+
+    @abstractmethod
+    def run(self, part: str, inputs: Tensors) -> Tensors:
+        """One part of the network, whose inputs and outputs lie on the engine's device."""
+
+    def raw_logits(self, queries: np.ndarray, search_maps: np.ndarray) -> Tensor:
+        """As NetworkEngine."""
+        query_px = queries.shape[2]
+        query = self.run("query", self._inputs(queries, query_px))
+        search = self._map_features(search_maps, query, query_px)
+        views, maps = len(queries), len(search_maps)
+        if views == 1:
+            query = tuple(feature.expand(maps, *feature.shape[1:]) for feature in query)
+        mixed: Tensors = ()
+        if "mix" in self._parts.parts:
+            of_map, of_view = self._parts.mix_inputs(query, search)
+            if views > maps:
+                of_map = tuple(feature.repeat_interleave(views // maps, 0) for feature in of_map)
+            mixed = self.run("mix", (*of_map, *of_view))
+        return self._parts.finish(query, search, mixed, (search_maps.shape[1], search_maps.shape[2]))
+
+    def forget_maps(self) -> None:
+        """As NetworkEngine."""
+        self._maps.clear()
 
     def _map_features(self, maps: np.ndarray, query: Tensors, query_px: int) -> Tensors:
         """Features of each map, computed for those that are not kept."""
@@ -134,17 +160,6 @@ class NetworkEngine(ABC):
 
     def _upload(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
-
-    def _padded(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3), padded with each picture's mean colour to sides that the network takes."""
-        down, right = (-side % self.map_multiple_px for side in images.shape[1:3])
-        if not down and not right:
-            return images
-        count, height, width, _ = images.shape
-        mean = np.round(images.mean((1, 2), keepdims=True)).astype(np.uint8)
-        padded = np.broadcast_to(mean, (count, height + down, width + right, 3)).copy()
-        padded[:, :height, :width] = images
-        return padded
 
 
 class _KeptMaps:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.network import PartsEngine
 from geoloc_models.engines.parts import Part, Parts, Tensors
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
@@ -18,7 +18,7 @@ OPSET = 18
 REMEDY = "run: pip install -r requirements/engines.txt"
 
 
-class OnnxEngine(NetworkEngine):
+class OnnxEngine(PartsEngine):
     """The parts in ONNX Runtime, float32 on the CPU."""
 
     name = "onnx-float32"
@@ -46,7 +46,7 @@ class OnnxEngine(NetworkEngine):
         super().__init__(loaded, parts, torch.device("cpu"))
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
-        """As NetworkEngine."""
+        """As PartsEngine."""
         feed = {name: tensor.numpy() for name, tensor in zip(self._names[part], inputs, strict=True)}
         return tuple(torch.from_numpy(array) for array in self._sessions[part].run(None, feed))
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.network import PartsEngine
 from geoloc_models.engines.onnx import import_or_tell
 from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
@@ -17,7 +17,7 @@ from geoloc_models.weights import LoadedWeights
 Precision = Literal["float32", "bf16", "int8"]
 
 
-class OpenVinoEngine(NetworkEngine):
+class OpenVinoEngine(PartsEngine):
     """The parts compiled for this processor, for maps of any size.
 
     bf16 and int8 only pay where the processor has instructions for them; int8 keeps in bf16 what is not quantised.
@@ -47,7 +47,7 @@ class OpenVinoEngine(NetworkEngine):
         super().__init__(loaded, parts, torch.device("cpu"))
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
-        """As NetworkEngine; outputs hold until the part runs again."""
+        """As PartsEngine; outputs hold until the part runs again."""
         request = self._requests[part]
         answer = request.infer([tensor.numpy() for tensor in inputs], share_inputs=True, share_outputs=True)
         return tuple(torch.from_numpy(answer[index]) for index in range(len(answer)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.network import PartsEngine
 from geoloc_models.engines.onnx import examples, import_or_tell
 from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
@@ -19,7 +19,7 @@ MOST_MAP_PX = 1024
 MOST_BATCH = 32
 
 
-class TensorRtEngine(NetworkEngine):
+class TensorRtEngine(PartsEngine):
     """The parts as TensorRT plans, which fit the GPU and the TensorRT that they were made with."""
 
     name = "tensorrt-bf16"
@@ -42,7 +42,7 @@ class TensorRtEngine(NetworkEngine):
         return plan, plan.create_execution_context()
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
-        """As NetworkEngine."""
+        """As PartsEngine."""
         plan, context = self._contexts[part]
         names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
         wanted = [name for name in names if plan.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]

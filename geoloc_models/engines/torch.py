@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.network import PartsEngine
 from geoloc_models.engines.parts import Tensors, parts_of
 from geoloc_models.processes import choose_device
 from geoloc_models.weights import load_weights
@@ -16,7 +16,7 @@ from geoloc_models.weights import load_weights
 Precision = Literal["float32", "bf16"]
 
 
-class TorchEngine(NetworkEngine):
+class TorchEngine(PartsEngine):
     """Runs anywhere and knows every network."""
 
     def __init__(
@@ -49,6 +49,6 @@ class TorchEngine(NetworkEngine):
         self.one_by_one = chosen.type == "cpu"
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
-        """As NetworkEngine."""
+        """As PartsEngine."""
         outputs: Tensors = self._parts.parts[part].module(*inputs)
         return outputs
