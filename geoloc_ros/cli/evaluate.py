@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
                 relocalizer=relocalizer if engine is network else None,
                 expected=expected,
             )
-            if all(math.isnan(frame.peak) for frame in done.frames):
+            if not done.stopped and all(math.isnan(frame.peak) for frame in done.frames):
                 raise GeolocError(f"no frame could be searched on {map_path}: {done.frames[0].reason}")
             done.about |= about
             runs.append(done)

@@ -110,6 +110,7 @@ def test_ctrl_c_keeps_what_was_scored(
     write_bag(tmp_path / "bag", Flight.open(small_flight))
     monkeypatch.setattr(torch_engine, "TorchEngine", lambda *_, **__: Interrupted())
     arguments = ["--map", str(small_flight / "map.tif"), "--out", str(tmp_path / "out"), "--baseline", "ncc"]
+    arguments += ["--prior-noise", "10"]
     assert main(["evaluate", str(tmp_path / "bag"), *arguments, "--json", str(tmp_path / "part.json")]) == 130
     part = json.loads((tmp_path / "part.json").read_text())
     assert part["partial"] is True
