@@ -18,7 +18,6 @@ from geoloc_models.errors import GeolocError
 Address = tuple[str, int] | None
 """Where a datagram came from; None on links that have one other end."""
 
-DEFAULT_BAUD = 57600
 CONNECT_S = 2.0
 WRITE_S = 0.5
 _LARGEST = 65535
@@ -50,11 +49,9 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
-        """From text such as udpin:0.0.0.0:14540 or serial:/dev/ttyACM0:57600; GeolocError for any other."""
+        """From text such as udpin:0.0.0.0:14540 or serial:/dev/ttyACM0:921600; GeolocError for any other."""
         kind, _, rest = url.partition(":")
-        place, colon, number = rest.rpartition(":")
-        if kind == "serial" and not (colon and number.isdigit()):
-            place, number = rest, str(DEFAULT_BAUD)
+        place, _, number = rest.rpartition(":")
         if kind not in ("udpin", "udpout", "tcp", "serial") or not place or not number.isdigit():
             raise GeolocError(f"connection '{url}' is not understood; {_FORMS}")
         largest = 4_000_000 if kind == "serial" else 65535

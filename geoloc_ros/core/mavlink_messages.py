@@ -24,10 +24,10 @@ GPS_LEAP_S = 18
 """GPS time runs ahead of UTC by so much since 2017."""
 WEEK_S = 604_800
 
-GPS_SATELLITES = 10
+GPS_SATELLITES = 6
 GPS_DOP = 1.0
-"""ArduPilot arms with at least six satellites and an HDOP below GPS_HDOP_GOOD, 1.4; there is no GNSS behind a fix to
-count them, its accuracy says how good it is."""
+"""ArduPilot arms with at least six satellites and an HDOP below GPS_HDOP_GOOD, 1.4. There is no GNSS behind a fix to
+count them; its accuracy says how good it is, and the fewer satellites, the rather ArduPilot prefers a real receiver."""
 
 ODOMETRY_QUALITY = 100
 """Per cent. A fix that is not good is not sent; how exact it is, its covariance says."""
@@ -35,11 +35,7 @@ UNKNOWN_VARIANCE = 1e6
 """Of what the fix says nothing about, in the square of its unit: finite, and too large to weigh anything."""
 
 _DOWNWARD = mavlink.MAV_SENSOR_ROTATION_PITCH_270
-_IGNORED = (
-    mavlink.GPS_INPUT_IGNORE_FLAG_VEL_HORIZ
-    | mavlink.GPS_INPUT_IGNORE_FLAG_VEL_VERT
-    | mavlink.GPS_INPUT_IGNORE_FLAG_SPEED_ACCURACY
-)
+_NO_VELOCITY = mavlink.GPS_INPUT_IGNORE_FLAG_VEL_HORIZ | mavlink.GPS_INPUT_IGNORE_FLAG_SPEED_ACCURACY
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,15 @@ class Place:
     altitude_m: float
     sigma_m: float = math.nan
     altitude_sigma_m: float = math.nan
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """Over the ground, m/s, and one standard deviation of it along its worst axis."""
+
+    east_m_s: float
+    north_m_s: float
+    sigma_m_s: float
 
 
 @dataclass(frozen=True)
@@ -189,18 +194,20 @@ def _height_in(message: Any, cos_tilt: float) -> tuple[str, float] | None:
 # --- out ----------------------------------------------------------------------------------------------------
 
 
-def gps_input(fix: Fix, decision: Decision, gps_id: int) -> Any:
+def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | None) -> Any:
     """GPS_INPUT for ArduPilot. fix: altitude above sea level; gps_id: number of its MAVLink GPS, from 0.
 
-    Without velocity, which a picture does not show; the time is the picture's. A stamp from before GPS, as a
-    simulation's clock gives, becomes week 0, which tells ArduPilot to use the arrival.
+    The time is the picture's. A stamp from before GPS, as a simulation's clock gives, becomes week 0, which tells
+    ArduPilot to use the arrival. Never with a vertical velocity, which no picture shows; ArduPilot takes a missing
+    horizontal one for zero if it is set to fuse it.
     """
+    moving = velocity or Velocity(0.0, 0.0, 0.0)
     gps_s = fix.stamp_s - GPS_EPOCH_S + GPS_LEAP_S
     week, second = divmod(gps_s, WEEK_S) if gps_s > 0 else (0, 0.0)
     return mavlink.MAVLink_gps_input_message(
         time_usec=_microseconds(fix.stamp_s),
         gps_id=gps_id,
-        ignore_flags=_IGNORED,
+        ignore_flags=mavlink.GPS_INPUT_IGNORE_FLAG_VEL_VERT | (0 if velocity else _NO_VELOCITY),
         time_week_ms=int(second * 1e3),
         time_week=int(week),
         fix_type=mavlink.GPS_FIX_TYPE_3D_FIX,
@@ -209,10 +216,10 @@ def gps_input(fix: Fix, decision: Decision, gps_id: int) -> Any:
         alt=fix.altitude_m,
         hdop=GPS_DOP,
         vdop=GPS_DOP,
-        vn=0.0,
-        ve=0.0,
+        vn=moving.north_m_s,
+        ve=moving.east_m_s,
         vd=0.0,
-        speed_accuracy=0.0,
+        speed_accuracy=moving.sigma_m_s,
         horiz_accuracy=decision.eph_m,
         vert_accuracy=decision.epv_m,
         satellites_visible=GPS_SATELLITES,

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import Imu, NavSatFix
 from std_msgs.msg import Float64
 
+from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
 from geoloc_ros.core import mavlink_messages
 from geoloc_ros.core.fix_gate import Decision, Fix
 from geoloc_ros.core.mavlink import Autopilot, Connection, ConnectionSettings
-from geoloc_ros.core.mavlink_messages import Attitude, Heights, Origin
+from geoloc_ros.core.mavlink_messages import Attitude, Heights, Origin, Velocity
 from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -41,6 +43,8 @@ SENSOR_SINCE = (1, 18, 0)
 """PX4's first release that takes GLOBAL_POSITION_SENSOR."""
 
 POSITION_HZ = 10.0
+VELOCITY_AGE_S = 1.0
+"""An older velocity of the localizer's track is none."""
 ORIGIN_HZ = 1.0
 _HEIGHTS = ("DISTANCE_SENSOR", "ALTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED")
 _TRUTH = ("HIL_STATE_QUATERNION", "SIM_STATE")
@@ -62,6 +66,7 @@ class MavlinkBridgeNode(Node):
         self._attitude: Attitude | None = None
         self._said_origin: tuple[int, Origin] | None = None  # at which meeting
         self._altitude_amsl_m = math.nan
+        self._velocity: tuple[float, Velocity] | None = None  # of which stamp
         self._heights = Heights()
         self._published: Counter[str] = Counter()
         self._rates: dict[str, float] = {}
@@ -82,6 +87,7 @@ class MavlinkBridgeNode(Node):
             self._why_blocked,
             self._about,
         )
+        self.create_subscription(Odometry, "localizer/odometry", self._on_odometry, 1)
         self.create_timer(1.0, self._rate, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._connection.start()
 
@@ -105,10 +111,10 @@ class MavlinkBridgeNode(Node):
         declare(self, "gps_id", 1, text, 0, 3)
         declare(self, "agp_id", 1, "id of our positions, as EKF2_AGP0_ID; PX4 1.18 and later", 0, 255)
         text = (
-            "a fix that is older is not sent, s; PX4: EKF2_DELAY_MAX + 0.1; ArduPilot corrects at most 0.25 "
-            "(GPS2_DELAY_MS)"
+            "a fix that is older is not sent, s; PX4 takes EKF2_DELAY_MAX + 0.1, less the way there; ArduPilot "
+            "corrects at most 0.25 (GPS2_DELAY_MS)"
         )
-        declare(self, "max_age_s", 0.3, text, 0.0, 5.0)
+        declare(self, "max_age_s", 0.28, text, 0.0, 5.0)
         declare(self, "timeout_s", 3.0, "silence after which the autopilot counts as gone, s", 1.5, 60.0)
         declare(self, "imu_rate_hz", 50.0, "attitudes asked of the autopilot", 1.0, 400.0)
         declare(
@@ -119,8 +125,10 @@ class MavlinkBridgeNode(Node):
 
     def _connection_settings(self) -> ConnectionSettings:
         rates_hz = {"ATTITUDE_QUATERNION": value(self, "imu_rate_hz")}
-        for name in (*_HEIGHTS, "GPS_RAW_INT", "GPS2_RAW"):
+        for name in (*_HEIGHTS, "GPS_RAW_INT"):
             rates_hz[name] = POSITION_HZ
+        if self._gps_id == 0:
+            rates_hz["GPS2_RAW"] = POSITION_HZ
         rates_hz["GPS_GLOBAL_ORIGIN"] = ORIGIN_HZ
         if value(self, "truth"):
             rates_hz |= dict.fromkeys(_TRUTH, value(self, "truth_rate_hz"))
@@ -183,7 +191,7 @@ class MavlinkBridgeNode(Node):
     def _send(self, fix: Fix, decision: Decision) -> None:
         output, vehicle = self._chosen_output(), self._connection.vehicle
         if output == GPS_INPUT:
-            message = mavlink_messages.gps_input(fix, decision, self._gps_id)
+            message = mavlink_messages.gps_input(fix, decision, self._gps_id, self._velocity_at(fix.stamp_s))
         elif output == GLOBAL_POSITION_SENSOR:
             assert vehicle is not None
             target = vehicle.system_id, vehicle.component_id
@@ -194,6 +202,20 @@ class MavlinkBridgeNode(Node):
                 return  # it restarted since the gate let the fix pass
             message = mavlink_messages.odometry(fix, decision, origin, self._attitude)
         self._connection.send(message)
+
+    def _on_odometry(self, message: Odometry) -> None:
+        try:
+            velocity = Velocity(*messages.velocity_from_odometry(message))
+        except GeolocError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=10.0)
+            return
+        self._velocity = messages.seconds_from_time(message.header.stamp), velocity
+
+    def _velocity_at(self, stamp_s: float) -> Velocity | None:
+        """Of the localizer's track; it is that of the frame before, as the fix of a frame is told first."""
+        if self._velocity is None or not 0.0 <= stamp_s - self._velocity[0] <= VELOCITY_AGE_S:
+            return None
+        return self._velocity[1]
 
     def _about(self) -> dict[str, object]:
         connection = self._connection

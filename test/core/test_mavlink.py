@@ -27,6 +27,7 @@ from geoloc_ros.core.mavlink_messages import (
     Attitude,
     Heights,
     Origin,
+    Velocity,
     attitude_from,
     global_position_sensor,
     gnss_from,
@@ -154,15 +155,24 @@ def numbers(message: Any) -> list[float]:
 def test_gps_input_has_gps_time() -> None:
     # Week 2296 of GPS began on 7 January 2024, and GPS is 18 s ahead of UTC.
     stamp = datetime(2024, 1, 6, 23, 59, 42, 250_000, tzinfo=timezone.utc)
-    message = through_the_wire(gps_input(a_fix(stamp.timestamp()), a_decision(), 1))
+    message = through_the_wire(gps_input(a_fix(stamp.timestamp()), a_decision(), 1, None))
     assert (message.time_week, message.time_week_ms) == (2296, 250)
     assert message.time_usec == round(stamp.timestamp() * 1e6)
     assert (message.lat, message.lon) == (468743190, 1024487290)
     assert (message.alt, message.gps_id, message.fix_type, message.yaw) == (1400.0, 1, 3, 0)
     assert (message.horiz_accuracy, message.vert_accuracy) == pytest.approx((3.1, 5.0))
     assert all(map(math.isfinite, numbers(message)))
-    simulated = through_the_wire(gps_input(a_fix(12.5), a_decision(), 0))
+    simulated = through_the_wire(gps_input(a_fix(12.5), a_decision(), 0, None))
     assert (simulated.time_week, simulated.time_week_ms) == (0, 0)
+
+
+def test_gps_input_says_what_it_does_not_know() -> None:
+    unknown = mavlink.GPS_INPUT_IGNORE_FLAG_VEL_VERT
+    message = through_the_wire(gps_input(a_fix(), a_decision(), 1, Velocity(3.0, -4.0, 0.7)))
+    assert message.ignore_flags == unknown
+    assert (message.vn, message.ve, message.speed_accuracy) == pytest.approx((-4.0, 3.0, 0.7))
+    unknown |= mavlink.GPS_INPUT_IGNORE_FLAG_VEL_HORIZ | mavlink.GPS_INPUT_IGNORE_FLAG_SPEED_ACCURACY
+    assert through_the_wire(gps_input(a_fix(), a_decision(), 1, None)).ignore_flags == unknown
 
 
 def test_global_position_sensor_says_when_the_picture_was() -> None:
@@ -252,11 +262,28 @@ def test_clock_notices_a_restart_and_a_clock_that_was_set() -> None:
 
 def test_urls() -> None:
     assert Endpoint.parse("udpin:0.0.0.0:14540") == Endpoint("udpin", "0.0.0.0", 14540)
-    assert Endpoint.parse("serial:/dev/ttyACM0") == Endpoint("serial", "/dev/ttyACM0", 57600)
-    assert Endpoint.parse("serial:/dev/ttyAMA0:921600").number == 921600
-    for url in ("", "udp", "udpin:14540", "tcp:host:", "tcp:host:0", "udpout:host:70000", "serial:"):
+    assert Endpoint.parse("serial:/dev/ttyAMA0:921600") == Endpoint("serial", "/dev/ttyAMA0", 921600)
+    for url in (
+        "",
+        "udp",
+        "udpin:14540",
+        "tcp:host:",
+        "tcp:host:0",
+        "udpout:host:70000",
+        "serial:/dev/ttyACM0",
+    ):
         with pytest.raises(GeolocError, match=r"connection .* give udpin:HOST:PORT"):
             Endpoint.parse(url)
+
+
+def test_half_a_message_of_one_sender_spoils_none_of_another() -> None:
+    settings = ConnectionSettings("udpin:127.0.0.1:1", {})
+    connection = Connection(settings, lambda *_: None, time.time, lambda _: None)
+    data = mavlink.MAVLink_heartbeat_message(2, 12, 0, 0, 4, 3).pack(mavlink.MAVLink(None, 1, 1))
+    liar, autopilot = ("127.0.0.1", 1000), ("127.0.0.1", 2000)
+    assert connection._parse(data[:9], liar) == []
+    assert [m.get_type() for m in connection._parse(data, autopilot)] == ["HEARTBEAT"]
+    assert [m.get_type() for m in connection._parse(data[9:], liar)] == ["HEARTBEAT"]
 
 
 class Autopilots:

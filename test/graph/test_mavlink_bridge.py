@@ -18,6 +18,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from harness import Spinner, parameters, until
 from mavlink_vehicle import MavlinkVehicle
+from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu, NavSatFix
@@ -279,6 +280,29 @@ def test_gps_input_is_complete(rig: Rig) -> None:
     assert message.ignore_flags == 8 | 16 | 32  # velocities and their accuracy
     weeks = (time.time() - 315964800 + 18) / 604800
     assert message.time_week + message.time_week_ms / 604.8e6 == pytest.approx(weeks, abs=1e-6)
+
+
+def test_gps_input_carries_the_velocity_of_the_track(rig: Rig) -> None:
+    """ArduPilot takes a velocity that is left out for zero, so it gets that of the localizer's filter."""
+    bridge = rig.bridge()
+    vehicle = rig.vehicle("ardupilot")
+    rig.ready(bridge)
+    tracks = rig.localizer.create_publisher(Odometry, "~/odometry", 1)
+    until(lambda: tracks.get_subscription_count() > 0, what="the bridge's subscription")
+    covariance = np.diag([1.0, 1.0, 0.25, 0.36])
+    nose_west = Rotation.from_euler("Z", 180, degrees=True).as_matrix()
+    track_s = time.time() - 0.3
+    stamp, frames = messages.time_from_seconds(track_s), ("map", "base_link")
+    tracks.publish(
+        messages.odometry_from_filter((0, 0, 0), (3.0, -4.0), covariance, nose_west, stamp, frames)
+    )
+    until(lambda: bridge._velocity, what="a velocity")
+    place = (LAT_DEG, LON_DEG, 1400.0)
+    message = rig.sent(vehicle, place=place)
+    assert message.ignore_flags == 16  # the vertical one
+    assert (message.vn, message.ve, message.speed_accuracy) == pytest.approx((-4.0, 3.0, 0.6))
+    time.sleep(0.9)
+    assert rig.sent(vehicle, place=place).ignore_flags == 8 | 16 | 32  # it is too old by now
 
 
 def test_what_we_feed_does_not_come_back_as_gnss(rig: Rig) -> None:
