@@ -117,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
     from geoloc_models.evaluation import fix_threads
     from geoloc_ros.cli.progress import rated_progress
     from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
-    from geoloc_ros.core.bags import Bag
     from geoloc_ros.core.baselines import make_baseline
     from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
     from geoloc_ros.core.maps import RasterMap
@@ -141,14 +140,7 @@ def run(args: argparse.Namespace) -> int:
     map_path = recording.map_path if args.map is None else args.map
     if args.gallery is None and (args.cold_start or args.kidnap):
         args.gallery = map_path.with_name(map_path.name + ".gallery")
-    about: dict[str, Any] = {
-        "flight": args.flight.name,
-        "map": str(map_path),
-        "note": args.note or ("the map is the flight folder's own" if args.map is None else ""),
-    }
-    if isinstance(recording, Bag):
-        about["topics"] = {role: topic.name for role, topic in recording.topics.items()}
-        about["notes"] = recording.notes
+    about = _about(args, recording, map_path)
     network = TorchEngine(args.weights, device=args.device)
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}
@@ -192,6 +184,21 @@ def run(args: argparse.Namespace) -> int:
         )
         return 130
     return 0
+
+
+def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) -> dict[str, Any]:
+    """What the figures are of, for JSON and report."""
+    from geoloc_ros.core.bags import Bag
+
+    remark = args.note or ("the map is the flight folder's own" if args.map is None else "")
+    about = {"flight": args.flight.name, "map": str(map_path), "note": remark}
+    if not isinstance(recording, Bag):
+        return about
+    return about | {
+        "note": " ".join(text for text in (remark, recording.ends_early) if text),
+        "topics": {role: topic.name for role, topic in recording.topics.items()},
+        "notes": recording.notes,
+    }
 
 
 def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterMap) -> Relocalizer:

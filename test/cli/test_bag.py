@@ -120,6 +120,24 @@ def test_ctrl_c_keeps_what_was_scored(
     assert f"stopped after {part['frames']} frames" in capsys.readouterr().err
 
 
+def test_a_cut_off_bag_is_scored_as_far_as_it_goes(small_flight: Path, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", Flight.open(small_flight))
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    file.write_bytes(file.read_bytes()[: int(0.8 * file.stat().st_size)])
+    arguments = [
+        "--map",
+        str(small_flight / "map.tif"),
+        "--prior-noise",
+        "10",
+        "--json",
+        str(tmp_path / "cut.json"),
+    ]
+    assert main(["evaluate", str(file), *arguments]) == 0
+    cut = json.loads((tmp_path / "cut.json").read_text())
+    assert 5 < cut["frames"] < 24
+    assert "cut off" in cut["note"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
