@@ -135,12 +135,12 @@ def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
         config = sitl_setup.server_config(px4, world.server_config)
         environment = sitl_setup.gazebo_environment(world.models, config, px4, os.environ)
         options = ["-r", "-s", "--headless-rendering"] if argument("headless") == "true" else ["-r"]
-        started.append(process("gazebo", ["gz", "sim", *options, str(world.sdf)], environment))
+        started.append(process("gazebo", ["gz", "sim", *options, str(world.flight_sdf)], environment))
     if "agent" in parts:
         port = argument("agent_port")
         started.append(process("agent", [sitl_setup.agent_command(os.environ), "udp4", "-p", port], {}))
     if "px4" in parts:
-        environment = sitl_setup.px4_environment(world.name, world.models, VEHICLE, argument("agent_port"))
+        environment = sitl_setup.px4_environment(world.name, VEHICLE, argument("agent_port"))
         command = [str(sitl_setup.px4_binary(px4)), "-d", "-i", "0"]
         started.append(process("px4", command, environment, str(px4)))
     if "ros_gz_bridge" in parts:

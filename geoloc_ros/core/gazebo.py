@@ -227,8 +227,13 @@ class World:
 
     @property
     def sdf(self) -> Path:
-        """The world file."""
+        """The world without a vehicle; it needs no other models."""
         return self.folder / f"{self.name}.sdf"
+
+    @property
+    def flight_sdf(self) -> Path:
+        """The world with the vehicle on its origin; it needs PX4's models."""
+        return self.folder / f"{self.name}_flight.sdf"
 
     @property
     def bridge(self) -> Path:
@@ -267,7 +272,7 @@ class World:
             ) from None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise GeolocError(f"{folder / INFO_FILE} cannot be read ({error}); make the world anew") from None
-        for path in (world.sdf, *(world.ground / tile.file for tile in world.plan.tiles)):
+        for path in (world.flight_sdf, *(world.ground / tile.file for tile in world.plan.tiles)):
             if not path.is_file():
                 raise GeolocError(
                     f"{path} is missing; make the world anew: geoloc gazebo world MAP --out {folder}"
@@ -326,6 +331,7 @@ def _write_files(world: World) -> None:
     camera, vehicle = world.models / "geoloc_camera", world.models / VEHICLE
     files = {
         world.sdf: "gazebo_world.sdf.j2",
+        world.flight_sdf: "gazebo_world.sdf.j2",
         world.bridge: "gazebo_bridge.yaml.j2",
         world.server_config: "gazebo_server.config.j2",
         world.ground / "quad.obj": "gazebo_quad.obj.j2",
@@ -337,9 +343,9 @@ def _write_files(world: World) -> None:
     for path, template in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         text = templates.get_template(template).render(
-            world=world, plan=world.plan, camera=world.camera, model=path.parent.name, vehicle=VEHICLE,
-            bounds=world.plan.bounds_m,
-            hfov_rad=math.radians(world.camera.hfov_deg), down_rad=math.pi / 2,
+            world=world, plan=world.plan, camera=world.camera, bounds=world.plan.bounds_m, vehicle=VEHICLE,
+            with_vehicle=path == world.flight_sdf, model=path.parent.name, down_rad=math.pi / 2,
+            hfov_rad=math.radians(world.camera.hfov_deg),
         )  # fmt: skip
         path.write_text(text, encoding="utf-8")
 

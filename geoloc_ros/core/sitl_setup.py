@@ -71,13 +71,12 @@ def gazebo_environment(
     return variables
 
 
-def px4_environment(world: str, models: Path, vehicle: str, agent_port: str) -> dict[str, str]:
-    """Variables for PX4's SITL that make it join a running Gazebo world and put the vehicle into it."""
+def px4_environment(world: str, vehicle: str, agent_port: str) -> dict[str, str]:
+    """Variables for PX4's SITL that make it fly a vehicle of a running Gazebo world."""
     return {
         "PX4_GZ_STANDALONE": "1",
         "PX4_GZ_WORLD": world,
-        "PX4_GZ_MODELS": str(models),
-        "PX4_SIM_MODEL": f"gz_{vehicle}",
+        "PX4_GZ_MODEL_NAME": vehicle,
         "PX4_SYS_AUTOSTART": "4001",  # x500
         "PX4_UXRCE_DDS_PORT": agent_port,
         **{f"PX4_PARAM_{name}": value for name, value in VEHICLE_PARAMETERS.items()},

@@ -21,6 +21,7 @@ from rasterio.transform import from_origin
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.gazebo import (
+    VEHICLE,
     Camera,
     World,
     blocks_of,
@@ -68,7 +69,7 @@ class Rendered:
     folder: Path
 
     def __post_init__(self) -> None:
-        root = ElementTree.parse(next(self.folder.glob("*.sdf"))).getroot()
+        root = ElementTree.parse(next(self.folder.glob("*_flight.sdf"))).getroot()
         place = root.find(".//spherical_coordinates")
         assert place is not None
         assert place.findtext("world_frame_orientation") == "ENU"
@@ -319,6 +320,10 @@ def test_camera_and_bridge_name_the_same_topics(tmp_path: Path) -> None:
     assert bridged["truth"]["gz_topic_name"] == topics["navsat"]
     # Gazebo publishes camera_info beside the picture.
     assert bridged["camera_info"]["gz_topic_name"] == str(topics["camera"]).rsplit("/", 1)[0] + "/camera_info"
+    vehicle = ElementTree.parse(world.flight_sdf).getroot().findtext(".//include/name")
+    assert (
+        vehicle == VEHICLE == ElementTree.parse(world.models / VEHICLE / "model.sdf").getroot()[0].get("name")
+    )
     assert {entry["direction"] for entry in bridged.values()} == {"GZ_TO_ROS"}
     assert float(str(model.findtext(".//horizontal_fov"))) == pytest.approx(np.radians(60.0), abs=1e-6)
     assert [model.findtext(f".//image/{side}") for side in ("width", "height")] == ["800", "600"]
@@ -350,7 +355,8 @@ def test_sdf_checker_takes_every_file(tmp_path: Path) -> None:
         '<model><name>x500</name><sdf version="1.9">model.sdf</sdf></model>', encoding="utf-8"
     )
     files = sorted((tmp_path / "world").rglob("*.sdf"))
-    assert len(files) == 3
+    assert len(files) == 4
+    assert check_sdf(world.sdf).returncode == 0  # needs nobody else's models
     for path in files:
         done = check_sdf(path, world.models, tmp_path / "px4")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -135,9 +135,9 @@ def test_gazebo_finds_models_and_plugins(machine: Machine, tmp_path: Path) -> No
     assert found["GZ_SIM_SERVER_CONFIG_PATH"] == str(tmp_path / "server.config")
 
 
-def test_px4_keeps_simulated_time_and_fuses_our_fixes(tmp_path: Path) -> None:
-    found = px4_environment("hill", tmp_path, "x500_geoloc", "8899")
+def test_px4_keeps_simulated_time_and_fuses_our_fixes() -> None:
+    found = px4_environment("hill", "x500_geoloc", "8899")
     assert found["PX4_PARAM_UXRCE_DDS_SYNCT"] == "0"
     assert found["PX4_PARAM_EKF2_AGP_CTRL"] == "1"
-    assert (found["PX4_GZ_WORLD"], found["PX4_SIM_MODEL"]) == ("hill", "gz_x500_geoloc")
+    assert (found["PX4_GZ_WORLD"], found["PX4_GZ_MODEL_NAME"]) == ("hill", "x500_geoloc")
     assert (found["PX4_GZ_STANDALONE"], found["PX4_UXRCE_DDS_PORT"]) == ("1", "8899")

@@ -10,8 +10,10 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +30,9 @@ from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.flight import Flight, Truth
+from geoloc_ros.core.ground_station import GroundStation
+from geoloc_ros.core.mavlink_dialect import mavlink
+from geoloc_ros.core.mission import Recorder
 from geoloc_ros.messages import seconds_from_time
 
 STAND_IN = Path(__file__).resolve().parents[1] / "launch_stand_in" / "bin"
@@ -191,6 +196,7 @@ ARGUMENTS = {
     "replay": ("flight", "bag", "map", "gallery", "namespace", "rate"),
     "record": ("out", "storage", "compression", "namespace", "image", "truth"),
     "sim": ("world", "map", "dry_run", "px4_dir", "gnss_loss_s", "gazebo", "localizer", "px4_bridge"),
+    "sitl": ("view", "map", "autopilot_cmd", "connection", "camera_sim_params"),
 }
 
 
@@ -200,6 +206,38 @@ def test_arguments_are_shown(name: str) -> None:
     assert done.returncode == 0, done.stderr
     for argument in ARGUMENTS[name]:
         assert f"'{argument}':" in done.stdout
+
+
+def test_loop_without_gazebo(launch: Launch, spinner: Spinner, scene: Scene, tmp_path: Path) -> None:
+    """An autopilot's simulator, started by its command, climbs; the pictures of its place become fixes."""
+    ports = []
+    for _ in range(2):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+            found.bind(("127.0.0.1", 0))
+            ports.append(found.getsockname()[1])
+    vehicle = [sys.executable, str(Path(__file__).with_name("mavlink_vehicle.py")), "px4", "--agility", "10"]
+    vehicle += ["--home", *map(str, scene.place), "60", *(f"--peer=127.0.0.1:{port}" for port in ports)]
+    localizer = write_parameters(tmp_path / "localizer.yaml", weights="mix_compact", threads=1)
+    recorder = Recorder()
+    station = GroundStation(f"udpin:127.0.0.1:{ports[1]}", recorder.take)
+    listener = spinner.add(Node("listener", namespace="/looped"))
+    fixes: list[NavSatFix] = []
+    listener.create_subscription(NavSatFix, "localizer/fix", fixes.append, 50)
+    log = launch(
+        "sitl.launch.py", f"view:={scene.path}", f"map:={scene.path}", "namespace:=looped", "rate_hz:=4.0",
+        f"autopilot_cmd:={shlex.join(vehicle)}", f"connection:=udpin:127.0.0.1:{ports[0]}",
+        f"localizer_params:={localizer}",
+    )  # fmt: skip
+    station.connect(START_S)
+    until(lambda: fixes or listener.count_publishers("localizer/fix"), START_S, f"the localizer; see {log}")
+    until(lambda: recorder.has_estimate, START_S, f"the vehicle's position; see {log}")
+    station.command("arm", mavlink.MAV_CMD_COMPONENT_ARM_DISARM, 1.0)
+    station.take_off(80.0)
+    until(
+        lambda: [f for f in fixes if f.status.status >= NavSatStatus.STATUS_FIX], START_S, f"a fix; see {log}"
+    )
+    assert error_m(fixes[-1], Truth(*scene.place, 80.0)) < 3.0
+    station.close()
 
 
 def test_bridge_to_a_vehicle_alone(launch: Launch, spinner: Spinner, tmp_path: Path) -> None:
@@ -278,7 +316,7 @@ def test_simulation_tells_in_a_dry_run_what_it_would_start(world: tuple[Path, Pa
     assert done.returncode == 0, done.stdout + done.stderr
     told = done.stdout + done.stderr
     for part in (
-        f"gz sim -r {folder / 'geoloc.sdf'}", "udp4 -p 8888", "PX4_PARAM_UXRCE_DDS_SYNCT=0",
+        f"gz sim -r {folder / 'geoloc_flight.sdf'}", "udp4 -p 8888", "PX4_PARAM_UXRCE_DDS_SYNCT=0",
         f"cd {tmp_path} && ", "ros2 run ros_gz_bridge parameter_bridge", "localize.launch.py", "autopilot:=px4",
         "use_sim_time:=true", "geoloc sim mission --gnss-loss-s 45", "to mend: PX4",
     ):  # fmt: skip
@@ -319,13 +357,14 @@ def test_simulation_starts_its_programs_and_ends_with_them(world: tuple[Path, Pa
     }
     assert set(called) == {"gz", "MicroXRCEAgent", "px4", "parameter_bridge", "image_bridge"}
     words, _, variables = called["gz"]
-    assert words == ["sim", "-r", "-s", "--headless-rendering", str(folder / "geoloc.sdf")]
+    assert words == ["sim", "-r", "-s", "--headless-rendering", str(folder / "geoloc_flight.sdf")]
     assert variables["GZ_SIM_RESOURCE_PATH"].startswith(str(folder / "models"))
     assert variables["GZ_SIM_SERVER_CONFIG_PATH"] == str(folder / "server.config")
     assert called["MicroXRCEAgent"][0] == ["udp4", "-p", "8899"]
     words, directory, variables = called["px4"]
     assert (words, directory) == (["-d", "-i", "0"], str(px4))
     assert variables["PX4_GZ_WORLD"] == "geoloc"
+    assert variables["PX4_GZ_MODEL_NAME"] == "x500_geoloc"
     assert variables["PX4_UXRCE_DDS_PORT"] == "8899"
     assert variables["PX4_PARAM_UXRCE_DDS_SYNCT"] == "0"
     assert "/geoloc/image:=image" in called["image_bridge"][0]
