@@ -113,7 +113,9 @@ def _draw_error(axes: Axes, flown: Flown) -> None:
     samples = flown.samples
     axes.plot(samples.time_s, samples.error_m, color=_ESTIMATE, lw=1.4)
     axes.axhline(flown.plan.max_error_m, color=_QUIET, lw=0.8, ls=":")
-    axes.text(0.0, flown.plan.max_error_m, " limit", color=_QUIET, va="bottom", fontsize=8)
+    axes.text(
+        samples.time_s[-1], flown.plan.max_error_m, "limit", color=_QUIET, va="bottom", ha="right", fontsize=8
+    )
     if math.isfinite(flown.gnss_lost_s):
         axes.axvspan(flown.gnss_lost_s, samples.time_s[-1], color=_LOSS, alpha=0.08, lw=0)
         axes.text(
