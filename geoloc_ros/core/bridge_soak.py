@@ -78,9 +78,12 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge found. oldest_s: at the moment of sending; relocalizations: those with a sample on both sides."""
+    """What the judge found. counted: whether samples have a counter; oldest_s: at the moment of sending;
+    relocalizations: those with a sample on both sides.
+    """
 
     arrived: int
+    counted: bool
     oldest_s: float
     bumps: int
     relocalizations: int
@@ -146,7 +149,8 @@ def judge(said: Sequence[Said], arrived: Sequence[Arrived], limit_s: float) -> V
         violations.append(
             f"{came} of {len(due)} good and fresh fixes arrived, the limit is {LEAST_ARRIVED:.0%}"
         )
-    return Verdict(len(arrived), oldest_s, bumps, relocalizations, tuple(violations))
+    counted = any(sample.counter is not None for sample in arrived)
+    return Verdict(len(arrived), counted, oldest_s, bumps, relocalizations, tuple(violations))
 
 
 def _sendable(planned: Planned) -> bool:
