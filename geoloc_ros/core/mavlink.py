@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,12 +78,14 @@ class Vehicle:
 class ConnectionSettings:
     """url: see mavlink_link; own and target ids; timeout_s: silence after which the autopilot counts as gone.
 
-    rates_hz: messages to ask for, by name. A message that is refused is replaced by that of `instead`, if any.
+    rates_hz: messages to ask for, by name. A message that is refused is replaced by that of `instead`, if any. once:
+    messages that are to come once more whenever an autopilot is met, as it may send them on change only.
     """
 
     url: str
     rates_hz: Mapping[str, float]
     instead: Mapping[str, str] = field(default_factory=dict)
+    once: Sequence[str] = ()
     system_id: int = 1
     component_id: int = mavlink.MAV_COMP_ID_ONBOARD_COMPUTER
     kind: int = mavlink.MAV_TYPE_ONBOARD_CONTROLLER  # what our heartbeat says that we are
@@ -425,13 +427,7 @@ class Connection:
         self._asked_s = -math.inf
         self._requests.clear()
         self.refused.clear()
-        self._requests.append(
-            _Request(
-                mavlink.MAV_CMD_REQUEST_MESSAGE,
-                (mavlink.MAVLINK_MSG_ID_AUTOPILOT_VERSION, 0.0),
-                "AUTOPILOT_VERSION",
-            )
-        )
+        self._requests.extend(_message(name) for name in ("AUTOPILOT_VERSION", *self._settings.once))
         self._requests.extend(_interval(name, rate_hz) for name, rate_hz in self._settings.rates_hz.items())
 
     def _ask(self, now: float) -> None:
@@ -465,5 +461,12 @@ class Connection:
 
 
 def _interval(name: str, rate_hz: float) -> _Request:
-    number = getattr(mavlink, f"MAVLINK_MSG_ID_{name}")
-    return _Request(mavlink.MAV_CMD_SET_MESSAGE_INTERVAL, (number, 1e6 / rate_hz), name)
+    return _Request(mavlink.MAV_CMD_SET_MESSAGE_INTERVAL, (_number(name), 1e6 / rate_hz), name)
+
+
+def _message(name: str) -> _Request:
+    return _Request(mavlink.MAV_CMD_REQUEST_MESSAGE, (_number(name), 0.0), name)
+
+
+def _number(name: str) -> int:
+    return int(getattr(mavlink, f"MAVLINK_MSG_ID_{name}"))

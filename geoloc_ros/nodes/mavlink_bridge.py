@@ -136,6 +136,7 @@ class MavlinkBridgeNode(Node):
             url=value(self, "connection"),
             rates_hz=rates_hz,
             instead={"ATTITUDE_QUATERNION": "ATTITUDE"},
+            once=("GPS_GLOBAL_ORIGIN",),  # PX4 sends it when it changes
             system_id=value(self, "system_id"),
             component_id=value(self, "component_id"),
             target_system=value(self, "target_system"),

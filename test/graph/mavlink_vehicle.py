@@ -112,6 +112,9 @@ class _Peer:
     clock_offset_s: float | None = None  # vehicle's clock minus the peer's
     upload: list[Any] | None = None  # of a mission under way
     upload_size: int = 0
+    origin_told: bool = (
+        True  # PX4 tells its local origin when it changes, and did so before this peer was there
+    )
 
     def write(self, data: bytes) -> None:
         """What pymavlink calls."""
@@ -264,6 +267,7 @@ class MavlinkVehicle:
                 peer.intervals_s.clear()
                 peer.due_s.clear()
                 peer.clock_offset_s = None
+                peer.origin_told = False
 
     def send_bytes(self, data: bytes) -> None:
         """Raw bytes to all peers."""
@@ -446,10 +450,13 @@ class MavlinkVehicle:
 
     def _stream(self, peer: _Peer) -> None:
         now_s = self.clock_s()
+        if self.autopilot == "px4" and not peer.origin_told:
+            peer.origin_told = self._send(peer, "GPS_GLOBAL_ORIGIN")
         for name, rate_hz in {**STREAMS_HZ, "TIMESYNC": 1.0}.items():
             peer.intervals_s.setdefault(name, 1.0 / rate_hz)
         for name, interval_s in peer.intervals_s.items():
-            if interval_s > 0 and now_s >= peer.due_s.get(name, 0.0) - STEP_S / 2:
+            on_change = self.autopilot == "px4" and name == "GPS_GLOBAL_ORIGIN"
+            if interval_s > 0 and not on_change and now_s >= peer.due_s.get(name, 0.0) - STEP_S / 2:
                 peer.due_s[name] = max(now_s, peer.due_s.get(name, now_s)) + interval_s
                 self._send(peer, name)
 
