@@ -19,7 +19,7 @@ from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.bag_topics import ROLES
-from geoloc_ros.core.bags import open_recording
+from geoloc_ros.core.bags import Bag, open_recording
 from geoloc_ros.core.flight import noisy_prior
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
@@ -74,6 +74,8 @@ class FlightPlayerNode(Node):
             raise GeolocError("no flight is set; start with -p flight:=FOLDER_OR_BAG")
         self._name = folder
         self._flight = open_recording(Path(folder), value(self, "topics").split())
+        for line in self._flight.told() if isinstance(self._flight, Bag) else ():
+            self.get_logger().info(line)
         self._first, self._stop = self._chosen()
         self._ended = threading.Event()
         self._answered = threading.Condition()
