@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def table(frames: Sequence[FrameScore]) -> tuple[list[str], list[list[Any]]]:
                "correlation", *(f"{stage}_ms" for stage in names), "reason"]  # fmt: skip
     rows = []
     for frame in frames:
-        sigma_east_m, sigma_north_m = np.sqrt(np.diag(frame.covariance_enu_m2))
-        correlation = frame.covariance_enu_m2[0, 1] / max(sigma_east_m * sigma_north_m, 1e-12)
+        (east, both), (_, north) = frame.covariance_enu_m2.tolist()
+        sigma_east_m, sigma_north_m = math.sqrt(max(east, 0.0)), math.sqrt(max(north, 0.0))
+        correlation = both / max(sigma_east_m * sigma_north_m, 1e-12)
         rows.append(
             [
                 frame.index, round(frame.stamp_s, 6), frame.state, int(frame.valid), int(frame.dropped),

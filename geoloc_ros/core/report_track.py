@@ -104,15 +104,13 @@ def _parts(run: Run, view: _Picture) -> list[str]:
 def _fixes(run: Run, view: _Picture) -> dict[str, Any]:
     """Points of the fixes with colours and words, and lines from each to its truth."""
     valid = [frame for frame in run.frames if frame.valid]
+    false = is_false_fix(column(valid, "error_m"), column(valid, "nees")).tolist()
     step = math.ceil(len(valid) / _MOST_POINTS)
-    shown = [
-        frame
-        for place, frame in enumerate(valid)
-        if place % step == 0 or is_false_fix(frame.error_m, frame.nees)
-    ]
+    kept = [place for place in range(len(valid)) if place % step == 0 or false[place]]
+    shown = [valid[place] for place in kept]
     fixes, truths = view.points(shown, truth=False), view.points(shown, truth=True)
     points = []
-    for frame, (x, y) in zip(shown, fixes, strict=True):
+    for place, frame, (x, y) in zip(kept, shown, fixes, strict=True):
         words = f"{run.name}, frame {frame.index}: {frame.error_m:.1f} m off"
         if math.isfinite(frame.peak):
             words += f", confidence {frame.peak:.0%}"
@@ -121,7 +119,7 @@ def _fixes(run: Run, view: _Picture) -> dict[str, Any]:
                 "x": x,
                 "y": y,
                 "colour": to_hex(_CONFIDENCE(frame.peak if math.isfinite(frame.peak) else 0.0)),
-                "false": bool(is_false_fix(frame.error_m, frame.nees)),
+                "false": false[place],
                 "label": words,
             }
         )

@@ -8,6 +8,7 @@ scored here, so that their numbers mean the same. Positions are WGS84 degrees, e
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,9 +58,9 @@ class FrameScore:
     @property
     def sigma_m(self) -> float:
         """Standard deviation along the covariance's largest axis, m; NaN without a covariance."""
-        if not np.all(np.isfinite(self.covariance_enu_m2)):
-            return float("nan")
-        return float(np.sqrt(max(np.linalg.eigvalsh(self.covariance_enu_m2)[-1], 0.0)))
+        (east, both), (_, north) = self.covariance_enu_m2.tolist()
+        # The larger root of the characteristic polynomial.
+        return math.sqrt(max((east + north) / 2 + math.hypot((east - north) / 2, both), 0.0))
 
 
 def score_fix(
