@@ -115,7 +115,7 @@ def _which(program: str, environment: Mapping[str, str]) -> str | None:
 def _gazebo(environment: Mapping[str, str]) -> str:
     remedy = (
         "install gz-harmonic or newer (https://gazebosim.org/docs/latest/getstarted); with ROS: "
-        f"sudo apt install ros-{environment.get('ROS_DISTRO', 'jazzy')}-ros-gz"
+        f"sudo apt install {_ros_gz(environment)}"
     )
     program = _which("gz", environment)
     if program is None:
@@ -173,8 +173,13 @@ def _is_ros_package(name: str, environment: Mapping[str, str]) -> bool:
 def _ros_package(name: str, environment: Mapping[str, str]) -> str:
     if _is_ros_package(name, environment):
         return ""
-    package = f"ros-{environment.get('ROS_DISTRO', 'jazzy')}-{name.replace('_', '-')}"
-    return f"{name}: no such ROS package; sudo apt install {package}"
+    return f"{name}: no such ROS package; sudo apt install {_ros_gz(environment)}"
+
+
+def _ros_gz(environment: Mapping[str, str]) -> str:
+    """The Debian package of Gazebo and its bridges; Humble's own is for an older Gazebo."""
+    distribution = environment.get("ROS_DISTRO", "jazzy")
+    return f"ros-{distribution}-ros-gz" + ("harmonic" if distribution == "humble" else "")
 
 
 def _px4_msgs(environment: Mapping[str, str]) -> str:

@@ -66,11 +66,18 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_bare_machine_lacks_all_and_is_told_how_to_get_it(machine: Machine) -> None:
     found = machine.missing(*ALL)
-    remedies = ("ros-kilted-ros-gz", "git clone --recursive", "snap install", "ros-kilted-ros-gz-bridge",
-                "ros-kilted-ros-gz-image", "PX4/px4_msgs.git")  # fmt: skip
+    gazebo = "sudo apt install ros-kilted-ros-gz"
+    remedies = (gazebo, "git clone --recursive", "snap install", gazebo, gazebo, "PX4/px4_msgs.git")
     assert len(found) == len(remedies)
     for sentence, remedy in zip(found, remedies, strict=True):
         assert remedy in sentence
+
+
+def test_humble_has_harmonic_under_another_name(machine: Machine) -> None:
+    machine.environment["ROS_DISTRO"] = "humble"
+    assert all(
+        "ros-humble-ros-gzharmonic" in sentence for sentence in machine.missing("gazebo", "ros_gz_image")
+    )
 
 
 def test_what_is_switched_off_is_not_asked_for(machine: Machine) -> None:
