@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import haversine_m
+from geoloc_ros.core import evaluation
 from geoloc_ros.core.baselines import NccEngine
 from geoloc_ros.core.evaluation import CLOSEUPS, FlightProtocol, evaluate_flight
 from geoloc_ros.core.flight import Flight, Frame
 from geoloc_ros.core.maps import RasterMap
-from geoloc_ros.core.scores import Run, summarize
+from geoloc_ros.core.scores import Run, SearchRecord, summarize
 
 LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
 
@@ -140,6 +142,98 @@ def test_bad_frames_are_misses(small_flight: Path, engine: NccEngine, raster: Ra
         assert [f.valid for f in run.frames[4:]] == [False, False, False, True]
         assert all(f.reason for f in run.frames[4:7])
         assert all(math.isnan(f.error_m) for f in run.frames[4:7])
+
+
+def test_dropped_frames_and_stages_are_noted(
+    small_flight: Path, engine: NccEngine, raster: RasterMap
+) -> None:
+    frames = list(Flight.open(small_flight))[:6]
+    frames[3] = dataclasses.replace(frames[3], image=None, problem="frames/x.jpg does not decode")
+    for protocol in (FlightProtocol(5.0), FlightProtocol(5.0, 130.0)):
+        run = evaluate_flight(frames, engine, raster, protocol)
+        assert [frame.dropped for frame in run.frames] == [False] * 3 + [True] + [False] * 2
+        assert list(run.frames[5].stages_ms) == ["rectify", "crop", "network", "post"]
+        assert sum(run.frames[5].stages_ms.values()) == pytest.approx(run.frames[5].latency_ms, rel=0.2)
+        figures = summarize(run)
+        assert figures["dropped_frames"] == 1
+        assert set(figures["latency_ms"]["stages"]) == {"rectify", "crop", "network", "post"}
+
+
+@pytest.mark.parametrize("crop_m", [None, 130.0])
+def test_a_stopped_run_keeps_what_it_scored(
+    small_flight: Path, engine: NccEngine, raster: RasterMap, crop_m: float | None
+) -> None:
+    frames = list(Flight.open(small_flight))
+    # The third has no truth: read, but not scored.
+    frames[2] = dataclasses.replace(frames[2], truth=None)
+
+    def until_ctrl_c(count: int) -> Iterator[Frame]:
+        yield from frames[:count]
+        raise KeyboardInterrupt
+
+    protocol = FlightProtocol(5.0, crop_m)
+    whole = evaluate_flight(frames, engine, raster, protocol, expected=24)
+    assert (whole.stopped, whole.frames_read, whole.frames_expected) == (False, 24, 24)
+    run = evaluate_flight(until_ctrl_c(10), engine, raster, protocol, expected=24)
+    assert (run.stopped, run.frames_read, run.frames_expected, len(run.frames)) == (True, 10, 24, 9)
+    assert without_times(run) == without_times(dataclasses.replace(whole, frames=whole.frames[:9]))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_flight(until_ctrl_c(0), engine, raster, protocol, expected=24)
+
+
+class Wandering(Stubborn):
+    """Off by a distance that grows and shrinks, so that the worst frames are known."""
+
+    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
+        heatmap = super().infer(query, search_map)
+        off_px = 3.0 * (len(self.sides_m) * 7 % 24)
+        return dataclasses.replace(
+            heatmap, peak_xy_px=(heatmap.peak_xy_px[0] + off_px, heatmap.peak_xy_px[1])
+        )
+
+
+def test_pictures_of_the_worst_frames_alone_are_made(
+    small_flight: Path, raster: RasterMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten of 120 frames stay in memory, whichever order they come in."""
+    frames = [
+        dataclasses.replace(frame, stamp_s=frame.stamp_s + 100.0 * lap)
+        for lap in range(5)
+        for frame in Flight.open(small_flight)
+    ]
+    made: list[int] = []
+    closeup = evaluation._closeup
+
+    def counted(index: int, *rest: Any) -> Any:
+        made.append(index)
+        return closeup(index, *rest)
+
+    monkeypatch.setattr(evaluation, "_closeup", counted)
+    run = evaluate_flight(frames, Wandering(0.9), raster, FlightProtocol(0.0, 130.0, 6))
+    assert len(run.frames) == 120
+    assert len(run.closeups) == CLOSEUPS == 10
+    assert len(made) < 60
+    indices = [shown.index for shown in run.closeups]
+    errors = [run.frames[index].error_m for index in indices]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] == max(frame.error_m for frame in run.frames if frame.valid)
+    # No frame that is left out is worse than all of its neighbourhood that is shown.
+    for frame in run.frames:
+        near = [shown for shown in indices if abs(shown - frame.index) < 5]
+        if frame.valid and frame.index not in indices and not near:
+            assert frame.error_m <= errors[-1]
+
+
+def test_only_long_searches_keep_their_pictures() -> None:
+    log = evaluation._SearchLog()
+    picture = np.zeros((2, 2, 3), np.uint8)
+    for number in range(40):
+        duration_s = float(number * 7 % 40)
+        log.records.append(SearchRecord(0.0, duration_s, 1, True, 0.0, 0.0, picture))
+        log._keep_few_pictures()
+    shown = [record.duration_s for record in log.records[:-1] if record.picture is not None]
+    assert len(shown) == CLOSEUPS - 1
+    assert min(shown) >= 30.0
 
 
 def test_frames_without_truth_are_not_scored(
