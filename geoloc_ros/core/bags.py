@@ -41,6 +41,9 @@ _QUATERNION_DIGITS = 9
 OTHER_CLOCK_S = 1.0
 """Two topics whose recording lags their stamps by amounts that differ by more are stamped by two clocks."""
 
+_UNSTAMPED = -1
+"""Stands for the stamp of a message that has no field for one."""
+
 _PROGRESS_EVERY = 256
 
 Advance = Callable[[int, int], None]
@@ -135,8 +138,11 @@ class Bag:
         self.notes = [self._storage.ends_early] if self._storage.ends_early else []
         images, sensors, self.camera = self._read(advance)
         self._stamps_ns, self._recorded_ns = images.times()
-        self._on_image_clock(images, sensors)
-        self._sensors = {role: self._series(role, samples) for role, samples in sensors.items()}
+        lag = self._image_clock(images)
+        self._sensors = {
+            role: _series(role, self._on_image_clock(role, samples, lag), samples.values)
+            for role, samples in sensors.items()
+        }
         self._check_size()
 
     @property
@@ -293,8 +299,7 @@ class Bag:
             else:
                 message = self._storage.decode(topic, raw)
                 stamp = stamp_ns(message)
-                # No time of its own: -1 until the pictures' clock is known.
-                sensors[role].add(-1 if stamp is None else stamp, recorded_ns, READERS[role](message))
+                sensors[role].add(_UNSTAMPED if stamp is None else stamp, recorded_ns, READERS[role](message))
             if number % _PROGRESS_EVERY == 0:
                 advance(number, total)
         advance(total, total)
@@ -304,40 +309,38 @@ class Bag:
             )
         return images, sensors, camera
 
-    def _on_image_clock(self, images: _Samples, sensors: dict[str, _Samples]) -> None:
-        """Bring every sensor to the pictures' clock, by the recorder's that saw both; note where that was needed."""
+    def _image_clock(self, images: _Samples) -> Lag:
+        """How far the recording lags the pictures; pictures without stamps take their times of recording."""
         stamps_ns, recorded_ns = images.times()
         if not stamps_ns.any():
             self.notes.append(f"{self.topics['image'].name} is not stamped: its times of recording count")
             self._stamps_ns = stamps_ns = recorded_ns
-        image_lag = Lag.of(stamps_ns, recorded_ns)
-        for role, samples in sensors.items():
-            name = self.topics[role].name
-            stamps_ns, recorded_ns = samples.times()
-            lag = Lag.of(stamps_ns, recorded_ns)
-            if stamps_ns[0] == -1 or not stamps_ns.any():
-                stamps_ns = recorded_ns - round(image_lag.median_s * NS)
-                if samples.stamps_ns[0] != -1:
-                    self.notes.append(f"{name} is not stamped: its times of recording count")
-            elif lag.other_clock(image_lag):
-                offset_s = lag.median_s - image_lag.median_s
-                stamps_ns = stamps_ns + round(offset_s * NS)
-                self.notes.append(
-                    f"{name} and {self.topics['image'].name} are stamped by two clocks, {offset_s:.3f} s apart: "
-                    "brought together by their times of recording"
-                )
-            samples.stamps_ns = array.array("q", stamps_ns.tobytes())
+        return Lag.of(stamps_ns, recorded_ns)
 
-    def _series(self, role: str, samples: _Samples) -> Series:
-        stamps_ns, _ = samples.times()
-        values = np.array(samples.values, np.float64).reshape(len(stamps_ns), -1)
-        order = np.argsort(stamps_ns, kind="stable")
-        stamps_ns, values = stamps_ns[order], values[order]
-        if role == "truth":
-            known = np.isfinite(values).all(axis=1)
-            stamps_ns, values = stamps_ns[known], values[known]
-            values[:, 1] = np.unwrap(values[:, 1], period=360)
-        return Series(stamps_ns, values, round(self.REACH_S[role] * NS), role == "truth")
+    def _on_image_clock(self, role: str, samples: _Samples, image_lag: Lag) -> np.ndarray:
+        """Times of a sensor's samples by the pictures' clock, (n,) ns; notes where they are not just the stamps.
+
+        The recorder saw both, so its clock brings two others together.
+        """
+        stamps_ns, recorded_ns = samples.times()
+        name, image = self.topics[role].name, self.topics["image"].name
+        if stamps_ns[0] == _UNSTAMPED or not stamps_ns.any():
+            if stamps_ns[0] != _UNSTAMPED:
+                self.notes.append(f"{name} is not stamped: its times of recording count")
+            if image_lag.spread_s > OTHER_CLOCK_S:
+                self.notes.append(
+                    f"{name} has no stamps, and {image} was not recorded as it came: its values may be of other moments"
+                )
+            return recorded_ns - round(image_lag.median_s * NS)
+        lag = Lag.of(stamps_ns, recorded_ns)
+        if not lag.other_clock(image_lag):
+            return stamps_ns
+        offset_s = lag.median_s - image_lag.median_s
+        self.notes.append(
+            f"{name} and {image} are stamped by two clocks, {offset_s:.3f} s apart: brought together by their times of "
+            "recording"
+        )
+        return stamps_ns + round(offset_s * NS)
 
     def _check_size(self) -> None:
         """GeolocError if the first picture that decodes is not of the size that camera_info says."""
@@ -353,6 +356,18 @@ class Bag:
                     size_fault(self.topics["camera_info"].name, self.camera, topic.name, width, height)
                 )
             return
+
+
+def _series(role: str, stamps_ns: np.ndarray, values: array.array[float]) -> Series:
+    """The samples of a role in the order of their times."""
+    rows = np.array(values, np.float64).reshape(len(stamps_ns), -1)
+    order = np.argsort(stamps_ns, kind="stable")
+    stamps_ns, rows = stamps_ns[order], rows[order]
+    if role == "truth":
+        known = np.isfinite(rows).all(axis=1)
+        stamps_ns, rows = stamps_ns[known], rows[known]
+        rows[:, 1] = np.unwrap(rows[:, 1], period=360)
+    return Series(stamps_ns, rows, round(Bag.REACH_S[role] * NS), role == "truth")
 
 
 def size_fault(info: str, camera: CameraModel, image: str, width: int, height: int) -> str:

@@ -297,10 +297,13 @@ def test_a_bag_written_long_after_keeps_its_stamps(frames: list[Frame], tmp_path
     for number, frame in enumerate(frames):
         reading = T["sensor_msgs/msg/Range"](header(frame.stamp_s), 0, 0.1, 1.0, 200.0, 77.0)
         recorder.write("/range", reading, 80.0 + number * 1e-3)
+    recorder.write("/height", T["std_msgs/msg/Float64"](50.0), 90.0)
     recorder.close()
-    bag = Bag(tmp_path / "bag")
+    bag = Bag(tmp_path / "bag", {"altitude": "/range"})
     assert bag.notes == []
     assert bag.completeness() == {"pictures": 8, "attitude": 8, "height": 8, "truth": 8}
+    (note,) = Bag(tmp_path / "bag", {"altitude": "/height"}).notes
+    assert "/height has no stamps, and /image was not recorded as it came" in note
 
 
 def test_messages_without_stamps_count_when_they_were_recorded(frames: list[Frame], tmp_path: Path) -> None:
