@@ -19,7 +19,7 @@ from geoloc_ros.core.gallery import Area
 from geoloc_ros.core.hypotheses import Hypothesis, with_heading
 from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import MapCrop, MapSource
-from geoloc_ros.core.matching import Match, Refused, match_frame
+from geoloc_ros.core.matching import KeptCrop, Match, Refused, match_frame
 from geoloc_ros.core.relocalizer import Relocalizer
 from geoloc_ros.core.state import State as State
 from geoloc_ros.core.tracker import Track, Tracker
@@ -73,6 +73,7 @@ class Localizer:
             raise GeolocError(
                 f"max_search_px is {self._settings.max_search_px}; it must be more than the view's {engine.query_px} px"
             )
+        self._kept = KeptCrop(map_source, engine.map_multiple_px, self._settings.max_search_px)
         self._tracker: Tracker | None = None
         # The track without the fixes that still wait for confirmation, None when none does.
         self._before: Tracker | None = None
@@ -154,6 +155,7 @@ class Localizer:
                 self._map,
                 self._settings,
                 expected_enu_m2=self._expected(),
+                kept=self._kept,
             )
             self._gate(match)
         except (Refused, GeolocError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,61 @@ class Refused(Exception):
         self.crop, self.view, self.contradicts = crop, view, contradicts
 
 
+GSD_BAND = (0.92, 1.04)
+"""Shares of the best ground sample distance within which a kept crop's will do: finer, the view shows less of what the
+camera saw; coarser, its corners show what it did not."""
+
+
+class KeptCrop:
+    """The crop that a track is followed in, cut anew only once it no longer holds what is to be searched.
+
+    Engines keep what they have computed of a map (engines.network), so a kept crop leaves the view to be computed.
+    """
+
+    SLACK_PX = 48
+    """Added to a new crop's side."""
+    LEAST_STEPS, AHEAD_STEPS = 2, 20
+    """A new crop lies so many steps ahead of the frame, at least and at most; farther apart frames get none larger."""
+
+    def __init__(self, source: MapSource, multiple_px: int, most_px: int) -> None:
+        """multiple_px: of sides that the engine takes; most_px: of crops made larger than needed."""
+        self._source, self._multiple_px, self._most_px = source, multiple_px, most_px
+        self._crop: MapCrop | None = None
+        self._last: tuple[float, float] | None = None
+
+    @property
+    def gsd_m(self) -> float:
+        """Of the kept crop, NaN without one."""
+        return math.nan if self._crop is None else self._crop.gsd_m
+
+    def crop(self, place: tuple[float, float], need_px: int, gsd_m: float) -> MapCrop:
+        """A crop that holds need_px about a place (lat_deg, lon_deg), which may lie anywhere in it."""
+        last, self._last = self._last, place
+        if self._crop is not None and self._crop.gsd_m == gsd_m and self._holds(self._crop, place, need_px):
+            return self._crop
+        side_px, ahead_m = need_px, np.zeros(2)
+        slack_px = math.ceil(self.SLACK_PX / self._multiple_px) * self._multiple_px
+        if last is not None and need_px + slack_px <= self._most_px:
+            step_m = np.array(LocalEnu(*last).to_enu(*place))
+            # A pixel is left for what rounding takes.
+            steps = (slack_px / 2 - 1.0) * gsd_m / max(float(np.abs(step_m).max()), 1e-6)
+            if steps >= self.LEAST_STEPS:
+                side_px, ahead_m = need_px + slack_px, step_m * min(steps, self.AHEAD_STEPS)
+        crop = self._source.crop(*moved(place, ahead_m), side_px * gsd_m, side_px)
+        # The quotient of size and pixels may differ from gsd_m in its last digit.
+        crop = replace(crop, gsd_m=gsd_m)
+        self._crop = crop if crop.status in (CropStatus.OK, CropStatus.PARTLY_COVERED) else None
+        return crop
+
+    def _holds(self, crop: MapCrop, place: tuple[float, float], need_px: int) -> bool:
+        side_px = crop.image.shape[0]
+        x, y = crop.geodetic_to_pixel(*place)
+        margin = need_px / 2
+        return bool(
+            margin <= min(x, y) and max(x, y) <= side_px - margin and side_px <= need_px + 2 * self.SLACK_PX
+        )
+
+
 def match_frame(
     frame: Frame,
     centre: tuple[float, float],
@@ -62,21 +117,27 @@ def match_frame(
     settings: LocalizerSettings,
     whole_views: bool = True,
     expected_enu_m2: np.ndarray | None = None,
+    kept: KeptCrop | None = None,
 ) -> Match:
     """Find a frame in the square of +-half_width_m around `centre` (lat_deg, lon_deg), where the vehicle is expected.
 
     whole_views: the crop is larger by the view, so that a view centred on the edge of the square still lies on the
     map; otherwise the square is all there is. expected_enu_m2: (2, 2) covariance of the vehicle about `centre`, m^2;
-    with it the heatmap is the posterior given that expectation. Raises Refused with the reason when no position can
-    come of it.
+    with it the heatmap is the posterior given that expectation. kept: of the frames before, on the same map; it may
+    hold more than the square. Raises Refused with the reason when no position can come of it.
     """
     stages: dict[str, float] = {}
     clock = time.perf_counter()
-    view, tilt_sigma = rectified_view(frame, engine, half_width_m, settings, whole_views)
+    like_m = math.nan if kept is None else kept.gsd_m
+    view, tilt_sigma = rectified_view(frame, engine, half_width_m, settings, whole_views, like_m)
     clock = lap(stages, "rectify", clock)
     offset = np.array(view.centre_offset_enu_m)
+    viewed = moved(centre, offset)
     size_px = search_px(half_width_m, view, engine, whole_views)
-    crop = map_source.crop(*moved(centre, offset), size_px * view.gsd_m, size_px)
+    if kept is None:
+        crop = map_source.crop(*viewed, size_px * view.gsd_m, size_px)
+    else:
+        crop = kept.crop(viewed, size_px, view.gsd_m)
     clock = lap(stages, "crop", clock)
     if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
         raise Refused(f"no map: {crop.text}", crop, view)
@@ -93,8 +154,7 @@ def match_frame(
     clock = lap(stages, "network", clock)
     alone = heatmap
     if expected_enu_m2 is not None:
-        middle = (crop.image.shape[1] / 2, crop.image.shape[0] / 2)
-        heatmap = alone.given(middle, flipped(expected_enu_m2) / view.gsd_m**2)
+        heatmap = alone.given(crop.geodetic_to_pixel(*viewed), flipped(expected_enu_m2) / view.gsd_m**2)
     # The heatmap places the view's centre; the vehicle is where its nadir is.
     lat_deg, lon_deg = moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
     # The gates ask whether the peak is the right one; past them its own spread is what remains.
@@ -106,9 +166,17 @@ def match_frame(
 
 
 def rectified_view(
-    frame: Frame, engine: Engine, half_width_m: float, settings: LocalizerSettings, whole_views: bool
+    frame: Frame,
+    engine: Engine,
+    half_width_m: float,
+    settings: LocalizerSettings,
+    whole_views: bool,
+    like_m: float = math.nan,
 ) -> tuple[RectifiedView, float]:
-    """The north-up view at the ground sample distance that suits camera, network and search; tilt error in radians."""
+    """The north-up view at the ground sample distance that suits camera, network and search; tilt error in radians.
+
+    like_m: a ground sample distance to take if it suits nearly as well, m.
+    """
     if frame.problem or frame.image is None:
         raise Refused(frame.problem or "the frame has no picture")
     rotation, tilt_sigma = camera_rotation(frame, settings)
@@ -118,7 +186,10 @@ def rectified_view(
         gsd_m = float(np.clip(gsd_m, finest, coarsest))
         searched_px = settings.max_search_px - (engine.query_px if whole_views else 0)
         seen_m = gsd_m * engine.query_px
-        gsd_m = max(gsd_m, 2 * half_width_m / searched_px)
+        least_m = max(finest, 2 * half_width_m / searched_px)
+        gsd_m = max(gsd_m, least_m)
+        if max(least_m, GSD_BAND[0] * gsd_m) <= like_m <= min(coarsest, GSD_BAND[1] * gsd_m):
+            gsd_m = like_m
         view = rectify(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.query_px)
     except GeolocError as error:
         raise Refused(str(error)) from error

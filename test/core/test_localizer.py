@@ -17,7 +17,7 @@ from geoloc_ros.core.flight import Frame
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.localizer import Estimate, Localizer, State
 from geoloc_ros.core.localizer_settings import LocalizerSettings
-from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.maps import MapCrop, RasterMap
 from geoloc_ros.core.simulator import CameraSimulator
 
 CAMERA = CameraModel(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
@@ -85,6 +85,37 @@ def test_follows_the_vehicle_not_the_pictures_centre(
     assert set(estimate.latencies_ms) == {"rectify", "crop", "network", "post", "total"}
     # The search narrows once the track is known.
     assert estimate.search_size_m < 120.0
+
+
+def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu],
+) -> None:
+    raster, _, home = world
+
+    class CountedMap:
+        """Tells how many crops were cut."""
+
+        crops = 0
+
+        def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+            self.crops += 1
+            return raster.crop(lat_deg, lon_deg, size_m, size_px)
+
+    source = CountedMap()
+    localizer = Localizer(NccEngine(_Shape()), source)  # type: ignore[arg-type]
+    localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
+    for step in range(40):
+        # An attitude that is never at rest, over ground of two crops' width.
+        east, tilt = -20.0 + step, math.radians(2.0 * math.sin(step))
+        estimate = localizer.process(seen(world, 0.1 * step, east, 0.0, tilt))
+        assert error_m(world, estimate, east, 0.0) < 1.5, (step, estimate.reason)
+        assert estimate.valid == (step >= 2), estimate.reason
+        assert estimate.crop is not None
+        # Whatever was to be searched lies on the crop.
+        x, y = estimate.crop.geodetic_to_pixel(*home.to_geodetic(east, 0.0))
+        reach_px = 0.9 * LocalizerSettings().min_search_m / estimate.crop.gsd_m
+        assert reach_px < min(x, y) and max(x, y) < estimate.crop.image.shape[0] - reach_px
+    assert 3 <= source.crops <= 13, source.crops
 
 
 def test_first_fix_waits_for_two_more_that_agree(
