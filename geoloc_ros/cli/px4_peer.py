@@ -11,6 +11,7 @@ import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_ros import messages
@@ -32,7 +33,7 @@ PX4_READS = QoSProfile(
 
 @dataclass(frozen=True)
 class Received:
-    """A message that reached PX4, and when DDS sent it, s."""
+    """A message that reached PX4, and when DDS sent it, s, by the computer's clock."""
 
     message: Any
     sent_s: float
@@ -59,12 +60,17 @@ class Px4Peer(Node):
             topic: self.create_publisher(topic.kind, topic.name, PX4_WRITES)
             for topic in (topics.attitude, topics.local_position, topics.gps)
         }
-        self.create_subscription(topics.aux.kind, topics.aux.name, self._on_position, PX4_READS)
+        # Humble's rclpy does not tell when a message was sent; there its arrival counts.
+        on_position = self._on_position if hasattr(Subscription, "CallbackType") else self._on_arrival
+        self.create_subscription(topics.aux.kind, topics.aux.name, on_position, PX4_READS)
         # Steady time: PX4 talks on while a simulated clock stands still or goes back.
         self.create_timer(1 / RATE_HZ, self._talk, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_position(self, message: Any, info: dict[str, Any]) -> None:
         self.received.append(Received(message, info["source_timestamp"] * 1e-9))
+
+    def _on_arrival(self, message: Any) -> None:
+        self.received.append(Received(message, self.now_s()))
 
     def _talk(self) -> None:
         now_us = round((self.now_s() - self.booted_s) * 1e6)

@@ -35,6 +35,9 @@ IS_NEW = VERSION == "1.18"
 # A point of NGA's own list of EGM96 undulations.
 PLACE, UNDULATION_M = (46.8743190, 102.4487290, 1500.0), -43.575
 
+PATIENT_MS = 2000.0
+"""So slow a machine may be and its fixes still pass, where age is not the matter."""
+
 _NUMBERS = itertools.count()
 
 
@@ -50,8 +53,9 @@ class Rig:
         self.localizer: ScriptedLocalizer
         self.px4: Px4Peer
 
-    def start_bridge(self, **values: Any) -> Px4BridgeNode:
-        bridge = Px4BridgeNode(parameter_overrides=parameters(fmu_namespace=self.fmu, **values))
+    def start_bridge(self, ekf2_delay_max_ms: float = PATIENT_MS, **values: Any) -> Px4BridgeNode:
+        values |= {"fmu_namespace": self.fmu, "ekf2_delay_max_ms": ekf2_delay_max_ms}
+        bridge = Px4BridgeNode(parameter_overrides=parameters(**values))
         self.bridge: Px4BridgeNode = self.spinner.add(bridge)
         listener = self.spinner.add(Node("listener"))
         listener.create_subscription(
@@ -163,7 +167,7 @@ def test_a_fix_as_px4_gets_it(ready_rig: Rig) -> None:
         assert message.lat_lon_valid and message.alt_valid
     ready_rig.told("sending fixes")
     until(lambda: ready_rig.latencies_s, what="latency")
-    assert 0.05 <= ready_rig.latencies_s[-1] < 0.29
+    assert 0.05 <= ready_rig.latencies_s[-1] < 2.09
 
 
 def test_an_altitude_that_we_do_not_know_is_px4s_own(ready_rig: Rig) -> None:
@@ -179,15 +183,26 @@ def test_what_is_never_sent(ready_rig: Rig) -> None:
     ready_rig.held("no fix", valid=False)
     ready_rig.held("not finite", place=(math.nan, 8.5, 500.0))
     ready_rig.held("not finite", sigma_m=math.nan)
-    ready_rig.held("too old", age_s=0.35)
-    ready_rig.told("nothing is sent: too old")
-    assert ready_rig.latencies_s[-1] >= 0.35
     ready_rig.sent()
     ready_rig.held("twice", stamp_s=ready_rig.last_s)
     ready_rig.held("out of order", stamp_s=ready_rig.last_s - 0.01)
     ready_rig.held("from the future", age_s=-5.0)
     ready_rig.sent()
     until(lambda: ready_rig.count("sent") == 3, what="three sent")
+
+
+def test_a_fix_that_ekf2_would_not_fuse_is_held_and_told(rig: Rig) -> None:
+    rig.start_px4()
+    rig.start_bridge(ekf2_delay_max_ms=200.0)
+    rig.start_localizer()
+    rig.ready()
+    rig.held("too old", age_s=0.295)  # EKF2's 300 ms less the way
+    status = rig.told("nothing is sent: too old")
+    assert status.level == DiagnosticStatus.WARN
+    values = {pair.key: pair.value for pair in status.values}
+    assert values["latency_limit_s"] == "0.29"
+    assert float(values["latency_s"]) >= 0.295
+    until(lambda: rig.latencies_s and rig.latencies_s[-1] >= 0.295, what="latency")
 
 
 def test_the_counter_moves_on_relocalizations_only(ready_rig: Rig) -> None:
@@ -259,6 +274,7 @@ def test_simulated_time_that_starts_anew(rig: Rig) -> None:
     until(lambda: all(seconds(node) < 900.0 for node in nodes), what="the restart")
     rig.ready()
     rig.held("no prior", state=State.UNINITIALIZED, valid=False)
+    time.sleep(0.05)
     message = rig.sent()
     assert message.timestamp_sample < 900_000_000
     assert message.lat_lon_reset_counter == 1

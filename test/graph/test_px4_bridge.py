@@ -65,8 +65,10 @@ def test_seconds_of_faults_for_both_bridges() -> None:
 
 
 def test_without_px4_msgs_one_line_says_what_to_build() -> None:
+    # Even where somebody has one.
+    code = "import sys; sys.modules['px4_msgs'] = None; from geoloc_ros.nodes.px4_bridge import main; sys.exit(main())"
     result = subprocess.run(
-        [sys.executable, "-m", "geoloc_ros.nodes.px4_bridge"],
+        [sys.executable, "-c", code],
         env=dict(os.environ), capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert result.returncode == 2
