@@ -91,12 +91,20 @@ class GroundStation:
         with self._news:
             name = message.get_type()
             if name == "STATUSTEXT":
-                self.texts.append(message.text.rstrip("\0 "))
+                self._keep_text(message)
             elif name == "HEARTBEAT":
                 self._heard_s = time.monotonic()
             self._latest[name] = message
             self._on_message(message, stamp_s)
             self._news.notify_all()
+
+    def _keep_text(self, message: Any) -> None:
+        """A text of more than 50 letters comes in pieces, numbered from 0."""
+        text = message.text.rstrip("\0")
+        if message.id and message.chunk_seq and self.texts:
+            self.texts[-1] += text
+        else:
+            self.texts.append(text)
 
     def wait_for(self, condition: Callable[[], Any], timeout_s: float) -> bool:
         """Wait until a condition on what was heard holds; whether it did within the time."""
