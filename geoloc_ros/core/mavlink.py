@@ -183,7 +183,7 @@ class Connection:
         self._parsers: OrderedDict[Address, Any] = OrderedDict()
         self._link: Link | None = None
         self._address: Address = None
-        self._outgoing: deque[Any] = deque(maxlen=_QUEUE)
+        self._outgoing: deque[tuple[Any, float]] = deque(maxlen=_QUEUE)
         self._waker, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._ended = threading.Event()
@@ -202,7 +202,7 @@ class Connection:
         self.clock = ClockOffset()
         self.refused: set[str] = set()
         self.counts: Counter[str] = Counter()
-        """Messages of the autopilot by name; also `garbage` and `other systems`."""
+        """Messages of the autopilot by name; also `garbage`, `other systems`, and those of ours that were `late`."""
 
     def start(self) -> None:
         """Begin."""
@@ -216,9 +216,12 @@ class Connection:
         self._waker.close()
         self._woken.close()
 
-    def send(self, message: Any) -> None:
-        """Hand a message over to be sent at once, from any thread; it is dropped while there is no connection."""
-        self._outgoing.append(message)
+    def send(self, message: Any, not_after_s: float = math.inf) -> None:
+        """Hand a message over to be sent at once, from any thread.
+
+        It is dropped where there is no connection, or where the thread comes to it after not_after_s (of now_s).
+        """
+        self._outgoing.append((message, not_after_s))
         self._wake()
 
     def problem(self) -> str:
@@ -284,11 +287,17 @@ class Connection:
             if self._woken.fileno() in readable:
                 self._woken.recv(4096)
             while self._outgoing:
-                self._mav.send(self._outgoing.popleft())
+                self._send_in_time(*self._outgoing.popleft())
             for data, address in link.receive() if link.fileno() in readable else ():
                 for message in self._parse(data, address):
                     self._hear(message, address)
             self._keep_up()
+
+    def _send_in_time(self, message: Any, not_after_s: float) -> None:
+        if self._now_s() <= not_after_s:
+            self._mav.send(message)
+        else:
+            self.counts["late"] += 1
 
     def _parse(self, data: bytes, address: Address) -> list[Any]:
         """Messages in the bytes of one sender; each sender has a parser, as the rest of a message may follow."""

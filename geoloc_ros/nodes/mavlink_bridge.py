@@ -202,7 +202,7 @@ class MavlinkBridgeNode(Node):
             if origin is None or self._attitude is None:
                 return  # it restarted since the gate let the fix pass
             message = mavlink_messages.odometry(fix, decision, origin, self._attitude)
-        self._connection.send(message)
+        self._connection.send(message, fix.stamp_s + self._fixes.gate.max_age_s)
 
     def _on_odometry(self, message: Odometry) -> None:
         try:
@@ -230,6 +230,7 @@ class MavlinkBridgeNode(Node):
             "refused": ", ".join(sorted(connection.refused)) or "nothing",
             "other_autopilots": ", ".join(map(str, connection.other_autopilots)) or "none",
             "garbage": connection.counts["garbage"],
+            "late_to_the_connection": connection.counts["late"],
             **{
                 f"{topic}_hz": f"{self._rates.get(topic, 0.0):.1f}"
                 for topic in ("imu", "altitude", "gnss", "truth")

@@ -351,7 +351,7 @@ def test_tcp_comes_and_goes(hear: Callable[[str], Heard]) -> None:
                 # The heartbeat is ours, of an onboard computer.
                 found = mavlink.MAVLink(None).parse_buffer(accepted.recv(4096))[0]
                 assert (found.get_type(), found.type) == ("HEARTBEAT", mavlink.MAV_TYPE_ONBOARD_CONTROLLER)
-        heard.until(lambda: "closed the connection" in heard.connection.problem(), "the end")
+        heard.until(lambda: "trying again" in heard.connection.problem(), "the end")
     assert heard.connection.vehicle is not None
     assert heard.connection.vehicle.autopilot == Autopilot.PX4
 
@@ -391,11 +391,13 @@ def test_nothing_waits_for_the_next_connection(hear: Callable[[str], Heard]) -> 
         accepted, _ = server.accept()
         with accepted:
             heard.until(lambda: "is open" in heard.words[-1], "the connection")
-            heard.connection.send(mavlink.MAVLink_statustext_message(6, b"fresh"))
+            heard.connection.send(mavlink.MAVLink_statustext_message(6, b"stale"), time.time() - 0.01)
+            heard.connection.send(mavlink.MAVLink_statustext_message(6, b"fresh"), time.time() + 10.0)
             data = b""
             while b"fresh" not in data:
                 data += accepted.recv(4096)
     assert b"stale" not in data
+    assert heard.connection.counts["late"] == 1
 
 
 def test_a_port_in_use_is_told(hear: Callable[[str], Heard]) -> None:
