@@ -4,6 +4,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -200,3 +201,34 @@ def test_setup_says_in_one_line_what_to_install(tmp_path: Path, missing: str, py
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert remedy in result.stderr
+
+
+@pytest.mark.parametrize("installs", [None, True, False])
+def test_missing_system_packages_never_end_the_tests(tmp_path: Path, installs: bool | None):
+    """Without apt-get, with one that works, and with one that reaches nothing."""
+    tools, asked = tmp_path / "bin", tmp_path / "asked"
+    tools.mkdir()
+    for name, does in {
+        "dirname": '/usr/bin/dirname "$@"',
+        "id": "echo 0",
+        "mkdir": ":",
+        "timeout": 'shift; "$@"',
+    }.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+    if installs is not None:
+        (tools / "apt-get").write_text(f"#!/bin/sh\necho $* >>{asked}\nexit {0 if installs else 100}\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "log").mkdir()
+    script = shutil.copy(ROOT / "tools" / "test_packages.sh", tmp_path / "tools")
+    done = subprocess.run(
+        ["/bin/bash", script], env={"PATH": str(tools)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("some tests will skip" in done.stdout) == (installs is not True)
+    if installs:
+        assert "--no-install-recommends ignition-tools libsdformat-dev sdformat-sdf" in asked.read_text()
+    else:
+        assert "sudo apt-get install --no-install-recommends" in done.stdout
+        assert "sdformat-sdf chromium" in done.stdout

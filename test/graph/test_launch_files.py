@@ -161,9 +161,11 @@ def test_replay_of_a_flight(launch: Launch, spinner: Spinner, folder: Path, tmp_
     listener.create_subscription(NavSatFix, "localizer/fix", fixes.append, 50)
     listener.create_subscription(LocalizerStatus, "localizer/status", statuses.append, 50)
     player = write_parameters(tmp_path / "player.yaml", prior_noise_m=10.0, answer_s=30.0)
+    localizer = write_parameters(tmp_path / "localizer.yaml", weights="mix_compact", threads=1)
     log = launch(
-        "replay.launch.py", f"flight:={folder}", "namespace:=replayed", f"flight_player_params:={player}"
-    )
+        "replay.launch.py", f"flight:={folder}", "namespace:=replayed", f"flight_player_params:={player}",
+        f"localizer_params:={localizer}",
+    )  # fmt: skip
     flight = Flight.open(folder)
     until(lambda: len(statuses) == len(flight), START_S, f"a status for every frame; see {log}")
     truths = {frame.stamp_s: frame.truth for frame in flight}
