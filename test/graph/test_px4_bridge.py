@@ -50,7 +50,8 @@ def test_seconds_of_faults_for_both_bridges() -> None:
     for number, bridge in enumerate(("px4", "mavlink"), start=1):
         environment = {**px4_environment("1.18"), "ROS_DOMAIN_ID": str((domain + 37 * number) % 102)}
         command = [sys.executable, "-m", "geoloc_ros.cli.main", "bench-bridge", "--bridge", bridge]
-        command += ["--seconds", "6", "--rate-hz", "20"]
+        # A limit with room for a machine that does other things, too.
+        command += ["--seconds", "5", "--rate-hz", "20", "--limit-s", "0.6"]
         running[bridge] = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -58,7 +59,7 @@ def test_seconds_of_faults_for_both_bridges() -> None:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
         counts = dict(re.findall(r"│ (.+?) +│ (\d+)", output))
-        assert counts["frames said"] == "120"
+        assert counts["frames said"] == "100"
         assert counts["violations"] == "0"
         assert int(counts["arrived"]) == int(counts["sent by the bridge"]) > 20
         assert ("counter bumps" in counts) == (bridge == "px4")
