@@ -22,6 +22,7 @@ from geoloc_ros.core.records import frames_of
 from geoloc_ros.core.report import honesty, partial_words, render, write_text
 from geoloc_ros.core.report_figures import (
     MAX_RUNS,
+    crowded,
     draw_cdf,
     draw_errors,
     draw_stage_bars,
@@ -324,6 +325,7 @@ def _page(comparison: Comparison, map_source: MapSource | None) -> str:
         warnings=comparison.warnings,
         exceeded=comparison.exceeded,
         swatches=run_legend(drawn),
+        crowded=crowded(drawn),
         states=state_legend(drawn),
         stages=stage_legend(timed),
         groups=_groups(told),

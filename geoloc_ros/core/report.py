@@ -30,6 +30,7 @@ from geoloc_ros.core.overlay import odds_text
 from geoloc_ros.core.records import table, write_errors_csv
 from geoloc_ros.core.report_figures import (
     MAX_RUNS,
+    crowded,
     draw_cdf,
     draw_errors,
     draw_stages,
@@ -43,7 +44,7 @@ from geoloc_ros.core.report_track import CONFIDENCE_STEPS, draw_track
 from geoloc_ros.core.scores import Closeup, Run, SearchRecord, gaps, summarize
 from geoloc_ros.core.tracks import write_geojson, write_kml, write_tum
 
-_MOST_GAPS = 20
+_MOST_GAPS = 12
 """Gaps that the page lists, the longest; report.json holds all."""
 
 
@@ -136,6 +137,7 @@ def _page(
         tiles=_tiles(summaries[0]),
         short=dict(zip(("headings", "rows"), table_rows(summaries), strict=True)),
         swatches=run_legend(drawn),
+        crowded=crowded(drawn),
         states=state_legend(drawn),
         stages=stage_legend([main]),
         ramp=CONFIDENCE_STEPS,

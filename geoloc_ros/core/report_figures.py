@@ -173,6 +173,11 @@ def _draw_line(axes: Axes, time_s: np.ndarray, values: np.ndarray, colour: str, 
         axes.fill_between(thin_s, low, high, color=colour, alpha=0.35, lw=0)
 
 
+def crowded(runs: Sequence[Run]) -> bool:
+    """Whether any run has more frames than its line has points."""
+    return any(len(run.frames) > _MOST_POINTS for run in runs)
+
+
 def _thinned(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(time, low, middle, high) of at most `_MOST_POINTS` bins of equal numbers of frames; NaN in empty ones."""
     if len(time_s) <= _MOST_POINTS:
