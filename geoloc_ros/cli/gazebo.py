@@ -11,6 +11,8 @@ from geoloc_ros.cli.arguments import add_verbs, make_writable
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
+SOURCE_TIMEOUT_S = 60.0  # of a map on a server
+
 
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand and its verb."""
@@ -87,7 +89,7 @@ def run_world(args: argparse.Namespace) -> int:
 
     width_px, height_px = args.image_px
     camera = Camera(width_px, height_px, args.hfov_deg, args.rate_hz)
-    with RasterMap(args.map) as source:
+    with RasterMap(args.map, timeout_s=SOURCE_TIMEOUT_S) as source:
         plan = plan_ground(
             source, args.centre, args.size_m, args.gsd_m, args.tile_px, args.texture_mib, args.texture_format
         )

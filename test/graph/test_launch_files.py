@@ -153,8 +153,9 @@ def test_localize_without_autostart(launch: Launch, spinner: Spinner, map_path: 
     assert found.string_value == str(gallery)
 
 
-def test_replay_of_a_flight(launch: Launch, spinner: Spinner, folder: Path, tmp_path: Path) -> None:
-    """A flight folder needs nothing else: it brings map, camera and prior."""
+@pytest.mark.parametrize("kind", ["flight", "bag"])
+def test_replay(launch: Launch, spinner: Spinner, folder: Path, tmp_path: Path, kind: str) -> None:
+    """A flight folder needs nothing else: it brings map, camera and prior; a bag needs the map."""
     fixes: list[NavSatFix] = []
     statuses: list[LocalizerStatus] = []
     listener = spinner.add(Node("listener", namespace="/replayed"))
@@ -162,8 +163,12 @@ def test_replay_of_a_flight(launch: Launch, spinner: Spinner, folder: Path, tmp_
     listener.create_subscription(LocalizerStatus, "localizer/status", statuses.append, 50)
     player = write_parameters(tmp_path / "player.yaml", prior_noise_m=10.0, answer_s=30.0)
     localizer = write_parameters(tmp_path / "localizer.yaml", weights="mix_compact", threads=1)
+    source = (f"flight:={folder}",)
+    if kind == "bag":
+        assert main(["bag", "from-flight", str(folder), "--out", str(tmp_path / "bag")]) == 0
+        source = (f"bag:={tmp_path / 'bag'}", f"map:={folder / 'map.tif'}", "rate:=2.0")
     log = launch(
-        "replay.launch.py", f"flight:={folder}", "namespace:=replayed", f"flight_player_params:={player}",
+        "replay.launch.py", *source, "namespace:=replayed", f"flight_player_params:={player}",
         f"localizer_params:={localizer}",
     )  # fmt: skip
     flight = Flight.open(folder)
