@@ -32,6 +32,18 @@ def add_verbs(
         add(own)
 
 
+def add_camera_mount(parser: argparse.ArgumentParser) -> None:
+    """Declare --camera-mount, for `geoloc_ros.core.bags.open_recording`."""
+    parser.add_argument(
+        "--camera-mount",
+        type=float,
+        nargs=4,
+        metavar=("QX", "QY", "QZ", "QW"),
+        help="of a bag's camera: quaternion from its optical frame to the FLU body, as the localizer's parameter "
+        "camera_mount_xyzw; without, it looks down with the picture's top forward",
+    )
+
+
 def add_topic(parser: argparse.ArgumentParser) -> None:
     """Declare --topic, for `geoloc_ros.core.bags.open_recording`."""
     parser.add_argument(

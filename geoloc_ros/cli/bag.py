@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import add_topic, add_verbs, make_writable
+from geoloc_ros.cli.arguments import add_camera_mount, add_topic, add_verbs, make_writable
 
 if TYPE_CHECKING:
     from geoloc_ros.core.bag_check import BagReport
@@ -67,6 +67,7 @@ def _add_to_flight(verbs: Any) -> None:
     _add_bag(verb)
     add("--out", type=Path, required=True, metavar="FOLDER", help="flight folder to write")
     add("--map", type=Path, metavar="M", help="raster that becomes the folder's map.tif")
+    add_camera_mount(verb)
     verb.set_defaults(run=_to_flight)
 
 
@@ -120,7 +121,7 @@ def _to_flight(args: argparse.Namespace) -> int:
     from geoloc_ros.core.bags import Bag
     from geoloc_ros.core.flight import write_flight
 
-    bag = open_told(args.bag, args.topic)
+    bag = open_told(args.bag, args.topic, args.camera_mount)
     if not isinstance(bag, Bag):
         raise GeolocError(f"{args.bag} is a flight folder already")
     require_truth(bag)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import add_topic, make_writable, seed
+from geoloc_ros.cli.arguments import add_camera_mount, add_topic, make_writable, seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,6 +104,7 @@ def add_parser(subparsers: Any) -> None:
     add("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
     add("--frames", type=int, metavar="N", help="use the first N frames only")
     add_topic(parser)
+    add_camera_mount(parser)
     add("--note", default="", metavar="TEXT", help="remark on the data that goes into JSON and report")
     parser.set_defaults(run=run)
 
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     protocol = FlightProtocol(
         args.prior_noise, args.crop if args.independent else None, args.seed, kidnap=args.kidnap
     )
-    recording = open_told(args.flight, args.topic)
+    recording = open_told(args.flight, args.topic, args.camera_mount)
     require_truth(recording)
     make_writable(args.out, args.json)
     map_path = recording.map_path if args.map is None else args.map

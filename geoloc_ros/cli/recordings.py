@@ -12,20 +12,24 @@ from rich.console import Console
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.progress import rated_progress
 from geoloc_ros.core.bags import Bag, open_recording
+from geoloc_ros.core.camera import DOWN_XYZW
 from geoloc_ros.core.flight import Flight
 from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.maps import RasterMap
 
 
-def open_told(path: Path, topics: Sequence[str] = ()) -> Flight | Bag:
+def open_told(path: Path, topics: Sequence[str] = (), mount: Sequence[float] | None = None) -> Flight | Bag:
     """The recording at `path`; of a bag, stderr says which topic is used for what and what is odd about it.
 
-    GeolocError as `open_recording` raises it.
+    mount: as for `Bag`, None for the usual one. GeolocError as `open_recording` raises it.
     """
     with rated_progress() as progress:
         task = progress.add_task(f"reading the sensors of {path.name}", total=None)
         recording = open_recording(
-            path, topics, lambda done, total: progress.update(task, completed=done, total=total)
+            path,
+            topics,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            DOWN_XYZW if mount is None else mount,
         )
     if isinstance(recording, Bag):
         console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -132,7 +132,7 @@ def _imu(frame: Frame, header: Any) -> Any:
         rotation = np.asarray(frame.rotation_enu_from_optical)
         known = bool(np.all(np.isfinite(rotation)))
         quaternion = quaternion_from_rotation(rotation) if known else (math.nan,) * 4
-    body = _make("geometry_msgs/msg/Quaternion", *body_from_optical_quaternion(*quaternion))
+    body = _make("geometry_msgs/msg/Quaternion", *body_from_optical_quaternion(quaternion))
     nothing = _make("geometry_msgs/msg/Vector3", 0.0, 0.0, 0.0)
     return _make("sensor_msgs/msg/Imu", header, body, np.zeros(9), nothing, _NO_DATA, nothing, _NO_DATA)
 

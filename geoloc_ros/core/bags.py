@@ -28,7 +28,12 @@ from geoloc_ros.core.bag_topics import (
     parse_topics,
     stamp_ns,
 )
-from geoloc_ros.core.camera import CameraModel, optical_from_body_quaternion, rotation_from_quaternion
+from geoloc_ros.core.camera import (
+    DOWN_XYZW,
+    CameraModel,
+    optical_from_body_quaternion,
+    rotation_from_quaternion,
+)
 from geoloc_ros.core.camera_info import camera_from_info
 from geoloc_ros.core.flight import Flight, Frame, Truth
 from geoloc_ros.core.images import decode_compressed, decode_image
@@ -125,13 +130,21 @@ class Bag:
     """A frame further than this from a sample around it does without that sample; truth needs one on either side."""
 
     def __init__(
-        self, path: Path, asked: dict[str, str] | None = None, advance: Advance = lambda done, total: None
+        self,
+        path: Path,
+        asked: dict[str, str] | None = None,
+        advance: Advance = lambda done, total: None,
+        mount: Sequence[float] = DOWN_XYZW,
     ) -> None:
         """`asked` names the topic of a role; roles left out are found by message type and name.
+
+        mount: quaternion (qx, qy, qz, qw) that turns the camera's optical frame into the FLU body of the attitude.
 
         GeolocError where a topic is missing or not to be told from others, or the camera is not that of the pictures.
         """
         self.path = path
+        rotation_from_quaternion(*mount)  # refuses what is no rotation
+        self._mount = mount
         self._storage = BagStorage(path)
         self.choices: dict[str, Choice] = choose_topics(self._storage, asked or {})
         self.topics = needed_topics(self.choices)
@@ -230,13 +243,15 @@ class Bag:
         return float(start[0] + (end[0] - start[0]) * share if share else start[0])
 
     def _quaternion(self, at_ns: int) -> tuple[float, float, float, float]:
-        """(qx, qy, qz, qw), ENU from the optical frame of a camera that looks down; GeolocError if there is none."""
+        """(qx, qy, qz, qw), ENU from the optical frame; GeolocError if there is none."""
         around = self._sensors["imu"].around(at_ns) if "imu" in self._sensors else None
         if around is None:
             raise GeolocError(f"no attitude within {self.REACH_S['imu']:g} s of the picture")
         start, end, share = around
         body = start.tolist() if share == 0 else blend_quaternions(start.tolist(), end.tolist(), share)
-        qx, qy, qz, qw = np.round(optical_from_body_quaternion(*body), _QUATERNION_DIGITS).tolist()
+        qx, qy, qz, qw = np.round(
+            optical_from_body_quaternion(body, self._mount), _QUATERNION_DIGITS
+        ).tolist()
         return qx, qy, qz, qw
 
     def _frame(self, index: int, topic: Topic, raw: bytes) -> Frame:
@@ -382,18 +397,25 @@ def size_fault(info: str, camera: CameraModel, image: str, width: int, height: i
 
 
 def open_recording(
-    path: Path, topics: Sequence[str] = (), advance: Advance = lambda done, total: None
+    path: Path,
+    topics: Sequence[str] = (),
+    advance: Advance = lambda done, total: None,
+    mount: Sequence[float] = DOWN_XYZW,
 ) -> Flight | Bag:
-    """A flight folder or a bag, told apart by what lies there. `topics` are "role=name", for bags.
+    """A flight folder or a bag, told apart by what lies there. `topics` are "role=name", for bags, as is `mount`.
 
     GeolocError where there is neither, or where a topic is missing or not to be told from others.
     """
     if path.is_dir() and (path / "flight.csv").is_file():
         if topics:
             raise GeolocError(f"{path} is a flight folder and has no topics; leave --topic out")
+        if tuple(mount) != DOWN_XYZW:
+            raise GeolocError(
+                f"{path} is a flight folder with the camera's own attitudes; leave --camera-mount out"
+            )
         return Flight.open(path)
     if is_bag(path):
-        return Bag(path, parse_topics(topics), advance)
+        return Bag(path, parse_topics(topics), advance, mount)
     raise GeolocError(
         f"{path} is neither a flight folder (flight.csv, camera.yaml, frames/) nor a rosbag2 (a folder with .mcap or "
         ".db3 files, or such a file)"

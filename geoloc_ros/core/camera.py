@@ -30,8 +30,9 @@ DISTORTION_LENGTHS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equi
 # Optical axes in FLU for a camera that looks down with the picture's top towards the nose.
 FLU_FROM_OPTICAL_DOWN = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
-HALF_TURN = math.sqrt(0.5)
-"""That rotation as a quaternion is (HALF_TURN, -HALF_TURN, 0, 0)."""
+_HALF = math.sqrt(0.5)
+DOWN_XYZW = (_HALF, -_HALF, 0.0, 0.0)
+"""That rotation as a quaternion, FLU from the optical frame: the usual mount of a camera."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,18 +289,27 @@ def rotation_enu_from_optical(
     return rotation_from_quaternion(*quaternion) @ flu_from_optical
 
 
-def body_from_optical_quaternion(
-    qx: float, qy: float, qz: float, qw: float
-) -> tuple[float, float, float, float]:
+def body_from_optical_quaternion(quaternion: Sequence[float]) -> tuple[float, float, float, float]:
     """(qx, qy, qz, qw) of the FLU body from that of its camera, which looks down with the picture's top forward."""
-    return HALF_TURN * (-qz - qw), HALF_TURN * (qw - qz), HALF_TURN * (qx + qy), HALF_TURN * (qx - qy)
+    qx, qy, qz, qw = optical_from_body_quaternion(quaternion)
+    return -qx, -qy, -qz, -qw
 
 
 def optical_from_body_quaternion(
-    qx: float, qy: float, qz: float, qw: float
+    quaternion: Sequence[float], mount: Sequence[float] = DOWN_XYZW
 ) -> tuple[float, float, float, float]:
-    """The inverse of `body_from_optical_quaternion`."""
-    return HALF_TURN * (qz + qw), HALF_TURN * (qz - qw), HALF_TURN * (-qx - qy), HALF_TURN * (qy - qx)
+    """The camera's (qx, qy, qz, qw) from its body's. mount: quaternion, FLU from the optical frame.
+
+    Nothing is normalised: a quaternion of whatever length keeps it.
+    """
+    x, y, z, w = quaternion
+    a, b, c, d = mount
+    return (
+        w * a + x * d + y * c - z * b,
+        w * b - x * c + y * d + z * a,
+        w * c + x * b - y * a + z * d,
+        w * d - x * a - y * b - z * c,
+    )
 
 
 def nadir_rotation(heading_deg: float = 0.0) -> np.ndarray:

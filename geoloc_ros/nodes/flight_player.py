@@ -20,6 +20,7 @@ from rclpy.node import Node
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.bag_topics import ROLES
 from geoloc_ros.core.bags import Bag, open_recording
+from geoloc_ros.core.camera import DOWN_XYZW
 from geoloc_ros.core.flight import noisy_prior
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
@@ -62,6 +63,11 @@ class FlightPlayerNode(Node):
         )
         text = "topics of a bag where several would do: ROLE=NAME, separated by spaces; ROLE is one of "
         declare(self, "topics", "", text + ", ".join(ROLES))
+        text = (
+            "mount of a bag's camera: quaternion x, y, z, w that turns its optical frame into the FLU body; "
+            "whatever it is, imu goes out for the localizer's default mount"
+        )
+        declare(self, "camera_mount_xyzw", list(DOWN_XYZW), text)
         declare(self, "loop", False, "start over at the end")
         declare(self, "set_prior", True, "give the localizer a prior before the first frame")
         declare(self, "seed", 0, "of the prior's direction", 0, 2**31 - 1)
@@ -73,7 +79,10 @@ class FlightPlayerNode(Node):
         if not folder:
             raise GeolocError("no flight is set; start with -p flight:=FOLDER_OR_BAG")
         self._name = folder
-        self._flight = open_recording(Path(folder), value(self, "topics").split())
+        topics, mount = value(self, "topics").split(), value(self, "camera_mount_xyzw")
+        if len(mount) != 4:
+            raise GeolocError(f"camera_mount_xyzw has {len(mount)} values; it needs x, y, z, w")
+        self._flight = open_recording(Path(folder), topics, mount=mount)
         for line in self._flight.told() if isinstance(self._flight, Bag) else ():
             self.get_logger().info(line)
         self._first, self._stop = self._chosen()

@@ -20,7 +20,7 @@ from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros import messages
-from geoloc_ros.core.camera import CameraModel, rotation_enu_from_optical, rotation_from_quaternion
+from geoloc_ros.core.camera import DOWN_XYZW, CameraModel, rotation_enu_from_optical, rotation_from_quaternion
 from geoloc_ros.core.flight import Frame
 from geoloc_ros.core.timeline import Timeline, blend_numbers, blend_quaternions
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -54,7 +54,6 @@ _NUMBERS = {
     "odom_max_age_s": (0.5, 0.0, 10.0, "largest time between a frame and the odom heading used for it, s"),
     "gnss_max_age_s": (2.0, 0.0, 60.0, "largest time between a frame and the gnss fix that seeds it, s"),
 }
-_DOWN_XYZW = [math.sqrt(0.5), -math.sqrt(0.5), 0.0, 0.0]
 
 
 def declare_input_parameters(node: LifecycleNode) -> None:
@@ -72,7 +71,7 @@ def declare_input_parameters(node: LifecycleNode) -> None:
         "quaternion x, y, z, w that turns the camera's optical frame into the FLU body; the default looks "
         "down with the picture's top towards the nose"
     )
-    declare(node, "camera_mount_xyzw", _DOWN_XYZW, text)
+    declare(node, "camera_mount_xyzw", list(DOWN_XYZW), text)
     for name, (default, low, high, text) in _NUMBERS.items():
         declare(node, name, default, text, low, high)
 

@@ -22,6 +22,7 @@ from bag_recorder import (
     imu_message,
 )
 from rosbags.rosbag2 import StoragePlugin
+from scipy.spatial.transform import Rotation
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core import bag_storage
@@ -89,6 +90,25 @@ def test_sensors_between_frames_are_interpolated(small_flight: Path, tmp_path: P
         # The chordal mean of two rotations is the one halfway between.
         left, _, right = np.linalg.svd(before.rotation_enu_from_optical + after.rotation_enu_from_optical)
         np.testing.assert_allclose(frame.rotation_enu_from_optical, left @ right, atol=1e-6)
+
+
+def test_a_camera_that_is_mounted_otherwise(frames: list[Frame], tmp_path: Path) -> None:
+    """A camera whose picture's top points to the tail, recorded with the body's attitude."""
+    flu_from_optical = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    recorder = Recorder(tmp_path / "bag")
+    for frame in frames:
+        simple(recorder, frame, imu=True)
+        body = Rotation.from_matrix(frame.rotation_enu_from_optical @ flu_from_optical.T).as_quat()
+        recorder.write("/imu", imu_message(frame.stamp_s, tuple(body)), frame.stamp_s)
+    recorder.close()
+    mount = Rotation.from_matrix(flu_from_optical).as_quat().tolist()
+    bag = open_recording(tmp_path / "bag", mount=mount)
+    for read, wanted in zip(bag, frames, strict=True):
+        np.testing.assert_allclose(
+            read.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-8
+        )
+    with pytest.raises(GeolocError, match="zero"):
+        Bag(tmp_path / "bag", mount=(0.0, 0.0, 0.0, 0.0))
 
 
 def test_bad_samples_and_pictures_do_not_end_a_flight(small_flight: Path, tmp_path: Path) -> None:
@@ -217,8 +237,6 @@ def frames(small_flight: Path) -> list[Frame]:
 
 def px4_quaternion(frame: Frame) -> list[float]:
     """(w, x, y, z), FRD to NED, of the body whose camera looks down: by matrices, not as the code has it."""
-    from scipy.spatial.transform import Rotation
-
     enu_from_flu = Rotation.from_quat(body_quaternion(frame)).as_matrix()
     ned_from_enu = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
     x, y, z, w = Rotation.from_matrix(ned_from_enu @ enu_from_flu @ np.diag([1.0, -1.0, -1.0])).as_quat()
