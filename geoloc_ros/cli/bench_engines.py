@@ -28,6 +28,8 @@ MOST_CALLS = 100
 PAUSE_S = 0.02
 """Between turns: threads of the last engine may spin for a while."""
 STEADY_CALLS = 20
+END_S = 5.0
+"""How long an engine's process may take to end by itself."""
 ANSWER_S = 600.0
 """How long an engine may take to load, to compile, or for a turn."""
 
@@ -154,8 +156,9 @@ class _EngineProcess:
             yield cls(engine[0], engine[2], ours)
         finally:
             ours.close()
-            process.join(PAUSE_S)
+            process.join(END_S)
             process.kill()
+            process.join()
 
     def _ask(self, question: str, *arguments: Any) -> Any:
         """The answer; GeolocError if it is one, or none comes."""

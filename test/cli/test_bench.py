@@ -1,62 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc bench` end to end on a small map with a stand-in for the network."""
+"""`geoloc bench` end to end with the small network on a small map, and its guard."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 
-from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
-from geoloc_ros.cli import bench
+from geoloc_models.engines.choice import processor_of
+from geoloc_models.errors import GeolocError
+from geoloc_ros.cli import bench, bench_engines, bench_stages, measuring
+from geoloc_ros.cli.bench import Guard
 from geoloc_ros.cli.main import main
 
 
-class CentreEngine:
-    """Sees every query in the middle of its map."""
-
-    query_px, map_multiple_px, gsd_range_m = 64, 32, (0.3, 1.0)
-    weights_id, device = "none", "cpu"
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.seen: list[tuple[int, ...]] = []
-
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """A single hot node."""
-        assert query.shape == (64, 64, 3)
-        logits = np.full((search_map.shape[0] // 4 + 1,) * 2, -20.0, np.float32)
-        logits[logits.shape[0] // 2, logits.shape[1] // 2] = 0.0
-        return heatmap_from_logits(logits, 4.0)
+def guard_file(path: Path, ratio: float, **more: Any) -> Path:
+    row = {"engine": "torch-float32", "device": "cpu", "batch": 1, "map": "kept", "ratio_to_plain": ratio}
+    report = {"processors": {"cpu": processor_of("cpu")}, "engines": [row], **more}
+    path.write_text(json.dumps(report), encoding="utf-8")
+    return path
 
 
 @pytest.fixture
-def small_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 1200 px map, no network and no change of this process's cores."""
+def small_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A 1200 px map, no engines of the user's, and no change of this process's cores."""
+    monkeypatch.setattr(bench_stages, "MAP_PX", 1200)
     monkeypatch.setattr(bench, "MAP_PX", 1200)
-    monkeypatch.setattr(bench, "TorchEngine", CentreEngine)
     monkeypatch.setattr(bench, "keep_to_cores", lambda cores: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.mark.usefixtures("small_bench")
-def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--out", str(tmp_path), "--frames", "3"]) == 0
-    report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["frames"] == 3
-    assert set(report["stages_ms"]) == {*bench.BESIDE_NETWORK, "decode raw", "network"}
-    assert all(0.0 <= stage["p50"] <= stage["p95"] for stage in report["stages_ms"].values())
-    # The sum is at least that of the quickest stages, and the network is not in it.
-    assert report["beside_network_ms"]["p50"] > report["stages_ms"]["decode JPEG"]["p50"]
-    assert "pre- and post-processing together, network aside" in capsys.readouterr().out
-    with rasterio.open(tmp_path / "map_1200.tif") as source:
+def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, guard = tmp_path / "out", guard_file(tmp_path / "guard.json", 1000.0)
+    settings = [
+        "--weights",
+        "mix_compact",
+        "--device",
+        "cpu",
+        "--rounds",
+        "2",
+        "--frames",
+        "3",
+        "--cores",
+        "1",
+    ]
+    engines = ["--engines", "torch-float32", "onnx-float32"]
+    # Nothing keeps up with a thousand times: the guard speaks.
+    assert main(["bench", "--out", str(out), "--guard", str(guard), *settings, *engines]) == 1
+    report = json.loads((out / "bench.json").read_text())
+    printed = capsys.readouterr().out
+    assert "worse: torch-float32 on cpu, 1 kept map" in printed
+    assert "worse: plain" not in printed
+
+    rows = {(row["engine"], row["batch"], row["map"]): row for row in report["engines"]}
+    modes = [(1, "new"), (1, "kept"), (32, "new")]
+    assert list(rows) == [(engine, *mode) for engine in ("plain-float32", "torch-float32") for mode in modes]
+    for (engine, batch, _), row in rows.items():
+        assert row["device"] == "cpu"
+        assert 0.0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["per_second"] == pytest.approx(1e3 * batch / row["p50_ms"], rel=0.01)
+        # PyTorch alone is more than 100 MB; whoever counts its own process's parent has far more.
+        assert 100.0 < row["peak_mb"] < 1500.0
+        assert row["max_logit_error"] < 1e-4
+        if engine == "plain-float32":
+            assert row["ratio_to_plain"] == 1.0
+            assert row["max_logit_error"] == 0.0
+    assert (
+        rows["torch-float32", 1, "kept"]["ratio_to_plain"] > rows["torch-float32", 1, "new"]["ratio_to_plain"]
+    )
+    assert rows["torch-float32", 32, "new"]["peak_mb"] >= rows["torch-float32", 1, "new"]["peak_mb"]
+    (missing,) = report["missing"]
+    assert missing["engine"] == "onnx-float32"
+    assert "geoloc export" in missing["reason"]
+    assert missing["reason"] in printed
+
+    (stages,) = report["stages"]
+    assert set(stages["stages_ms"]) == {*bench_stages.BESIDE_NETWORK, "decode raw", "network"}
+    assert all(0.0 <= stage["p50"] <= stage["p95"] for stage in stages["stages_ms"].values())
+    assert stages["beside_network_ms"]["p50"] > stages["stages_ms"]["decode JPEG"]["p50"]
+    with rasterio.open(out / "map_1200.tif") as source:
         assert (source.width, source.overviews(1)) == (1200, [2, 4])
         assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
     # The map stays for the next time.
-    before = (tmp_path / "map_1200.tif").stat().st_mtime_ns
-    assert main(["bench", "--out", str(tmp_path), "--frames", "2"]) == 0
-    assert (tmp_path / "map_1200.tif").stat().st_mtime_ns == before
+    before = (out / "map_1200.tif").stat().st_mtime_ns
+    bench_stages.make_map(out / "map_1200.tif")
+    assert (out / "map_1200.tif").stat().st_mtime_ns == before
+
+
+def test_maps_that_an_engine_has_not_seen_differ() -> None:
+    rng = np.random.default_rng(0)
+    scene = bench_engines.Scene(*(rng.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(3)))
+    new, kept, many = bench_engines.MODES
+    assert len({new.maps(scene, call).tobytes() for call in range(5)}) == 5
+    assert len({kept.maps(scene, call).tobytes() for call in range(5)}) == 1
+    assert many.maps(scene, 3).shape == (32, 96, 96, 3)
+
+
+@pytest.mark.parametrize(("ratio", "worse"), [(2.0, 0), (2.6, 0), (2.7, 1)])
+def test_guard_allows_a_quarter(tmp_path: Path, ratio: float, worse: int) -> None:
+    guard = Guard.read(guard_file(tmp_path / "guard.json", ratio))
+    row = {"engine": "torch-float32", "device": "cpu", "batch": 1, "map": "kept", "ratio_to_plain": 2.0}
+    assert len(guard.worse([row])) == worse
+    # An engine that is not here is told in the table; it is not slower.
+    assert guard.worse([row | {"engine": "other"}]) == []
+
+
+def test_guards_file_may_be_stricter_and_belongs_to_a_processor(tmp_path: Path) -> None:
+    guard = Guard.read(guard_file(tmp_path / "guard.json", 2.1, tolerance=0.01))
+    row = {"engine": "torch-float32", "device": "cpu", "batch": 1, "map": "kept", "ratio_to_plain": 2.0}
+    assert "it was 2.10, the limit is 2.08" in guard.worse([row])[0]
+    guard.check_processors({"cpu": processor_of("cpu")})
+    with pytest.raises(GeolocError, match="this is Abacus"):
+        guard.check_processors({"cpu": "Abacus"})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"engines": []}', '{"engines": [{}], "processors": {}}']
+)
+def test_other_files_are_no_guard(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "guard.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(GeolocError, match=r"is no bench\.json"):
+        Guard.read(path)
 
 
 def test_impossible_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--out", str(tmp_path), "--frames", "0"]) == 2
     assert "at least 2 frames" in capsys.readouterr().err
+
+
+def test_percentiles_leave_out_what_was_not_measured() -> None:
+    assert measuring.percentiles([1.0, float("nan"), 3.0]) == {"p50": 2.0, "p95": 2.9, "p99": 2.98}
