@@ -98,7 +98,7 @@ class ClockOffset:
 
     A round trip is wrong by at most half its length, so the shortest one counts; a message cannot arrive before it
     was sent, so the smallest difference between arrival and stamp bounds the offset. Both over WINDOW_S, as the
-    clocks drift.
+    clocks drift. One thread tells; any may read offset_s and round_trip_s, the shortest; NaN before anything was heard.
     """
 
     WINDOW_S = 30.0
@@ -107,12 +107,14 @@ class ClockOffset:
         self._trips: deque[tuple[float, float, float]] = deque()  # (when, length, offset)
         self._arrivals: deque[tuple[float, float]] = deque()  # (when, difference), growing differences
         self._boot_s = -math.inf
+        self.offset_s = self.round_trip_s = math.nan
 
     def clear(self) -> None:
         """Forget everything: one of the clocks has started anew."""
         self._trips.clear()
         self._arrivals.clear()
         self._boot_s = -math.inf
+        self._settle()
 
     def arrived(self, boot_s: float, now_s: float) -> bool:
         """Note a message's stamp and arrival; True if the autopilot has restarted since the last one."""
@@ -126,6 +128,7 @@ class ClockOffset:
         self._arrivals.append((now_s, difference_s))
         while now_s - self._arrivals[0][0] > self.WINDOW_S:
             self._arrivals.popleft()
+        self._settle()
         return restarted
 
     def round_trip(self, sent_s: float, received_s: float, boot_s: float) -> None:
@@ -135,20 +138,14 @@ class ClockOffset:
         self._trips.append((received_s, received_s - sent_s, (sent_s + received_s) / 2 - boot_s))
         while received_s - self._trips[0][0] > self.WINDOW_S:
             self._trips.popleft()
+        self._settle()
 
-    @property
-    def offset_s(self) -> float:
-        """NaN before anything was heard."""
+    def _settle(self) -> None:
         bound_s = self._arrivals[0][1] if self._arrivals else math.nan
-        if not self._trips:
-            return bound_s
-        best_s = min(self._trips, key=lambda trip: trip[1])[2]
-        return best_s if math.isnan(bound_s) else min(best_s, bound_s)
-
-    @property
-    def round_trip_s(self) -> float:
-        """The shortest of the last round trips; NaN without any."""
-        return min((trip[1] for trip in self._trips), default=math.nan)
+        best = min(self._trips, key=lambda trip: trip[1], default=None)
+        self.round_trip_s = math.nan if best is None else best[1]
+        # min takes the first of two if the second is NaN.
+        self.offset_s = bound_s if best is None else min(best[2], bound_s)
 
 
 @dataclass
@@ -195,12 +192,12 @@ class Connection:
         self._fault = "not connected yet"
         self._opened_s = -math.inf
         self._gone = False
-        self._others: set[int] = set()
+        self._others: frozenset[int] = frozenset()  # never changed in place, as other threads read it
         self.vehicle: Vehicle | None = None
         self.meetings = 0
         """How often an autopilot was new, back after silence, or restarted: what it said before may hold no more."""
         self.clock = ClockOffset()
-        self.refused: set[str] = set()
+        self.refused: frozenset[str] = frozenset()
         self.counts: Counter[str] = Counter()
         """Messages of the autopilot by name; also `garbage`, `other systems`, and those of ours that were `late`."""
 
@@ -378,11 +375,11 @@ class Connection:
             return
         vehicle, wanted = self.vehicle, self._settings.target_system
         if wanted and source[0] != wanted:
-            self._others.add(source[0])
+            self._others |= {source[0]}
             return
         if vehicle is not None and source != (vehicle.system_id, vehicle.component_id):
             if source[0] != vehicle.system_id and source[0] not in self._others:
-                self._others.add(source[0])
+                self._others |= {source[0]}
                 self._tell(
                     f"a second autopilot, system {source[0]}, is on the link; listening to {vehicle} only"
                 )
@@ -435,7 +432,7 @@ class Connection:
         self._renewed_s = time.monotonic()
         self._asked_s = -math.inf
         self._requests.clear()
-        self.refused.clear()
+        self.refused = frozenset()
         self._requests.extend(_message(name) for name in ("AUTOPILOT_VERSION", *self._settings.once))
         self._requests.extend(_interval(name, rate_hz) for name, rate_hz in self._settings.rates_hz.items())
 
@@ -463,7 +460,7 @@ class Connection:
         request = self._requests.popleft()
         self._asked_s = -math.inf
         if message.result not in (mavlink.MAV_RESULT_ACCEPTED, mavlink.MAV_RESULT_IN_PROGRESS):
-            self.refused.add(request.name)
+            self.refused |= {request.name}
             other = self._settings.instead.get(request.name)
             if other is not None:
                 self._requests.append(_interval(other, self._settings.rates_hz[request.name]))

@@ -43,11 +43,14 @@ SENSOR_SINCE = (1, 18, 0)
 """PX4's first release that takes GLOBAL_POSITION_SENSOR."""
 
 POSITION_HZ = 10.0
+ATTITUDE_AGE_S = 1.0
+"""ATTITUDE counts where no ATTITUDE_QUATERNION came for so long."""
 VELOCITY_AGE_S = 1.0
 """An older velocity of the localizer's track is none."""
 ORIGIN_HZ = 1.0
 _HEIGHTS = ("DISTANCE_SENSOR", "ALTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED")
 _TRUTH = ("HIL_STATE_QUATERNION", "SIM_STATE")
+_RATED = ("imu", "altitude", "gnss", "truth")
 _EXACT = np.zeros((2, 2))
 
 
@@ -64,11 +67,13 @@ class MavlinkBridgeNode(Node):
         self._base_frame, self._gps_id = value(self, "base_frame"), value(self, "gps_id")
         self._agp_id = value(self, "agp_id")
         self._attitude: Attitude | None = None
+        self._quaternion_s = -math.inf  # steady clock, of the last ATTITUDE_QUATERNION
         self._said_origin: tuple[int, Origin] | None = None  # at which meeting
         self._altitude_amsl_m = math.nan
         self._velocity: tuple[float, Velocity] | None = None  # of which stamp
         self._heights = Heights()
-        self._published: Counter[str] = Counter()
+        # Each key from the start: the connection's thread counts while another reads.
+        self._published: Counter[str] = Counter(dict.fromkeys(_RATED, 0))
         self._rates: dict[str, float] = {}
         self._rated: tuple[float, Counter[str]] = (time.monotonic(), Counter())
         self._imu = self.create_publisher(Imu, "imu", best_effort(50))
@@ -231,10 +236,7 @@ class MavlinkBridgeNode(Node):
             "other_autopilots": ", ".join(map(str, connection.other_autopilots)) or "none",
             "garbage": connection.counts["garbage"],
             "late_to_the_connection": connection.counts["late"],
-            **{
-                f"{topic}_hz": f"{self._rates.get(topic, 0.0):.1f}"
-                for topic in ("imu", "altitude", "gnss", "truth")
-            },
+            **{f"{topic}_hz": f"{self._rates.get(topic, 0.0):.1f}" for topic in _RATED},
         }
 
     def _rate(self) -> None:
@@ -269,8 +271,10 @@ class MavlinkBridgeNode(Node):
             self._on_height(message)
 
     def _on_attitude(self, message: Any, stamp_s: float) -> None:
-        # Autopilots stream both to whoever asked for one of them earlier; the quaternion is what was asked for.
-        if message.get_type() == "ATTITUDE" and "ATTITUDE_QUATERNION" not in self._connection.refused:
+        # Autopilots stream both to whoever asked for either of them earlier.
+        if message.get_type() == "ATTITUDE_QUATERNION":
+            self._quaternion_s = time.monotonic()
+        elif time.monotonic() - self._quaternion_s < ATTITUDE_AGE_S:
             return
         attitude = mavlink_messages.attitude_from(message)
         if not attitude.is_finite:

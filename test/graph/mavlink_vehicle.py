@@ -162,6 +162,7 @@ class MavlinkVehicle:
         self.speed_m_s = 8.0
         self.gnss = True
         self.not_arming = ""  # why it refuses to arm
+        self.unknown: set[str] = set()  # messages that its firmware does not have
         self.silent = False  # sends nothing, though it lives
         self.received: list[tuple[float, Any]] = []  # (own clock, message) of positions that peers sent
         self.fed: dict[int, Any] = {}  # last GPS_INPUT that each of ArduPilot's receivers took
@@ -785,7 +786,7 @@ class MavlinkVehicle:
 
     def _set_interval(self, peer: _Peer, number: int, interval_us: float) -> bool:
         name = _message_name(number)
-        if not hasattr(self, f"_send_{name.lower()}"):
+        if name in self.unknown or not hasattr(self, f"_send_{name.lower()}"):
             return False
         peer.intervals_s[name] = interval_us * 1e-6 if interval_us > 0 else 0.0
         return True

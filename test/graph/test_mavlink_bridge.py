@@ -206,6 +206,16 @@ def test_attitude_turns_as_the_vehicle_does(rig: Rig) -> None:
     assert (expected.inv() * found).magnitude() < math.radians(6.0)  # a few samples old, it turns at 60 deg/s
 
 
+def test_an_old_firmware_gives_its_attitude_in_angles(rig: Rig) -> None:
+    rig.bridge(imu_rate_hz=25.0)
+    vehicle = rig.vehicle("ardupilot", version=(3, 6, 0))
+    vehicle.unknown = {"ATTITUDE_QUATERNION"}
+    until(lambda: vehicle._peers[0].intervals_s.get("ATTITUDE") == pytest.approx(0.04), what="a request")
+    until(lambda: len(rig.heard["imu"]) > 20, what="attitudes")
+    turn = Rotation.from_quat(messages.quaternion_from_imu(rig.heard["imu"][-1]))
+    assert turn.as_euler("ZYX", degrees=True) == pytest.approx([60.0, 0.0, 0.0], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("autopilot", "version", "output"),
     [
