@@ -53,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     add("--frames", type=int, default=40, metavar="N", help="views to check with (default: 40)")
     add_device(parser)
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    add("--missing", action="store_true", help="only engines that have not passed for these weights here yet")
     add("--list", action="store_true", help="tell which engines there are for these weights, and end")
     parser.set_defaults(run=run)
 
@@ -73,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     make_writable(folder)
     fix_threads(args.threads)
     names = args.engine or exportable(args.device)
+    if args.missing:
+        names = [name for name in names if not _has_passed(folder, args.weights, name)]
+        if not names:
+            return 0
     samples, source = _samples(args)
     failed = False
     for name in names:
@@ -98,6 +103,17 @@ def run(args: argparse.Namespace) -> int:
         failed = failed or bool(check.failure)
     print(f"in {folder}, checked on {len(samples)} views, {source}")
     return int(failed)
+
+
+def _has_passed(folder: Path, weights: str, name: str) -> bool:
+    from geoloc_models.engines.records import read_record
+    from geoloc_models.weights import weights_id
+
+    try:
+        read_record(folder, weights_id(weights), name)
+    except GeolocError:
+        return False
+    return True
 
 
 def _list(args: argparse.Namespace, folder: Path) -> int:
