@@ -57,7 +57,7 @@ def _add_from_flight(verbs: Any) -> None:
         help="what zstd compresses: the file, each message or, in MCAP only, each chunk (default: none)",
     )
     add("--raw", action="store_true", help="write pixels (sensor_msgs/Image) instead of the picture files")
-    add("--loop", type=int, default=1, metavar="N", help="fly N times, one after the other, for a long bag")
+    add("--loop", type=int, default=1, metavar="N", help="fly N times, there and back, for a long bag")
     verb.set_defaults(run=_from_flight)
 
 
@@ -102,12 +102,17 @@ def _from_flight(args: argparse.Namespace) -> int:
 
 
 def _flown(flight: Flight, times: int) -> Iterator[Frame]:
-    """The flight's frames so many times over, as if it had been flown again right away."""
-    span_s = flight.stamp_s(len(flight) - 1) - flight.stamp_s(0)
-    round_s = span_s + span_s / max(1, len(flight) - 1)
+    """The flight's frames so many times over: there, back, there again, so that the vehicle never jumps."""
+    first_s, last_s = flight.stamp_s(0), flight.stamp_s(len(flight) - 1)
+    # One more picture's time for the turn.
+    round_s = (last_s - first_s) * len(flight) / max(1, len(flight) - 1)
     for number in range(times):
-        for frame in flight:
-            yield dataclasses.replace(frame, stamp_s=frame.stamp_s + number * round_s) if number else frame
+        for place in range(len(flight)):
+            frame = flight[place if number % 2 == 0 else len(flight) - 1 - place]
+            since_s = frame.stamp_s - first_s if number % 2 == 0 else last_s - frame.stamp_s
+            yield (
+                dataclasses.replace(frame, stamp_s=first_s + number * round_s + since_s) if number else frame
+            )
 
 
 def _is_posed(frame: Frame) -> bool:
