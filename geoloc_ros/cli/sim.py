@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         needs_fixes=not args.without_fixes,
     )
     make_writable(args.out)
-    console, recorder = Console(), Recorder()
+    console, recorder = Console(log_path=False), Recorder()
     with FixListener(args.namespace) as fixes, console.status("connecting") as status:
 
         def show(now: Progress) -> None:
