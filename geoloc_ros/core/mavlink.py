@@ -14,6 +14,7 @@ import select
 import socket
 import threading
 import time
+import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -271,6 +272,10 @@ class Connection:
                 if fault != self._fault:
                     self._tell(fault)
                 self._fault = fault
+            except Exception:
+                # A fault of ours must not silence the connection: it is told, and a new one is opened.
+                self._fault = "internal error of the connection, see the log"
+                self._tell(traceback.format_exc())
             finally:
                 if self._link is not None:
                     self._link.close()

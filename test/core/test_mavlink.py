@@ -286,6 +286,30 @@ def test_half_a_message_of_one_sender_spoils_none_of_another() -> None:
     assert [m.get_type() for m in connection._parse(data[9:], liar)] == ["HEARTBEAT"]
 
 
+def test_no_content_of_a_message_ends_the_connection() -> None:
+    """Every message of the dialect with random bytes in it, from the autopilot itself."""
+    heard: list[str] = []
+    connection = Connection(
+        ConnectionSettings("udpin:127.0.0.1:1", {"ATTITUDE_QUATERNION": 10.0}),
+        lambda m, stamp_s: heard.append(m.get_type()),
+        time.time,
+        lambda _: None,
+    )
+    autopilot, address = mavlink.MAVLink(None, 1, 1), ("127.0.0.1", 2000)
+    heartbeat = mavlink.MAVLink_heartbeat_message(2, 12, 0, 0, 4, 3)
+    noise = random.Random(2)
+    for number in sorted(mavlink.mavlink_map):
+        for _ in range(3):
+            message = mavlink.MAVLink_message(number, mavlink.mavlink_map[number].msgname)
+            payload = noise.randbytes(mavlink.mavlink_map[number].unpacker.size)
+            data = message._pack(autopilot, mavlink.mavlink_map[number].crc_extra, payload)
+            for found in connection._parse(heartbeat.pack(autopilot) + data, address):
+                connection._hear(found, address)
+            connection._keep_up()
+    assert connection.vehicle is not None
+    assert len(set(heard)) > 250
+
+
 class Autopilots:
     """The far end of a link, by hand: heartbeats and attitudes on request."""
 
