@@ -198,10 +198,9 @@ def _drift_s(stamps_ns: np.ndarray, recorded_ns: np.ndarray) -> float | None:
 
 
 def _find_missing(report: BagReport) -> None:
-    for role, choice in report.roles.items():
+    for choice in report.roles.values():
         if choice.topic is None:
-            needed = ROLES[role].needed or "several" in choice.why
-            report.faults.append(Fault(needed, choice.why))
+            report.faults.append(Fault(choice.needed, choice.why))
 
 
 def _find_time_faults(report: BagReport) -> None:

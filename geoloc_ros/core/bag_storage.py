@@ -148,11 +148,10 @@ def _disk_full(file: Path, size: int, free: int) -> GeolocError:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a bag lies there, as a folder or a file."""
-    try:
-        return bool(_storage_files(path))
-    except GeolocError:
-        return False
+    """Whether something lies there that was meant as a bag, readable or not."""
+    if path.is_dir():
+        return bool(_in_folder(path))
+    return path.is_file() and (_is_storage(path) or path.suffix == ".bag")
 
 
 def _storage_files(path: Path) -> list[Path]:
@@ -161,6 +160,8 @@ def _storage_files(path: Path) -> list[Path]:
         beside = _in_folder(path.parent) if (path.parent / "metadata.yaml").is_file() else []
         return beside or [path]
     files = _in_folder(path) if path.is_dir() else []
+    if path.suffix == ".bag":
+        raise GeolocError(f"{path} is a bag of ROS 1; `rosbags-convert` makes a rosbag2 of it")
     if not files:
         raise GeolocError(
             f"{path} is no rosbag2; give a folder with .mcap or .db3 files, or such a file on its own"

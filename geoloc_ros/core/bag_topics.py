@@ -76,6 +76,8 @@ class Choice:
 
     topic: Topic | None
     why: str
+    needed: bool = False
+    """Without a topic: whether nothing can be done before this is settled."""
 
 
 def parse_topics(topics: Sequence[str]) -> dict[str, str]:
@@ -98,19 +100,19 @@ def choose_topics(storage: BagStorage, asked: Mapping[str, str]) -> dict[str, Ch
             chosen[name] = _asked(name, asked[name], found)
             continue
         found = [topic for topic in found if not any(own in topic.name for own in _OWN_OUTPUT)]
-        found = [topic for topic in found if topic.msgtype not in role.loose or _rank(topic, role)[0] < 2]
+        fit = [topic for topic in found if topic.msgtype not in role.loose or _rank(topic, role)[0] < 2]
         if name == "camera_info":
-            found = _of_same_camera(found, chosen["image"].topic)
-        if name == "imu" and len(found) > 1:
-            found = [topic for topic in found if _gives_attitude(storage, topic)] or found
-        chosen[name] = _best(name, role, found)
+            fit = _of_same_camera(fit, chosen["image"].topic)
+        if name == "imu" and len(fit) > 1:
+            fit = [topic for topic in fit if _gives_attitude(storage, topic)] or fit
+        chosen[name] = _best(name, role, fit, found)
     return chosen
 
 
 def needed_topics(choices: Mapping[str, Choice]) -> dict[str, Topic]:
     """{role: topic}; GeolocError where one that is needed is missing or not to be told from others."""
-    for name, choice in choices.items():
-        if choice.topic is None and (ROLES[name].needed or "several" in choice.why):
+    for choice in choices.values():
+        if choice.needed:
             raise GeolocError(choice.why)
     return {name: choice.topic for name, choice in choices.items() if choice.topic is not None}
 
@@ -151,24 +153,25 @@ def _rank(topic: Topic, role: Role) -> tuple[int, int]:
     return 2, 0
 
 
-def _best(name: str, role: Role, found: list[Topic]) -> Choice:
-    names = {topic.name for topic in found}
+def _best(name: str, role: Role, fit: list[Topic], of_type: list[Topic]) -> Choice:
+    """The topic whose name is nearest to a usual one. fit: those of `of_type` that could do."""
+    names = {topic.name for topic in fit}
     # A picture that was recorded both ways is one picture.
-    found = [topic for topic in found if topic.name.removesuffix("/compressed") not in names - {topic.name}]
-    if not found:
-        types = " or ".join(role.types)
-        return Choice(
-            None, f"the bag has no topic for {name} ({role.what}): none of type {types}; {role.remedy}"
-        )
-    if len(found) == 1:
-        return Choice(found[0], f"the only {_short(found[0])}")
-    found.sort(key=lambda topic: _rank(topic, role))
-    best = [topic for topic in found if _rank(topic, role) == _rank(found[0], role)]
+    fit = [topic for topic in fit if topic.name.removesuffix("/compressed") not in names - {topic.name}]
+    if not fit:
+        lack = f"the bag has no topic for {name} ({role.what}): none of type {' or '.join(role.types)}"
+        if of_type:
+            lack += f" with a name that tells, only {', '.join(topic.name for topic in of_type)}"
+        return Choice(None, f"{lack}; {role.remedy}", role.needed)
+    fit.sort(key=lambda topic: _rank(topic, role))
+    best = [topic for topic in fit if _rank(topic, role) == _rank(fit[0], role)]
     if len(best) > 1:
         several = ", ".join(topic.name for topic in best)
-        return Choice(None, f"the bag has several topics for {name}: {several}; use --topic {name}=NAME")
-    others = ", ".join(topic.name for topic in found[1:])
-    return Choice(best[0], f"by its name, before {others}")
+        return Choice(
+            None, f"the bag has several topics for {name}: {several}; use --topic {name}=NAME", True
+        )
+    others = ", ".join(topic.name for topic in of_type if topic != best[0])
+    return Choice(best[0], f"rather than {others}" if others else f"the only {_short(best[0])}")
 
 
 def _short(topic: Topic) -> str:

@@ -428,9 +428,7 @@ def test_topics_that_people_record_are_told_apart(frames: list[Frame], tmp_path:
         "image": "/down/image_raw", "camera_info": "/down/camera_info", "imu": "/ins/attitude", "altitude": "/range",
         "truth": "/rtk/truth",
     }  # fmt: skip
-    assert (
-        "truth: /rtk/truth (sensor_msgs/msg/NavSatFix, 1 messages), by its name, before /gnss" in bag.told()
-    )
+    assert "truth: /rtk/truth (sensor_msgs/msg/NavSatFix, 1 messages), rather than /gnss" in bag.told()
     (read,) = bag
     assert math.isnan(read.height_m), "beyond the rangefinder's reach"
 
@@ -466,7 +464,10 @@ def test_parts_of_a_recording_are_one(frames: list[Frame], tmp_path: Path) -> No
     assert len(Bag(tmp_path / "flight_0.mcap")) == 2, "a file on its own is a recording"
     shutil.copy(tmp_path / "flight_0.mcap", tmp_path / "landing_0.mcap")
     with pytest.raises(GeolocError, match="several recordings"):
-        Bag(tmp_path)
+        open_recording(tmp_path)
+    (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0")
+    with pytest.raises(GeolocError, match="ROS 1; `rosbags-convert`"):
+        open_recording(tmp_path / "old.bag")
 
 
 def test_any_part_can_be_read_first(frames: list[Frame], tmp_path: Path) -> None:
