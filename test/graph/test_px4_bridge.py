@@ -11,25 +11,33 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from px4_build import px4_environment
 
 VERSIONS = ("1.17", "1.18")
-CASES = Path(__file__).with_name("px4_cases.py")
+HERE = Path(__file__).parent
+CASES = {
+    "1.17": ("px4_cases.py", "1.17"),
+    "1.18": ("px4_cases.py", "1.18"),
+    "with localizer": ("px4_with_localizer.py", "1.18"),
+}
 
 
 @pytest.fixture(scope="module")
 def cases() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """Both versions' cases at the same time, as they mostly wait; in domains of their own."""
+    """All cases at the same time, as they mostly wait; in domains of their own."""
+    with ThreadPoolExecutor() as pool:
+        environments = dict(zip(VERSIONS, pool.map(px4_environment, VERSIONS), strict=True))
     domain = int(os.environ.get("ROS_DOMAIN_ID", "0"))
     running = {}
-    for number, version in enumerate(VERSIONS, start=1):
-        environment = {**px4_environment(version), "PX4_VERSION": version}
-        environment["ROS_DOMAIN_ID"] = str((domain + 31 * number) % 102)
-        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(CASES)]
-        running[version] = subprocess.Popen(
+    for number, (name, (file, version)) in enumerate(CASES.items(), start=1):
+        environment = {**environments[version], "PX4_VERSION": version}
+        environment["ROS_DOMAIN_ID"] = str((domain + 25 * number) % 102)
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(HERE / file)]
+        running[name] = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
     yield running
@@ -38,10 +46,10 @@ def cases() -> Iterator[dict[str, subprocess.Popen[str]]]:
         process.wait()
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_bridge(version: str, cases: dict[str, subprocess.Popen[str]]) -> None:
-    output, _ = cases[version].communicate(timeout=200)
-    assert cases[version].returncode == 0, output[-8000:]
+@pytest.mark.parametrize("name", CASES)
+def test_bridge(name: str, cases: dict[str, subprocess.Popen[str]]) -> None:
+    output, _ = cases[name].communicate(timeout=200)
+    assert cases[name].returncode == 0, output[-8000:]
 
 
 def test_seconds_of_faults_for_both_bridges() -> None:
