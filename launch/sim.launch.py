@@ -118,7 +118,7 @@ def opened_world(folder: str):
 
 def served_map_note(world, served: str, same_map: bool) -> str:
     """What the user should know about the map to search; ValueError if it will not do in this world."""
-    from geoloc_ros.core.gazebo import check_served_map
+    from geoloc_ros.core.gazebo_check import check_served_map
 
     if not served:
         raise ValueError("no map to search; give map:=FILE, another picture of the world's ground")

@@ -25,11 +25,10 @@ from geoloc_ros.core.gazebo import (
     Camera,
     World,
     blocks_of,
-    check_served_map,
-    likeness,
     plan_ground,
     write_world,
 )
+from geoloc_ros.core.gazebo_check import check_served_map, likeness
 from geoloc_ros.core.maps import RasterMap
 
 GEOD = pyproj.Geod(ellps="WGS84")
