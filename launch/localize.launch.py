@@ -66,6 +66,8 @@ def bridge(context: LaunchContext) -> list:
     autopilot = LaunchConfiguration("autopilot").perform(context)
     if autopilot == "none":
         return []
+    connection = LaunchConfiguration("connection").perform(context)
+    named = {"connection": ParameterValue(connection, value_type=str)} if connection else {}
     return [
         Node(
             package="geoloc_ros",
@@ -73,7 +75,7 @@ def bridge(context: LaunchContext) -> list:
             name=f"{autopilot}_bridge",
             namespace=LaunchConfiguration("namespace"),
             output="screen",
-            parameters=[LaunchConfiguration(f"{autopilot}_bridge_params"), USE_SIM_TIME],
+            parameters=[LaunchConfiguration(f"{autopilot}_bridge_params"), named, USE_SIM_TIME],
             remappings=[
                 (topic, LaunchConfiguration(topic)) for topic in ("imu", "altitude", "gnss", "truth")
             ],
@@ -100,6 +102,12 @@ def generate_launch_description() -> LaunchDescription:
             default_value="none",
             choices=["none", "px4", "mavlink"],
             description="bridge to start: px4 over DDS, mavlink for all others; it brings imu, altitude and gnss",
+        ),
+        DeclareLaunchArgument(
+            "connection",
+            default_value="",
+            description="where mavlink_bridge finds the autopilot, such as udpin:0.0.0.0:14540, "
+            "tcp:127.0.0.1:5762 or serial:/dev/ttyAMA0:921600; empty: as mavlink_bridge_params says",
         ),
         DeclareLaunchArgument(
             "localizer", default_value="true", description="false: without the localizer itself"
