@@ -233,7 +233,7 @@ def delta(figure: Figure, first: Told, other: Told) -> tuple[str, str]:
     """What `other` has more of, with sign, and "better", "worse" or "" as its digits show."""
     before, after = figure.of(first.summary), figure.of(other.summary)
     if before is None or after is None:
-        return ("" if before is after else "–"), ""
+        return "", ""
     text = figure.text(after - before, signed=True)
     worse = figure.worse_by(before, after)
     if float(text) == 0.0:

@@ -245,7 +245,9 @@ def _outages(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
         for gap in sorted(shown, key=lambda gap: gap.begin_s)
     ]
     lost = sum(gap.frames for gap in every)
-    words = f"{lost} of {len(run.frames)} frames have no valid fix, in {len(every)} gaps."
+    words = (
+        f"{lost} of {len(run.frames)} frames have no valid fix, in {len(every)} gap{'s'[: len(every) != 1]}."
+    )
     recovery = summary["recovery_s"]
     if recovery["count"]:
         words += f" Time to the next fix: median {recovery['median']:.1f} s, longest {recovery['max']:.1f} s."

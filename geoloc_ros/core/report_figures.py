@@ -197,9 +197,11 @@ def _scale_errors(axes: Axes) -> None:
     axes.set_yscale("symlog", linthresh=10.0)
     axes.set_ylim(bottom=0.0)
     top_m = axes.get_ylim()[1]
-    axes.set_yticks(
-        [tick for tick in (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000, 2000) if tick <= top_m]
-    )
+    if top_m > 10.0:
+        ticks = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000, 2000)
+        axes.set_yticks([tick for tick in ticks if tick <= top_m])
+    else:
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
     axes.set_ylim(0.0, top_m)
     axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))

@@ -143,7 +143,7 @@ def test_page_tells_all_figures(report: Path) -> None:
     assert ["expected", "2.00", "0.393", "0.865", "0.989"] in cells
     assert ["network", "19.0", "22.0", "22.0"] in cells
     assert ["2.5 s", "4", "2.0 s", "the view is &lt;dark&gt;"] in cells
-    assert "4 of 40 frames have no valid fix, in 1 gaps." in page
+    assert "4 of 40 frames have no valid fix, in 1 gap." in page
     assert page.count('<source srcset="data:image/svg+xml') == 3 * 3  # three plots
 
 
