@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.bag_series import Lag
 from geoloc_ros.core.bag_storage import BagStorage, Topic
 from geoloc_ros.core.bag_topics import ROLES, Choice, choose_topics, header_stamp_ns, px4_stamp_ns
-from geoloc_ros.core.bags import Bag, Lag
+from geoloc_ros.core.bags import Bag
 
 GAP_S = 1.0
 """A pause of a topic that is worth a word: longer than this, and than GAP_PERIODS of its usual ones."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.bag_series import OTHER_CLOCK_S, Lag, Samples, Series
 from geoloc_ros.core.bag_storage import BagStorage, Topic, is_bag
 from geoloc_ros.core.bag_topics import (
     READERS,
@@ -43,9 +43,6 @@ from geoloc_ros.core.timeline import blend_quaternions
 _QUATERNION_DIGITS = 9
 """As many as flight.csv has: what a flight folder and a bag of it say is the same number."""
 
-OTHER_CLOCK_S = 1.0
-"""Two topics whose recording lags their stamps by amounts that differ by more are stamped by two clocks."""
-
 _UNSTAMPED = -1
 """Stands for the stamp of a message that has no field for one."""
 
@@ -53,74 +50,6 @@ _PROGRESS_EVERY = 256
 
 Advance = Callable[[int, int], None]
 """Called with (messages read, messages in all) now and then."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """Samples of one sensor by time: stamps (n,) int64 ns, ascending; values (n, k); a row of NaN is a bad sample."""
-
-    stamps_ns: np.ndarray
-    values: np.ndarray
-    reach_ns: int
-    only_between: bool = False
-    """Whether a time needs samples on both sides: the nearest one alone is too far off by then."""
-
-    def around(self, at_ns: int) -> tuple[np.ndarray, np.ndarray, float] | None:
-        """The samples before and after a time and the share (0..1) of the way between them; None beyond reach.
-
-        At a sample's own time both are that sample; where only one is within reach, both are that one.
-        """
-        count = len(self.stamps_ns)
-        after = int(np.searchsorted(self.stamps_ns, at_ns))
-        if after < count and self.stamps_ns[after] == at_ns:
-            return self.values[after], self.values[after], 0.0
-        near = [i for i in (after - 1, after) if 0 <= i < count]
-        near = [i for i in near if abs(int(self.stamps_ns[i]) - at_ns) <= self.reach_ns]
-        if len(near) < 1 + self.only_between:
-            return None
-        start, end = near[0], near[-1]
-        span_ns = int(self.stamps_ns[end]) - int(self.stamps_ns[start])
-        share = (at_ns - int(self.stamps_ns[start])) / span_ns if span_ns else 0.0
-        return self.values[start], self.values[end], share
-
-
-@dataclass(frozen=True)
-class Lag:
-    """How far the recording of a topic lags its stamps, s: median and half the range of the middle 90 %.
-
-    It also holds the difference between the recorder's clock and the sender's.
-    """
-
-    median_s: float
-    spread_s: float
-
-    @classmethod
-    def of(cls, stamps_ns: np.ndarray, recorded_ns: np.ndarray) -> Lag:
-        low, median, high = np.percentile(recorded_ns - stamps_ns, (5, 50, 95))
-        return cls(float(median) * 1e-9, float(high - low) * 0.5e-9)
-
-    def other_clock(self, other: Lag) -> bool:
-        """Whether the two were stamped by two clocks; not told where one was not recorded as it came."""
-        steady = max(self.spread_s, other.spread_s) < OTHER_CLOCK_S
-        return steady and abs(self.median_s - other.median_s) > OTHER_CLOCK_S
-
-
-class _Samples:
-    """Numbers of one topic as they are read, compactly."""
-
-    def __init__(self) -> None:
-        self.stamps_ns = array.array("q")
-        self.recorded_ns = array.array("q")
-        self.values = array.array("d")
-
-    def add(self, stamp: int, recorded: int, values: Sequence[float]) -> None:
-        self.stamps_ns.append(stamp)
-        self.recorded_ns.append(recorded)
-        self.values.extend(values)
-
-    def times(self) -> tuple[np.ndarray, np.ndarray]:
-        """Stamps and times of recording, (n,) int64 ns each."""
-        return np.array(self.stamps_ns, np.int64), np.array(self.recorded_ns, np.int64)
 
 
 class Bag:
@@ -298,12 +227,12 @@ class Bag:
             None,
         )
 
-    def _read(self, advance: Advance) -> tuple[_Samples, dict[str, _Samples], CameraModel]:
+    def _read(self, advance: Advance) -> tuple[Samples, dict[str, Samples], CameraModel]:
         """One pass over everything but the pixels: times of the pictures, sensors, the first camera_info."""
         roles = {topic: role for role, topic in self.topics.items()}
         total = sum(topic.count for topic in roles)
-        images = _Samples()
-        sensors = {role: _Samples() for role in self.topics if role in READERS}
+        images = Samples()
+        sensors = {role: Samples() for role in self.topics if role in READERS}
         camera: CameraModel | None = None
         for number, (topic, recorded_ns, raw) in enumerate(self._storage.messages(list(roles))):
             role = roles[topic]
@@ -324,7 +253,7 @@ class Bag:
             )
         return images, sensors, camera
 
-    def _image_clock(self, images: _Samples) -> Lag:
+    def _image_clock(self, images: Samples) -> Lag:
         """How far the recording lags the pictures; pictures without stamps take their times of recording."""
         stamps_ns, recorded_ns = images.times()
         if not stamps_ns.any():
@@ -332,7 +261,7 @@ class Bag:
             self._stamps_ns = stamps_ns = recorded_ns
         return Lag.of(stamps_ns, recorded_ns)
 
-    def _on_image_clock(self, role: str, samples: _Samples, image_lag: Lag) -> np.ndarray:
+    def _on_image_clock(self, role: str, samples: Samples, image_lag: Lag) -> np.ndarray:
         """Times of a sensor's samples by the pictures' clock, (n,) ns; notes where they are not just the stamps.
 
         The recorder saw both, so its clock brings two others together.
