@@ -464,7 +464,7 @@ class MavlinkVehicle:
     def _send(self, peer: _Peer, name: str) -> bool:
         """Send one message by name; False where this autopilot has none of the kind."""
         send = getattr(self, f"_send_{name.lower()}", None)
-        if send is None:
+        if send is None or name in self.unknown:
             return False
         send(peer.mav)
         return True

@@ -216,6 +216,14 @@ def test_an_old_firmware_gives_its_attitude_in_angles(rig: Rig) -> None:
     assert turn.as_euler("ZYX", degrees=True) == pytest.approx([60.0, 0.0, 0.0], abs=1e-3)
 
 
+def test_a_px4_that_does_not_tell_its_version_counts_as_old(rig: Rig) -> None:
+    bridge = rig.bridge()
+    vehicle = rig.vehicle("px4", version=(1, 18, 0))
+    vehicle.unknown = {"AUTOPILOT_VERSION"}
+    rig.ready(bridge)
+    assert rig.sent(vehicle, place=(LAT_DEG, LON_DEG, 1400.0)).get_type() == "ODOMETRY"
+
+
 @pytest.mark.parametrize(
     ("autopilot", "version", "output"),
     [
