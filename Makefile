@@ -24,8 +24,10 @@ test: build  ## ruff, mypy, all tests, coverage
 lint: build  ## ruff and mypy only
 	@tools/test.sh --lint-only
 
-bench: build  ## milliseconds by stage, then of a search in galleries of 100,000 and 1,000,000 tiles
-	@$(ENV) geoloc bench && geoloc bench-gallery
+bench: build  ## every engine, each stage, search in a gallery and the live graph under load; figures in $(OUT)/bench
+	@$(ENV) geoloc export --missing; geoloc bench --out $(OUT)/bench \
+	  && geoloc bench-gallery --tiles 100000 --json $(OUT)/bench/gallery.json \
+	  && geoloc bench-graph --out $(OUT)/bench
 
 reproduce-check: build  ## parameters and MACs of the paper's networks, ours beside the reference's
 	@$(ENV) python tools/reproduce_check.py

@@ -85,12 +85,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--cores", metavar="N", type=int, default=2, help="CPU cores that all processes share")
     add("--weights", metavar="W", default="default", help="name or file of the network's weights")
     add("--device", metavar="D", default="auto", help="device of the network: auto, cpu or cuda")
-    add("--out", metavar="DIR", type=Path, default=Path("out/bench_graph"), help="folder for map, logs, JSON")
+    add("--engine", metavar="E", default="auto", help="engine of the network, as the localizer's parameter")
+    add("--out", metavar="DIR", type=Path, default=Path("out/bench"), help="folder for map, logs, JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish, listen, print the table, write bench_graph.json."""
+    """Publish, listen, print the table, write graph.json."""
     if args.frames < 1 or args.cores < 1 or not min(args.rates_hz) > 0:
         raise GeolocError(
             f"{args.frames} frames at {min(args.rates_hz):g} Hz on {args.cores} cores cannot be measured; all must be "
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     keep_to_cores(args.cores)  # the nodes inherit it
     console = Console()
     args.out.mkdir(parents=True, exist_ok=True)
-    map_path = (args.out / "map.tif").resolve()
+    map_path = (args.out / "graph_map.tif").resolve()
     with console.status("generating a map"):
         generate_world(WORLD_M, WORLD_GSD_M).write_geotiff(map_path, 1)
     rows = []
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         "memory_mb": max(row["memory_end_mb"] for row in rows),
         "rows": rows,
     }
-    (args.out / "bench_graph.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (args.out / "graph.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _print(report, console)
     return 0
 
@@ -182,6 +183,7 @@ def _measure(
                     image_transport=load.transport,
                     weights=args.weights,
                     device=args.device,
+                    engine=args.engine,
                     threads=args.threads,
                 ),
             }

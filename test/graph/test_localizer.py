@@ -42,6 +42,7 @@ from geoloc_models.weights import FOLDER, shipped
 from geoloc_ros import messages
 from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN
 from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.nodes import localizer_outputs
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,35 @@ def test_pictures_are_drawn_for_listeners(rig: Rig) -> None:
     assert math.hypot(east_m, north_m) < 8.0  # the flight stays within 4 m of the middle
     for subscription in subscriptions:
         rig.drone.destroy_subscription(subscription)
+
+
+def test_pictures_are_drawn_for_nobody_else(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def noted(draw: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: (drawn.append(draw.__name__), draw(*arguments))[1]
+
+    for module, name in (
+        (localizer_outputs, "draw_overlay"),
+        (messages, "image_from_heatmap"),
+        (messages, "grid_from_heatmap"),
+    ):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    topics = ("localizer/heatmap", "localizer/heatmap/overlay", "localizer/heatmap/grid")
+    until(lambda: not any(map(rig.drone.count_subscribers, topics)), what="end of earlier subscriptions")
+    rig.track()
+    for _ in range(3):
+        # A frame's pictures come after its status, but before the next frame's.
+        assert rig.drone.fly(rig.scene.next())[1].valid
+    assert drawn == []
+    overlays: list[Image] = []
+    subscription = rig.drone.create_subscription(Image, topics[1], overlays.append, 1)
+    for _ in range(10):
+        rig.drone.fly(rig.scene.next())
+        if overlays:
+            break
+    assert set(drawn) == {"draw_overlay"}
+    rig.drone.destroy_subscription(subscription)
 
 
 def test_gnss_seeds_the_prior_and_the_altitude(spinner: Spinner, scene: Scene, map_path: Path) -> None:
