@@ -36,6 +36,7 @@ setup(
         "lightglue": requirements("lightglue.txt"),
         "gallery": requirements("gallery.txt"),
         "engines": requirements("engines.txt"),
+        "int8": requirements("int8.txt"),
         "geoid": requirements("geoid.txt"),
         "mavlink": requirements("mavlink.txt"),
         "timm": requirements("timm.txt"),

@@ -61,8 +61,9 @@ def installed(device: str = "auto") -> list[str]:
 
 
 def exportable(device: str = "auto") -> list[str]:
-    """Those of the installed engines that need an export, without what compiles for minutes."""
-    return [name for name in installed(device) if not name.startswith(("torch-", "compile-"))]
+    """Those of the installed engines that need an export and can be made here, without what compiles for minutes."""
+    lacking = () if importlib.util.find_spec("nncf") else ("openvino-int8",)
+    return [name for name in installed(device) if not name.startswith(("torch-", "compile-", *lacking))]
 
 
 def open_engine(

@@ -18,7 +18,7 @@ from geoloc_models.engines.choice import KINDS, make_engine, processor_of
 from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.engines.onnx import import_or_tell, write_onnx
 from geoloc_models.engines.openvino import write_openvino
-from geoloc_models.engines.parts import parts_of
+from geoloc_models.engines.parts import Tensors, parts_of
 from geoloc_models.engines.records import Check, Record, engine_folder
 from geoloc_models.engines.tensorrt import write_tensorrt
 from geoloc_models.engines.torch import TorchEngine
@@ -64,14 +64,19 @@ def export(
     if name not in KINDS or name.startswith("torch-"):
         exported = ", ".join(kind for kind in KINDS if not kind.startswith("torch-"))
         raise GeolocError(f"{name!r} is no engine to export: use one of {exported}")
-    if not samples:
-        raise GeolocError("there is no view to check the engine with: give a flight with true positions")
+    if len(samples) < 2:
+        raise GeolocError(
+            f"{len(samples)} views are too few to check an engine with: give a flight with more true positions"
+        )
     loaded = load_weights(weights)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
         own = engine_folder(Path(scratch), loaded.id, name)
         own.mkdir(parents=True)
-        _write(name, weights, own, samples)
+        # What int8 takes its ranges from says nothing about how well it does elsewhere.
+        calibrating = samples[::2] if name.endswith("-int8") else []
+        samples = samples[1::2] if calibrating else samples
+        _write(name, weights, own, calibrating)
         engine = make_engine(name, weights, device, threads, Path(scratch))
         check = compare(engine, weights, samples, source, KINDS[name].same_output, advance)
         files = {path.name: sha256(path) for path in sorted(own.iterdir())}
@@ -98,7 +103,30 @@ def _write(name: str, weights: str | Path, own: Path, samples: Sequence[Sample])
         if kind == "tensorrt":
             write_tensorrt(parts, files, loaded.info.query_px, own)
         else:
-            write_openvino(files, own, half=precision != "float32")
+            inputs = _part_inputs(weights, samples) if samples else None
+            write_openvino(files, own, precision != "float32", inputs)
+
+
+@torch.inference_mode()
+def _part_inputs(weights: str | Path, samples: Sequence[Sample]) -> dict[str, list[Tensors]]:
+    """What each part is given for each sample."""
+    recorder = _Recorder(weights)
+    for sample in samples:
+        recorder.infer(sample.query, sample.search_map)
+    return recorder.inputs
+
+
+class _Recorder(TorchEngine):
+    """PyTorch that notes what goes into its parts."""
+
+    def __init__(self, weights: str | Path) -> None:
+        super().__init__(weights, "cpu", precision="float32")
+        self.inputs: dict[str, list[Tensors]] = {}
+
+    def run(self, part: str, inputs: Tensors) -> Tensors:
+        """As PartsEngine."""
+        self.inputs.setdefault(part, []).append(tuple(tensor.clone() for tensor in inputs))
+        return super().run(part, inputs)
 
 
 def compare(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,9 @@ def _write(part: Part, example: Tensors, path: Path) -> Path:
     return path
 
 
-def import_or_tell(module: str) -> Any:
+def import_or_tell(module: str, remedy: str = REMEDY) -> Any:
     """An optional module; GeolocError with the remedy where it is missing."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise GeolocError(f"this engine needs {module} ({error}); {REMEDY}") from error
+        raise GeolocError(f"this engine needs {module} ({error}); {remedy}") from error

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,9 +57,64 @@ class OpenVinoEngine(PartsEngine):
         return tuple(torch.from_numpy(answer[index]) for index in range(len(answer)))
 
 
-def write_openvino(onnx_files: dict[str, Path], folder: Path, half: bool) -> None:
-    """OpenVINO's form of ONNX files; half: weights are stored in 16 bits, as those that ship are."""
+def write_openvino(
+    onnx_files: Mapping[str, Path],
+    folder: Path,
+    half: bool,
+    calibration: Mapping[str, Sequence[Tensors]] | None = None,
+) -> None:
+    """OpenVINO's form of ONNX files; half: weights are stored in 16 bits, as those that ship are.
+
+    calibration: inputs of each part, from real pictures; with them the linear layers compute in int8.
+    """
     openvino: Any = import_or_tell("openvino")
     core = openvino.Core()
     for name, path in onnx_files.items():
-        openvino.save_model(core.read_model(path), folder / f"{name}.xml", compress_to_fp16=half)
+        model = core.read_model(path)
+        if calibration is not None:
+            model = _quantised(model, calibration[name])
+        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=half)
+
+
+def _quantised(model: Any, examples: Sequence[Tensors]) -> Any:
+    """The model with its linear layers in int8, their ranges taken from the examples.
+
+    Convolutions stay as they are: beside bfloat16 OpenVINO 2026.4 refuses to compile quantised ones, with the words
+    "any_of(scale.size(), OC, 1U)". Products of two activations, as attention has, stay too: small and sensitive.
+    """
+    nncf: Any = import_or_tell("nncf", "run: pip install -r requirements/int8.txt")
+    nncf.set_log_level(logging.ERROR)
+    names = [wanted.any_name for wanted in model.inputs]
+    feeds = [
+        {name: tensor.numpy() for name, tensor in zip(names, example, strict=True)} for example in examples
+    ]
+    left = [
+        operation.get_friendly_name()
+        for operation in model.get_ops()
+        if operation.get_type_name() in ("Convolution", "GroupConvolution")
+        or (
+            operation.get_type_name() == "MatMul"
+            and not any(_is_constant(i) for i in operation.input_values())
+        )
+    ]
+    linear = [operation for operation in model.get_ops() if operation.get_type_name() == "MatMul"]
+    if all(operation.get_friendly_name() in left for operation in linear):
+        return model
+    # It draws bars of its own.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(feeds),
+            ignored_scope=nncf.IgnoredScope(names=left),
+        )
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether a value is a weight, as it is or behind a change of its type or order."""
+    node = value.get_node()
+    while node.get_type_name() in ("Convert", "Transpose", "Reshape"):
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
