@@ -137,6 +137,17 @@ class FixGate:
         self.totals.oldest_s = max(self.totals.oldest_s, latency_s)
         return Decision(True, "", self._counter, eph_m, epv_m, latency_s)
 
+    def is_late(self, fix: Fix, now_s: float) -> bool:
+        """Whether a fix that may be sent has become too old since, as on a machine that is busy elsewhere.
+
+        It counts as held then. A counter that moved with it stays, for the autopilot to see with the next one.
+        """
+        if now_s - fix.stamp_s <= self.max_age_s:
+            return False
+        self.totals.sent -= 1
+        self.totals.held[Hold.TOO_OLD] += 1
+        return True
+
     def _why_not(self, fix: Fix, status: FixStatus, latency_s: float) -> tuple[Hold, str] | None:
         """The first reason to hold a fix, with its words."""
         if not (math.isfinite(fix.stamp_s) and math.isfinite(latency_s)):

@@ -111,13 +111,18 @@ class AutopilotFixes:
     def _now_s(self) -> float:
         return float(self._node.get_clock().now().nanoseconds) * 1e-9
 
+    def is_late(self, fix: Fix) -> bool:
+        """To be asked by `send` with the message ready: whether the fix must not go out any more."""
+        return self.gate.is_late(fix, self._now_s())
+
     def _on_pair(self, fix_message: NavSatFix, status_message: LocalizerStatus) -> None:
         self._heard_s = self._steady_s()
         fix = messages.candidate_from_fix(fix_message)
         fix = replace(fix, altitude_m=altitude_amsl_m(fix, self._own_altitude_m()))
         status = messages.fix_status_from_status(status_message)
+        blocked = self._blocked(self._now_s())
         now_s = self._now_s()
-        decision = self.gate.decide(fix, status, now_s, self._blocked(now_s))
+        decision = self.gate.decide(fix, status, now_s, blocked)
         if decision.send:
             self._send(fix, decision)
         if decision.send or decision.hold == Hold.TOO_OLD:

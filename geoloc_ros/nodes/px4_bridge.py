@@ -78,7 +78,9 @@ class Px4BridgeNode(Node):
 
     def _send(self, fix: Fix, decision: Decision) -> None:
         kind = self._topics.aux.kind
-        self._aux.publish(messages.aux_position_from_fix(kind, fix, decision, self._source_id))
+        message = messages.aux_position_from_fix(kind, fix, decision, self._source_id)
+        if not self._fixes.is_late(fix):
+            self._aux.publish(message)
 
     def _why_blocked(self, now_s: float) -> str:
         """Why PX4 can take no fix, in words; empty if it can."""
