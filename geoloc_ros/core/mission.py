@@ -33,7 +33,7 @@ STEP_S = 0.1
 QUIET_S = 3.0
 """Without a sample for so long a position is gone."""
 FIX_AGE_S = 5.0
-"""GNSS is not taken away unless a fix came within so long."""
+"""GNSS is not taken away unless a fix went to the vehicle within so long."""
 LEAST_WITHOUT_S = 10.0
 """A pattern that ends sooner after the loss shows nothing."""
 CLIMB_M_S = 0.5
@@ -49,13 +49,13 @@ _SWITCHES = {
 
 
 class Fixes(Protocol):
-    """Who hears the localizer."""
+    """Who hears the localizer and its bridge."""
 
     def count(self) -> int:
-        """Valid fixes so far."""
+        """Fixes sent to the autopilot so far."""
 
     def words(self) -> str:
-        """What the localizer last said about itself, empty where it is not heard at all."""
+        """What they last said about themselves."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ class Flown:
     samples: Samples
     fix_times_s: np.ndarray  # (fixes,)
     texts: tuple[str, ...]  # what the vehicle said
+    words: str  # what localizer and bridge last said on the way
 
 
 class Recorder:
@@ -260,6 +261,7 @@ class Mission:
     _ended_s: float = field(default=math.nan, init=False)
     _landed_s: float = field(default=math.nan, init=False)
     _fix_times_s: list[float] = field(default_factory=list, init=False)
+    _words: str = field(default="", init=False)
     _phase: str = field(default="connecting", init=False)
 
     def fly(self) -> Flown:
@@ -289,6 +291,7 @@ class Mission:
             samples,
             np.array(self._fix_times_s) - self._begun_s,
             tuple(self.station.texts),
+            self._words,
         )
 
     # --- stages ---------------------------------------------------------------------------------------------
@@ -369,7 +372,7 @@ class Mission:
             trouble = "" if self._has_reached(last) else self._trouble()
             if now_s > end_s:
                 trouble = f"the last corner was not reached within {end_s - self._begun_s:.0f} s"
-        self._ended_s = time.monotonic()
+        self._ended_s, self._words = time.monotonic(), self.fixes.words()
         return trouble
 
     def _land(self) -> str:
@@ -403,11 +406,9 @@ class Mission:
     def _check_fixes(self, now_s: float) -> None:
         if not self.plan.needs_fixes or (self._fix_times_s and now_s - self._fix_times_s[-1] < FIX_AGE_S):
             return
-        words = self.fixes.words()
-        said = f"the localizer says: {words}" if words else "no localizer is heard"
         raise GeolocError(
-            f"no fix of ours came in the last {FIX_AGE_S:g} s, so GNSS stays on; {said}; start it over the right "
-            "map, or show with --without-fixes what becomes of the vehicle alone"
+            f"no fix of ours went to the vehicle in the last {FIX_AGE_S:g} s, so GNSS stays on; {self.fixes.words()}; "
+            "start both over the right map, or show with --without-fixes what becomes of the vehicle alone"
         )
 
     def _trouble(self) -> str:
