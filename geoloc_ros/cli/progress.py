@@ -23,13 +23,15 @@ class _RateColumn(ProgressColumn):
 
 
 def rated_progress() -> Progress:
-    """A bar on stderr that goes when the work is done."""
+    """A bar on stderr that goes when the work is done; nothing at all where stderr is a file."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_interactive,
     )
