@@ -110,26 +110,16 @@ def _plot(path: Path, flown: Flown) -> None:
 
 
 def _draw_error(axes: Axes, flown: Flown) -> None:
-    samples = flown.samples
+    samples, limit_m = flown.samples, flown.plan.max_error_m
+    from_left, from_below = axes.get_yaxis_transform(), axes.get_xaxis_transform()
     axes.plot(samples.time_s, samples.error_m, color=_ESTIMATE, lw=1.4)
-    axes.axhline(flown.plan.max_error_m, color=_QUIET, lw=0.8, ls=":")
-    axes.text(
-        samples.time_s[-1], flown.plan.max_error_m, "limit", color=_QUIET, va="bottom", ha="right", fontsize=8
-    )
+    axes.axhline(limit_m, color=_QUIET, lw=0.8, ls=":")
+    axes.text(1.0, limit_m, "limit", color=_QUIET, va="bottom", ha="right", fontsize=8, transform=from_left)
     if math.isfinite(flown.gnss_lost_s):
-        axes.axvspan(flown.gnss_lost_s, samples.time_s[-1], color=_LOSS, alpha=0.08, lw=0)
-        axes.text(
-            flown.gnss_lost_s,
-            0.98,
-            " without GNSS",
-            color=_LOSS,
-            va="top",
-            transform=axes.get_xaxis_transform(),
-        )
-    axes.vlines(
-        flown.fix_times_s, 0, 0.03, transform=axes.get_xaxis_transform(), color=_TRUTH, lw=0.6, label="fixes"
-    )
-    axes.set_xlim(min(0.0, float(samples.time_s[0])), float(samples.time_s[-1]))
+        axes.axvspan(flown.gnss_lost_s, flown.landed_s, color=_LOSS, alpha=0.08, lw=0)
+        axes.text(flown.gnss_lost_s, 0.9, " without GNSS", color=_LOSS, va="top", transform=from_below)
+    axes.vlines(flown.fix_times_s, 0, 0.03, transform=from_below, color=_TRUTH, lw=0.6)
+    axes.margins(x=0.0)
     axes.set_ylim(0.0)
     axes.set_xlabel("time since the pattern began, s (below: each fix)")
     axes.set_ylabel("error of the vehicle's estimate, m")
@@ -139,11 +129,8 @@ def _draw_track(axes: Axes, flown: Flown) -> None:
     samples = flown.samples
     axes.plot(*samples.truth_enu_m.T, color=_TRUTH, lw=2.5, alpha=0.5, label="where it was")
     axes.plot(*samples.estimate_enu_m.T, color=_ESTIMATE, lw=1.0, label="where it believed to be")
-    if math.isfinite(flown.gnss_lost_s):
-        at = int(np.searchsorted(samples.time_s, flown.gnss_lost_s))
-        axes.plot(
-            *samples.truth_enu_m[min(at, len(samples.time_s) - 1)], "X", color=_LOSS, ms=9, label="GNSS lost"
-        )
+    lost = np.flatnonzero(samples.time_s >= flown.gnss_lost_s)[:1]
+    axes.plot(*samples.truth_enu_m[lost].T, "X", color=_LOSS, ms=9, label="GNSS lost")
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("east of the take-off, m")
     axes.set_ylabel("north, m")

@@ -329,6 +329,12 @@ def test_report(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "mission.json").read_text(encoding="utf-8"))
     assert written["gnss_lost_s"] is None and written["plan"]["gnss_loss_s"] is None
 
+    nothing = Samples(np.zeros(0), np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+    write_mission(tmp_path, replace(flown, trouble="the vehicle is silent", samples=nothing))
+    written = json.loads((tmp_path / "mission.json").read_text(encoding="utf-8"))
+    assert written["error_m"] == {"with_gnss": None, "without_gnss": None, "landing": None}
+    assert "estimate unknown" in written["outcome"]
+
 
 def _until(condition: Callable[[], bool]) -> None:
     end_s = time.monotonic() + 10.0
