@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from geoloc_models.checkpoints import read_state, write_state
+from geoloc_models.distillation import TAUGHT_SHARE, Teacher, distillation_loss
 from geoloc_models.errors import GeolocError
 from geoloc_models.held_out import HeldOut, Samples, load, predict
 from geoloc_models.processes import Processes
@@ -44,8 +45,11 @@ def train(
     settings: TrainingSettings,
     processes: Processes,
     workers: int = 0,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Train `model`, which is of the preset `network`; continues from OUT/checkpoint.pt if it is there.
+
+    teacher: its posterior is a part of the loss, TAUGHT_SHARE of it.
 
     All processes call it alike. Each draws its own share of every batch, and the loss is that of the whole batch
     (its counts of positives and negatives included), so that the number of processes changes nothing but speed.
@@ -58,7 +62,12 @@ def train(
     state.resume(checkpoint, processes.device)
     if processes.is_first:
         out.mkdir(parents=True, exist_ok=True)
-        record = {"network": network, "training": asdict(settings), "samples": asdict(samples.settings)}
+        record = {
+            "network": network,
+            "training": asdict(settings),
+            "samples": asdict(samples.settings),
+            "teacher": teacher and teacher.weights_id,
+        }
         (out / "settings.json").write_text(json.dumps(record, indent=2))
     replica = processes.replicate(model)
     loss_of = loss_function(settings)
@@ -74,7 +83,11 @@ def train(
             rate = settings.learning_rate * schedule(state.done, total, settings.warmup_batches)
             logits = predict(replica, batch, processes.device, settings.half)
             target = batch["target"].to(processes.device) / batch["map"].shape[-1]
-            loss = loss_of(processes.whole_batch(logits), processes.whole_batch(target))
+            whole = processes.whole_batch(logits)
+            loss = loss_of(whole, processes.whole_batch(target))
+            if teacher is not None:
+                taught = distillation_loss(whole, processes.whole_batch(teacher(batch)))
+                loss = (1 - TAUGHT_SHARE) * loss + TAUGHT_SHARE * taught
             if not math.isfinite(loss.item()):
                 raise GeolocError(
                     f"the loss became {loss.item()} at batch {state.done}: lower --learning-rate, or go on from "

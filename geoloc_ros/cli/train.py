@@ -49,6 +49,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="start from trained weights, by name or file; mix_hybrid also takes those of mix_compact",
     )
     parser.add_argument(
+        "--distill-from",
+        metavar="W",
+        help="learn from the heatmaps of these weights too, by name or file: a small network from a large one",
+    )
+    parser.add_argument(
         "--loss", choices=LOSSES, help="default: spatial on picture pairs, the preset's own on UL14"
     )
     parser.add_argument(
@@ -194,6 +199,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
 def _train(args: argparse.Namespace, processes: "Processes") -> None:
     import torch
 
+    from geoloc_models.distillation import Teacher
     from geoloc_models.drl.presets import build
     from geoloc_models.held_out import HeldOut, calibrate
     from geoloc_models.training import train
@@ -214,7 +220,15 @@ def _train(args: argparse.Namespace, processes: "Processes") -> None:
     model = build(args.preset, args.backbone_weights)
     if args.start_from is not None:
         start_from(model, args.start_from)
-    trained = train(args.preset, model, plan.samples, check, args.out, settings, processes, workers)
+    teacher = None
+    if args.distill_from is not None:
+        if settings.loss != "spatial":
+            raise GeolocError(
+                f"--distill-from teaches probabilities of places, and the loss {settings.loss} has none: "
+                "give --loss spatial"
+            )
+        teacher = Teacher(args.distill_from, processes.device, settings.half)
+    trained = train(args.preset, model, plan.samples, check, args.out, settings, processes, workers, teacher)
     if not processes.is_first:
         return
     temperature = 1.0
