@@ -2,6 +2,7 @@
 """Every engine gives PyTorch's answers, keeps what it may keep, and is refused where it does not fit."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,20 +10,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
+from geoloc_models.backbones.cvt import CvtMix, Stage
+from geoloc_models.drl.heads import GroupCorrelation, LinearChain
+from geoloc_models.drl.mix_fusion import MixFusion
+from geoloc_models.drl.necks import FeaturePyramid
 from geoloc_models.drl.presets import build
 from geoloc_models.engines import export as exporting
 from geoloc_models.engines.choice import fastest, installed, make_engine, open_engine
 from geoloc_models.engines.compiled import CudaGraphEngine
 from geoloc_models.engines.export import Sample, export
 from geoloc_models.engines.network import PartsEngine
-from geoloc_models.engines.onnx import OnnxEngine, write_onnx
+from geoloc_models.engines.onnx import examples, write_onnx
 from geoloc_models.engines.openvino import OpenVinoEngine, write_openvino
-from geoloc_models.engines.parts import Tensors, parts_of
-from geoloc_models.engines.plain import PlainEngine, random_weights
+from geoloc_models.engines.parts import MixParts, Tensors, parts_of
+from geoloc_models.engines.plain import PlainEngine
 from geoloc_models.engines.records import RECORD, read_record
+from geoloc_models.engines.savings import folded
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import load_weights
@@ -183,18 +190,24 @@ def test_the_default_runs_elsewhere_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(engine.logits(view[None], search[None])[0], expected, atol=1e-3)
 
 
-def test_networks_of_the_paper_run_elsewhere_too(tmp_path: Path) -> None:
-    loaded = load_weights(random_weights("mix_cvt13_ccn_gc", tmp_path))
-    parts = parts_of(loaded.model)
-    view, search = ground(128, 128), ground(160, 176, 1)
-    expected, _ = TorchEngine(tmp_path / "mix_cvt13_ccn_gc.safetensors", "cpu", precision="float32").logits(
-        view[None], search[None]
-    )
-    write_onnx(parts, 128, tmp_path)
-    engine = OnnxEngine(loaded, parts, tmp_path, 1)
-    found, stride_px = engine.logits(view[None], search[None])
-    assert stride_px == 16.0
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+@pytest.mark.parametrize("correlates", [True, False])
+@torch.inference_mode()
+def test_parts_of_the_papers_networks_run_elsewhere_too(correlates: bool, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    backbone = CvtMix((Stage(64, 1, 1, 7, 4, 2), Stage(128, 2, 1, 3, 2, 1)))
+    necks = [FeaturePyramid(backbone.channels, 16) for _ in range(2)]
+    head = GroupCorrelation(16) if correlates else LinearChain((16, 8, 1))
+    network = MixFusion(backbone, necks[0], head, necks[1] if correlates else None).eval()
+    parts = MixParts(folded(network))
+    files = write_onnx(parts, 32, tmp_path)
+    for name, inputs in examples(parts, 32, 48, 40).items():
+        if name not in files:
+            continue  # nothing of a map stands alone
+        session = onnxruntime.InferenceSession(str(files[name]), providers=["CPUExecutionProvider"])
+        wanted = [one.name for one in session.get_inputs()]
+        found = session.run(None, {n: t.numpy() for n, t in zip(wanted, inputs, strict=True)})
+        for own, expected in zip(found, parts.parts[name].module(*inputs), strict=True):
+            np.testing.assert_allclose(own, expected.numpy(), atol=1e-4)
 
 
 def test_networks_that_only_pytorch_knows_say_so(tmp_path: Path) -> None:
@@ -276,30 +289,25 @@ def test_auto_takes_the_fastest_that_may_be_used(exported: Path, exact: TorchEng
     assert isinstance(open_engine(WEIGHTS, "cpu", 1, "torch", exported), TorchEngine)
 
 
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [
+        ("compile-bf16", "it moves fixes by 6.00 m at the median, the limit is 0.5 m"),
+        ("compile-float32", "logits differ by up to .* from PyTorch's, the limit is 0.001"),
+    ],
+)
 def test_a_wrong_engine_fails_its_check(
-    exact: TorchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, failure: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = make_engine
-
-    def shifted(*args: object) -> TorchEngine:
-        engine = real(*args)  # type: ignore[arg-type]
-        finish = engine._parts.finish  # type: ignore[attr-defined]
-        engine._parts.finish = lambda *a: finish(*a).roll(3, -1)  # type: ignore[attr-defined]
-        return engine  # type: ignore[return-value]
-
-    monkeypatch.setattr(exporting, "make_engine", shifted)
-    record = export("openvino-bf16", WEIGHTS, tmp_path, SAMPLES, "generated", "cpu", 1)
-    assert record.check.failure == "it moves fixes by 6.00 m at the median, the limit is 0.5 m"
-    assert record.check.moved_median_m == pytest.approx(3 * 4 * 0.5, abs=0.1)
-    with monkeypatch.context() as strict:
-        strict.setattr(exporting, "_write", lambda *_: None)
-        strict.setattr(
-            exporting, "make_engine", lambda *_: shifted("torch-float32", WEIGHTS, "cpu", 1, tmp_path)
-        )
-        record = export("compile-float32", WEIGHTS, tmp_path, SAMPLES, "generated", "cpu", 1)
-    assert record.check.failure.startswith("logits differ by up to")
+    wrong = TorchEngine(WEIGHTS, "cpu", precision="float32")
+    finish = wrong._parts.finish
+    monkeypatch.setattr(wrong._parts, "finish", lambda *inputs: finish(*inputs).roll(3, -1))
+    monkeypatch.setattr(exporting, "make_engine", lambda *_: wrong)
+    check = export(name, WEIGHTS, tmp_path, SAMPLES, "generated", "cpu", 1).check
+    assert re.fullmatch(failure, check.failure)
+    assert check.moved_median_m == pytest.approx(3 * 4 * 0.5, abs=0.1)
     with pytest.raises(GeolocError, match="failed its check"):
-        open_engine(WEIGHTS, "cpu", 1, "openvino-bf16", tmp_path)
+        open_engine(WEIGHTS, "cpu", 1, name, tmp_path)
 
 
 def test_nothing_half_is_left_behind(
