@@ -38,6 +38,7 @@ from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, Imu, NavSatFix, NavSatStatus
 
+from geoloc_models.engines.export import Sample, export
 from geoloc_models.weights import FOLDER, shipped
 from geoloc_ros import messages
 from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN
@@ -464,6 +465,26 @@ def test_damaged_weights(spinner: Spinner, scene: Scene, map_path: Path, tmp_pat
     result = call(client, request).results[0]
     assert not result.successful
     assert "weights is read at configure" in result.reason
+
+
+def test_an_exported_engine(spinner: Spinner, scene: Scene, map_path: Path, tmp_path: Path) -> None:
+    chosen = {"weights": "mix_compact", "engine": "openvino-bf16", "engine_folder": str(tmp_path)}
+    rig = Rig(spinner, scene, map_path, start=False, **chosen)
+    assert not rig.transition(Transition.TRANSITION_CONFIGURE)
+    words = "openvino-bf16 was not exported for the weights mix_compact"
+    assert rig.drone.diagnosed(words) == DiagnosticStatus.ERROR
+    with RasterMap(map_path) as raster:
+        south, west, north, east = raster.bounds_deg
+        picture = raster.crop((south + north) / 2, (west + east) / 2, 192 * 0.5, 192).image
+    sample = Sample(picture[16:144, 48:176].copy(), picture, 0.5, (112.0, 80.0))
+    assert not export("openvino-bf16", "mix_compact", tmp_path, [sample] * 2, "this map", "cpu").check.failure
+    assert rig.transition(Transition.TRANSITION_CONFIGURE)
+    assert rig.transition(Transition.TRANSITION_ACTIVATE)
+    until(lambda: rig.drone.topics.heard)
+    rig.track()
+    _, status = rig.drone.fly(rig.scene.next())
+    assert status.valid, status.reason
+    assert status.device == "cpu (openvino-bf16)"
 
 
 def test_transform_without_tf2(spinner: Spinner, scene: Scene, map_path: Path) -> None:
