@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class NetworkEngine(ABC):
     """
 
     name: str
+    takes_tensors = False
+    """Whether a view may be a tensor on the engine's device."""
 
     def __init__(self, loaded: LoadedWeights, device: torch.device) -> None:
         self._device = device
@@ -50,16 +53,17 @@ class NetworkEngine(ABC):
     def forget_maps(self) -> None:
         """Keep no map's features: the next call computes them anew, as the first one did."""
 
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
+    def infer(self, query: np.ndarray | Tensor, search_map: np.ndarray) -> Heatmap:
         """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
 
-        GeolocError: other shapes or types, or a map smaller than the query.
+        With `takes_tensors` the query may lie on the engine's device already. GeolocError: other shapes or types, or a
+        map smaller than the query.
         """
         logits, stride_px = self.logits(query[None], search_map[None])
         return heatmap_from_logits(logits[0], stride_px)
 
     @torch.inference_mode()
-    def logits(self, queries: np.ndarray, search_maps: np.ndarray) -> tuple[np.ndarray, float]:
+    def logits(self, queries: np.ndarray | Tensor, search_maps: np.ndarray) -> tuple[np.ndarray, float]:
         """Queries (B K, h, w, 3) over maps (B, H, W, 3): calibrated logits (B K, R, C) float32, pixels between nodes.
 
         K consecutive queries share a map, whose own features are computed once and kept; one query alone is searched in
@@ -71,7 +75,12 @@ class NetworkEngine(ABC):
                 f"{len(queries)} query views do not divide among {len(search_maps)} maps: give as many for each map."
             )
         padded = self._padded(search_maps)
-        logits = self.raw_logits(self._padded(queries), padded)[:, 0].float().cpu().numpy()
+        views: Any = queries
+        if isinstance(queries, np.ndarray):
+            views = self._padded(queries)
+        elif any(side % self.map_multiple_px for side in queries.shape[1:3]):
+            views = self._padded(queries.cpu().numpy())
+        logits = self.raw_logits(views, padded)[:, 0].float().cpu().numpy()
         stride_px = padded.shape[2] / (logits.shape[-1] - 1)
         # Nodes over the padding are no places.
         rows, columns = (int(side / stride_px) + 1 for side in search_maps.shape[1:3])
@@ -106,6 +115,7 @@ class NetworkEngine(ABC):
 class PartsEngine(NetworkEngine):
     """A network run part by part; what differs between these engines is `run`."""
 
+    takes_tensors = True
     one_by_one = True
     """Whether maps are encoded one by one: a batch gains nothing on a CPU, and each size of it costs a compilation."""
 
@@ -155,8 +165,9 @@ class PartsEngine(NetworkEngine):
         whole = [features for features in found if features is not None]
         return whole[0] if len(whole) == 1 else tuple(torch.cat(level) for level in zip(*whole, strict=True))
 
-    def _inputs(self, images: np.ndarray, query_px: int) -> Tensors:
-        return (self._upload(images), *self._parts.geometry(images.shape[1], images.shape[2], query_px))
+    def _inputs(self, images: np.ndarray | Tensor, query_px: int) -> Tensors:
+        pictures = images if isinstance(images, Tensor) else self._upload(images)
+        return (pictures, *self._parts.geometry(images.shape[1], images.shape[2], query_px))
 
     def _upload(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
@@ -206,9 +217,9 @@ def _size(image: np.ndarray, features: Tensors) -> int:
     return image.nbytes + sum(feature.numel() * feature.element_size() for feature in features)
 
 
-def _check(queries: np.ndarray, search_maps: np.ndarray) -> None:
+def _check(queries: np.ndarray | Tensor, search_maps: np.ndarray) -> None:
     for name, images in (("query", queries), ("search map", search_maps)):
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype not in (np.uint8, torch.uint8):
             raise GeolocError(
                 f"{name} is {images.shape[1:]} {images.dtype}: expected (height, width, 3) uint8 RGB"
             )

@@ -14,12 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import yaml
 
 from geoloc_models.errors import GeolocError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_TILT_DEG = 60.0
 """A more oblique view puts a pixel's ground length at four times its nadir value or more."""
@@ -237,10 +241,17 @@ def _centre(camera: CameraModel) -> np.ndarray:
 class RectifiedView:
     """What the camera saw, as if looking straight down with north up."""
 
-    image: np.ndarray  # (size_px, size_px, 3) uint8 RGB; unseen pixels have the mean colour of the seen ones
+    pixels: (
+        np.ndarray | Tensor
+    )  # (size_px, size_px, 3) uint8 RGB; unseen ones have the mean colour of the seen ones
     gsd_m: float  # ground metres per pixel
     centre_offset_enu_m: tuple[float, float]  # view's centre minus the camera's nadir point, east and north
     coverage: float  # share of pixels that the camera really saw
+
+    @property
+    def image(self) -> np.ndarray:
+        """The pixels as an array; fetches them from a GPU."""
+        return self.pixels if isinstance(self.pixels, np.ndarray) else self.pixels.cpu().numpy()
 
 
 def rotation_from_quaternion(qx: float, qy: float, qz: float, qw: float) -> np.ndarray:
@@ -341,6 +352,57 @@ def rectify(
     pixel, so nothing is resampled twice; a finer picture is first averaged down so that it does not alias.
     GeolocError: picture of another size, attitude no rotation, height or gsd <= 0, tilt over the limit.
     """
+    sampling = sampled_at(image, camera, rotation_enu_from_optical, height_m, gsd_m, size_px)
+    image, u, v = sampling.window(image)
+    for _ in range(sampling.halvings):
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        # Halving is OpenCV's fast case; one go by 5 takes four times as long as two halvings.
+        image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        u, v = halved(u, v)
+    view = cv2.remap(image, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if sampling.coverage < 1.0:
+        seen = sampling.seen
+        view[~seen] = np.rint(cv2.mean(view, mask=seen.view(np.uint8))[:3]).astype(np.uint8)
+    return RectifiedView(view, gsd_m, sampling.centre_m, sampling.coverage)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where in a picture the pixels of a view lie."""
+
+    u: (
+        np.ndarray
+    )  # (size_px, size_px) float32 column of each pixel of the view, whole numbers at pixel centres
+    v: np.ndarray  # its row
+    seen: np.ndarray  # bool: whether the camera saw it
+    coverage: float  # share of pixels that it saw
+    halvings: int  # how often to halve the picture first, so that a finer one does not alias
+    centre_m: tuple[float, float]  # of the view, east and north of the camera's nadir point
+
+    def window(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The part of the (h, w, 3) picture that the view needs, and columns and rows in it."""
+        if not self.halvings:
+            return image, self.u, self.v
+        whole = bool(self.seen.all())
+        left, right = _span(self.u if whole else self.u[self.seen], image.shape[1], 2**self.halvings)
+        top, bottom = _span(self.v if whole else self.v[self.seen], image.shape[0], 2**self.halvings)
+        return image[top:bottom, left:right], self.u - np.float32(left), self.v - np.float32(top)
+
+
+def halved(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows in the picture averaged over blocks of 2 x 2 px."""
+    return u / 2 - np.float32(0.25), v / 2 - np.float32(0.25)
+
+
+def sampled_at(
+    image: np.ndarray,
+    camera: CameraModel,
+    rotation_enu_from_optical: np.ndarray,
+    height_m: float,
+    gsd_m: float,
+    size_px: int,
+) -> Sampling:
+    """The sampling of `rectify`, which explains arguments and errors."""
     if image.shape != (camera.height, camera.width, 3) or image.dtype != np.uint8:
         raise GeolocError(
             f"picture is {image.shape} {image.dtype}, but the camera model says "
@@ -350,15 +412,15 @@ def rectify(
         raise GeolocError(f"ground sample distance is {gsd_m} m; it must be positive")
     rotation = _checked_pose(rotation_enu_from_optical, height_m)
     centre_m = _ground_points(camera.centre[None], rotation, height_m)[0]
-
     u, v, seen = _source_pixels(camera, rotation, height_m, centre_m, gsd_m, size_px)
     coverage = float(np.count_nonzero(seen)) / seen.size
     if coverage == 0.0:
         raise GeolocError("the camera saw nothing of the view; check camera_info, attitude and height")
-    view = _sample(image, u, v, seen, _halvings(camera, rotation, height_m, gsd_m))
-    if coverage < 1.0:
-        view[~seen] = np.rint(cv2.mean(view, mask=seen.view(np.uint8))[:3]).astype(np.uint8)
-    return RectifiedView(view, gsd_m, (float(centre_m[0]), float(centre_m[1])), coverage)
+    # At least one pixel is left of each side.
+    halvings = min(
+        _halvings(camera, rotation, height_m, gsd_m), int(math.log2(min(camera.height, camera.width)))
+    )
+    return Sampling(u, v, seen, coverage, halvings, (float(centre_m[0]), float(centre_m[1])))
 
 
 def footprint_m(camera: CameraModel, rotation_enu_from_optical: np.ndarray, height_m: float) -> float:
@@ -435,24 +497,6 @@ def _halvings(camera: CameraModel, rotation: np.ndarray, height_m: float, gsd_m:
     a, b, c = _ground_points(camera.centre + span, rotation, height_m)
     area_m2 = abs((b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0])
     return max(0, round(math.log2(gsd_m / math.sqrt(area_m2))))
-
-
-def _sample(image: np.ndarray, u: np.ndarray, v: np.ndarray, seen: np.ndarray, halvings: int) -> np.ndarray:
-    """The picture at (u, v), averaged over blocks of 2**halvings px; touches only what it needs."""
-    if halvings:
-        whole = bool(seen.all())
-        left, right = _span(u if whole else u[seen], image.shape[1], 2**halvings)
-        top, bottom = _span(v if whole else v[seen], image.shape[0], 2**halvings)
-        image = image[top:bottom, left:right]
-        u, v = u - np.float32(left), v - np.float32(top)
-    for _ in range(halvings):
-        height, width = image.shape[0] // 2, image.shape[1] // 2
-        if not height or not width:
-            break
-        # Halving is OpenCV's fast case; one go by 5 takes four times as long as two halvings.
-        image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        u, v = u / 2 - np.float32(0.25), v / 2 - np.float32(0.25)
-    return cv2.remap(image, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _span(coordinates: np.ndarray, length: int, block: int) -> tuple[int, int]:

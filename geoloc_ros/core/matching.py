@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -148,7 +150,7 @@ def match_frame(
             view,
         )
     try:
-        heatmap = engine.infer(view.image, crop.image)
+        heatmap = engine.infer(view.pixels, crop.image)
     except GeolocError as error:
         raise Refused(str(error), crop, view) from error
     clock = lap(stages, "network", clock)
@@ -190,7 +192,7 @@ def rectified_view(
         gsd_m = max(gsd_m, least_m)
         if max(least_m, GSD_BAND[0] * gsd_m) <= like_m <= min(coarsest, GSD_BAND[1] * gsd_m):
             gsd_m = like_m
-        view = rectify(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.query_px)
+        view = _rectifier(engine)(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.query_px)
     except GeolocError as error:
         raise Refused(str(error)) from error
     if view.coverage < settings.min_view_coverage:
@@ -204,6 +206,20 @@ def rectified_view(
             view=view,
         )
     return view, tilt_sigma
+
+
+def _rectifier(engine: Engine) -> Callable[..., RectifiedView]:
+    """Where the engine computes on a GPU and takes its views there, they are made there."""
+    if engine.device.startswith("cuda") and getattr(engine, "takes_tensors", False):
+        return _device_rectifier(engine.device.split()[0])
+    return rectify
+
+
+@lru_cache(maxsize=4)
+def _device_rectifier(device: str) -> Callable[..., RectifiedView]:
+    from geoloc_ros.core.device_rectify import DeviceRectifier
+
+    return DeviceRectifier(device)
 
 
 def flipped(covariance: np.ndarray) -> np.ndarray:
