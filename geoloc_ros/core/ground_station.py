@@ -57,11 +57,8 @@ class Parameter:
 class GroundStation:
     """Flies one vehicle. Messages arrive on the connection's thread, everything else is the caller's."""
 
-    def __init__(self, url: str, on_message: Callable[[Any, float], None]) -> None:
-        """on_message(message, stamp_s): all that the vehicle says and when that was, on time.monotonic's clock.
-
-        GeolocError if the URL makes no sense.
-        """
+    def __init__(self, url: str, on_message: Callable[[Any], None]) -> None:
+        """on_message: gets all that the vehicle says. GeolocError if the URL makes no sense."""
         self.url = url
         self.texts: deque[str] = deque(maxlen=200)
         self._on_message = on_message
@@ -95,7 +92,7 @@ class GroundStation:
             elif name == "HEARTBEAT":
                 self._heard_s = time.monotonic()
             self._latest[name] = message
-            self._on_message(message, stamp_s)
+            self._on_message(message)
             self._news.notify_all()
 
     def _keep_text(self, message: Any) -> None:

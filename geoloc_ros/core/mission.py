@@ -41,6 +41,12 @@ CLIMB_M_S = 0.5
 OFF_S = 10.0
 """How long a receiver may take to report that its fix is gone."""
 
+_KINDS = {
+    "GLOBAL_POSITION_INT": "estimate",
+    "HIL_STATE_QUATERNION": "truth",
+    "SIM_STATE": "truth",
+    "GPS_RAW_INT": "gnss",
+}
 # The first of these that the autopilot has, and the value that takes GNSS away.
 _SWITCHES = {
     Autopilot.PX4: (("SIM_GPS_USED", 0.0),),
@@ -143,33 +149,46 @@ class Flown:
 
 
 class Recorder:
-    """Keeps where the vehicle believed it was and where it really was."""
+    """Keeps where the vehicle believed it was and where it really was, on the vehicle's own clock.
+
+    That is right however fast a simulation runs, and whenever a busy computer comes to read a message.
+    """
 
     def __init__(self) -> None:
-        self._estimates: list[tuple[float, float, float]] = []  # stamp, latitude, longitude
+        self._estimates: list[tuple[float, float, float]] = []  # vehicle's time, latitude, longitude
         self._truths: list[tuple[float, float, float, float]] = []  # and altitude
-        self.gnss_heard_s = -math.inf
-        self.has_gnss = False
+        self._clock = (0.0, time.monotonic())  # vehicle's time of the newest stamped message, and its arrival
+        self._heard_s: dict[str, float] = {}  # monotonic
+        self._gnss_has_fix = False
 
-    def take(self, message: Any, stamp_s: float) -> None:
+    def now_s(self) -> float:
+        """The vehicle's time, since its start."""
+        stamp_s, arrived_s = self._clock
+        return stamp_s + time.monotonic() - arrived_s
+
+    def take(self, message: Any) -> None:
         """Any message of the vehicle; on the connection's thread."""
         name = message.get_type()
+        stamp_s = _stamp_s(message)
+        if stamp_s is None:
+            stamp_s = self.now_s()
+        else:
+            self._clock = stamp_s, time.monotonic()
         if name == "GLOBAL_POSITION_INT" and (message.lat or message.lon):
             self._estimates.append((stamp_s, message.lat * 1e-7, message.lon * 1e-7))
         elif name in ("HIL_STATE_QUATERNION", "SIM_STATE"):
             place = truth_from(message)
             self._truths.append((stamp_s, place.lat_deg, place.lon_deg, place.altitude_m))
         elif name == "GPS_RAW_INT":
-            self.gnss_heard_s = stamp_s
-            self.has_gnss = message.fix_type >= mavlink.GPS_FIX_TYPE_3D_FIX
+            self._gnss_has_fix = message.fix_type >= mavlink.GPS_FIX_TYPE_3D_FIX
+        else:
+            return
+        self._heard_s[_KINDS[name]] = time.monotonic()
 
-    @property
-    def has_truth(self) -> bool:
-        return _is_fresh(self._truths)
-
-    @property
-    def has_estimate(self) -> bool:
-        return _is_fresh(self._estimates)
+    def has(self, kind: str) -> bool:
+        """Whether truth, estimate or GNSS came within the last seconds; GNSS that has no fix is none."""
+        is_fresh = time.monotonic() - self._heard_s.get(kind, -math.inf) < QUIET_S
+        return is_fresh and (kind != "gnss" or self._gnss_has_fix)
 
     def samples(self, begun_s: float, last: int | None = None) -> Samples:
         """Estimates with the truth between its neighbours; the take-off is the first truth. last: so many only."""
@@ -197,8 +216,11 @@ class Recorder:
         return float(recent[-1]) if len(recent) else math.nan
 
 
-def _is_fresh(entries: list[Any]) -> bool:
-    return bool(entries) and time.monotonic() - entries[-1][0] < QUIET_S
+def _stamp_s(message: Any) -> float | None:
+    """Time since the vehicle's start; None where a message has none, as ArduPilot's SIM_STATE."""
+    if message.get_type() == "HIL_STATE_QUATERNION":
+        return float(message.time_usec * 1e-6)
+    return message.time_boot_ms * 1e-3 if hasattr(message, "time_boot_ms") else None
 
 
 class GnssSwitch:
@@ -208,20 +230,21 @@ class GnssSwitch:
         """Look for what this simulator offers; GeolocError if it offers nothing."""
         self._station = station
         self._before: Parameter | None = None
-        self._value = 0.0
+        self._failures: Parameter | None = None
+        self._off_value = 0.0
         self.is_off = False
-        for name, self._value in _SWITCHES[station.autopilot]:
-            self._before = station.parameter(name)
+        for name, off_value in _SWITCHES[station.autopilot]:
+            self._before, self._off_value = station.parameter(name), off_value
             if self._before is not None:
                 return
-        failures = station.parameter("SYS_FAILURE_EN") if station.autopilot is Autopilot.PX4 else None
-        if failures is None:
+        if station.autopilot is Autopilot.PX4:
+            self._failures = station.parameter("SYS_FAILURE_EN")
+        if self._failures is None:
             names = " nor ".join(name for name, _ in _SWITCHES[station.autopilot])
             raise GeolocError(
                 f"the vehicle has no parameter {names}, so that its GNSS cannot be taken away; "
                 "fly a simulated one"
             )
-        station.set_parameter(replace(failures, value=1.0))
 
     def off(self) -> None:
         """GeolocError if the vehicle does not let it go."""
@@ -230,20 +253,20 @@ class GnssSwitch:
             raise GeolocError(f"the vehicle does not let its GNSS go{self._station.last_words()}")
 
     def on(self) -> bool:
-        """Put it back if it was taken; whether it is there again."""
-        if not self.is_off:
-            return True
+        """Put it back; whether it is there again."""
         self.is_off = not self._set(off=False)
         return not self.is_off
 
     def _set(self, off: bool) -> bool:
         if self._before is not None:
-            value = self._value if off else self._before.value
+            value = self._off_value if off else self._before.value
             return self._station.set_parameter(replace(self._before, value=value))
+        assert self._failures is not None
         kind = mavlink.FAILURE_TYPE_OFF if off else mavlink.FAILURE_TYPE_OK
-        return self._station.try_command(
-            mavlink.MAV_CMD_INJECT_FAILURE, mavlink.FAILURE_UNIT_SENSOR_GPS, kind, 0.0
-        )
+        enabled = replace(self._failures, value=1.0)
+        numbers = mavlink.MAV_CMD_INJECT_FAILURE, mavlink.FAILURE_UNIT_SENSOR_GPS, kind, 0.0
+        done = self._station.set_parameter(enabled) and self._station.try_command(*numbers)
+        return done and (off or self._station.set_parameter(self._failures))
 
 
 @dataclass
@@ -271,13 +294,13 @@ class Mission:
         """
         self.station.connect(CONNECT_S)
         self._wait_until_ready()
-        switch = GnssSwitch(self.station)
+        switch = GnssSwitch(self.station) if math.isfinite(self.plan.gnss_loss_s) else None
         try:
             last = self._start()
             trouble = self._fly_pattern(last, switch)
             if not trouble:
                 trouble = self._land()
-            self._landed_s = time.monotonic()
+            self._landed_s = self.recorder.now_s()
         finally:
             self._bring_home(switch)
         samples = self.recorder.samples(self._begun_s)
@@ -299,12 +322,12 @@ class Mission:
     def _wait_until_ready(self) -> None:
         self._phase = "waiting for position and truth"
         self.tell(f"connected to {self.station} on {self.station.url}")
-        if not self._step_until(lambda: self.recorder.has_estimate, READY_S):
+        if not self._step_until(lambda: self.recorder.has("estimate"), READY_S):
             raise GeolocError(
                 f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start"
                 f"{self.station.last_words()}"
             )
-        if not self._step_until(lambda: self.recorder.has_truth, CONNECT_S):
+        if not self._step_until(lambda: self.recorder.has("truth"), CONNECT_S):
             raise GeolocError(
                 "the vehicle does not say where it really is (HIL_STATE_QUATERNION of PX4's SIH and Gazebo, SIM_STATE "
                 "of ArduPilot's simulator); a mission without GNSS is for simulated vehicles only"
@@ -333,7 +356,7 @@ class Mission:
                 f"the vehicle does not fly its mission but {self.station.mode}{self.station.last_words()}"
             )
         self.station.try_command(mavlink.MAV_CMD_DO_CHANGE_SPEED, 1.0, self.plan.speed_m_s, -1.0)
-        self._begun_s = time.monotonic()
+        self._begun_s = self.recorder.now_s()
         self.tell(f"flying a {self.plan.pattern} of {len(corners)} corners, {self.plan.duration_s:.0f} s")
         return last
 
@@ -354,17 +377,17 @@ class Mission:
             self.station.latest("GLOBAL_POSITION_INT").relative_alt * 1e-3 > 0.95 * self.plan.height_m
         )
 
-    def _fly_pattern(self, last: int, switch: GnssSwitch) -> str:
+    def _fly_pattern(self, last: int, switch: GnssSwitch | None) -> str:
         """To the last corner, with GNSS and then without; returns what went wrong, if anything."""
         self._phase = "with GNSS"
         end_s = self._begun_s + 2.0 * self.plan.duration_s + READY_S
         trouble = ""
         while not self._has_reached(last) and not trouble:
-            now_s = time.monotonic()
-            if math.isnan(self._lost_s) and now_s - self._begun_s >= self.plan.gnss_loss_s:
+            now_s = self.recorder.now_s()
+            if switch is not None and not switch.is_off and now_s - self._begun_s >= self.plan.gnss_loss_s:
                 self._check_fixes(now_s)
                 switch.off()
-                self._lost_s = time.monotonic()
+                self._lost_s = self.recorder.now_s()
                 self._phase = "without GNSS"
                 self.tell(f"GNSS is gone, with the estimate {self.recorder.error_now_m():.1f} m off")
             self._step()
@@ -372,7 +395,7 @@ class Mission:
             trouble = "" if self._has_reached(last) else self._trouble()
             if now_s > end_s:
                 trouble = f"the last corner was not reached within {end_s - self._begun_s:.0f} s"
-        self._ended_s, self._words = time.monotonic(), self.fixes.words()
+        self._ended_s, self._words = self.recorder.now_s(), self.fixes.words()
         return trouble
 
     def _land(self) -> str:
@@ -386,13 +409,10 @@ class Mission:
         self.tell("landed")
         return ""
 
-    def _bring_home(self, switch: GnssSwitch) -> None:
+    def _bring_home(self, switch: GnssSwitch | None) -> None:
         """GNSS back on; down, if it is up."""
-        was_off = switch.is_off
-        if not switch.on():
-            self.tell("GNSS could not be put back: restart the simulator")
-        elif was_off:
-            self.tell("GNSS is back")
+        if switch is not None and switch.is_off:
+            self.tell("GNSS is back" if switch.on() else "GNSS could not be put back: restart the simulator")
         if self.station.is_armed:
             landing = self.station.is_in("land") or self.station.set_mode("land")
             self.tell("the vehicle was asked to land" if landing else "the vehicle does not answer")
@@ -421,14 +441,13 @@ class Mission:
             return f"the vehicle disarmed in flight{station.last_words()}"
         if not station.is_in("mission"):
             return f"the vehicle left its mission for {station.mode}{station.last_words()}"
-        if not recorder.has_truth:
+        if not recorder.has("truth"):
             return "the simulator no longer says where the vehicle is"
-        if not recorder.has_estimate:
+        if not recorder.has("estimate"):
             return f"the vehicle has no position any more{station.last_words()}"
         if error_m > self.plan.max_error_m:
             return f"its estimate is {error_m:.1f} m off, the limit is {self.plan.max_error_m:g} m"
-        now_s = time.monotonic()
-        if now_s - self._lost_s > OFF_S and recorder.has_gnss and now_s - recorder.gnss_heard_s < QUIET_S:
+        if recorder.now_s() - self._lost_s > OFF_S and recorder.has("gnss"):
             return f"its GNSS has a fix {OFF_S:g} s after it was taken away"
         return ""
 
@@ -443,8 +462,7 @@ class Mission:
     def _step(self) -> None:
         """A tenth of a second: count fixes, show where we are."""
         time.sleep(STEP_S)
-        now_s = time.monotonic()
-        count = self.fixes.count()
+        now_s, count = self.recorder.now_s(), self.fixes.count()
         self._fix_times_s += itertools.repeat(now_s, count - len(self._fix_times_s))
         time_s = now_s - self._begun_s
         self.show(Progress(self._phase, time_s, self.recorder.error_now_m(), count))

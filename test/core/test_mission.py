@@ -159,7 +159,7 @@ def test_flies_the_pattern_and_measures_the_estimate(
 @pytest.mark.parametrize(
     ("autopilot", "remove", "add"),
     [
-        ("px4", "SIM_GPS_USED", {}),  # failure injection is left
+        ("px4", "SIM_GPS_USED", {"SYS_FAILURE_EN": 0}),  # failure injection is left
         ("ardupilot", "SIM_GPS1_ENABLE", {"SIM_GPS_DISABLE": 0}),  # as up to 4.5
     ],
 )
@@ -169,11 +169,13 @@ def test_other_ways_to_lose_gnss(
     flight = make(autopilot, drift_m_s=20.0)
     del flight.vehicle.parameters[remove]
     flight.vehicle.parameters |= add
+    before = dict(flight.vehicle.parameters)
     had: list[bool] = []
     flown = flight.fly(on_step=lambda _: had.append(flight.has_gnss()))
     assert "off, the limit is 8 m" in flown.trouble
     assert had[-1] is False
     assert flight.has_gnss()  # again
+    assert flight.vehicle.parameters == before
     assert "GNSS is back" in flight.told
     _until(lambda: flight.vehicle.mode == "LAND")
 

@@ -237,7 +237,7 @@ def test_loop_without_gazebo(launch: Launch, spinner: Spinner, scene: Scene, tmp
     )  # fmt: skip
     station.connect(START_S)
     until(lambda: fixes or listener.count_publishers("localizer/fix"), START_S, f"the localizer; see {log}")
-    until(lambda: recorder.has_estimate, START_S, f"the vehicle's position; see {log}")
+    until(lambda: recorder.has("estimate"), START_S, f"the vehicle's position; see {log}")
     station.command("arm", mavlink.MAV_CMD_COMPONENT_ARM_DISARM, 1.0)
     station.take_off(80.0)
     until(
