@@ -29,7 +29,10 @@ Right = TypeVar("Right")
 
 
 class StampPairs(Generic[Left, Right]):
-    """Two topics whose messages belong together where their stamps are equal; the last few wait for their half."""
+    """Two topics whose messages belong together where their stamps are equal; the last few wait for their half.
+
+    Of several messages of one stamp that wait the first counts.
+    """
 
     def __init__(self, on_pair: Callable[[Left, Right], None]) -> None:
         self._on_pair = on_pair
@@ -47,7 +50,7 @@ class StampPairs(Generic[Left, Right]):
         stamp = message.header.stamp
         key = (stamp.sec, stamp.nanosec)
         halves = list(self._halves.pop(key, (None, None)))
-        halves[side] = message
+        halves[side] = halves[side] or message
         if None not in halves:
             self._on_pair(halves[0], halves[1])
             return

@@ -34,6 +34,16 @@ def test_halves_meet_in_any_order_and_once() -> None:
     assert len(met) == 3
 
 
+def test_the_first_of_one_stamp_counts() -> None:
+    met: list[tuple[Any, Any]] = []
+    pairs: StampPairs[Any, Any] = StampPairs(lambda left, right: met.append((left, right)))
+    first, second, right = message(1), message(1), message(1)
+    pairs.add_left(first)
+    pairs.add_left(second)
+    pairs.add_right(right)
+    assert met == [(first, right)]
+
+
 def test_halves_that_stay_alone_are_forgotten() -> None:
     met: list[int] = []
     pairs: StampPairs[Any, Any] = StampPairs(lambda left, right: met.append(left.header.stamp.sec))
