@@ -273,7 +273,7 @@ def test_only_good_fixes_and_jumps_on_relocalizations_only(rig: Rig) -> None:
         {"valid": False},
         {"place": (math.nan, LON_DEG, 1400.0)},
         {"age_s": 0.5},
-        {"age_s": 0.2},  # older than the last one, which was 0.05 s old
+        {"stamp_s": first.time_usec * 1e-6 - 0.01},  # before the last one
     ):
         rig.held(vehicle, **{"place": place, **frame})
     assert rig.sent(vehicle, place=place).reset_counter == 0  # a gap is no jump
