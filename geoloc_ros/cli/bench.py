@@ -144,6 +144,7 @@ def _stages(path: Path, device: str, args: argparse.Namespace) -> tuple[dict[str
         "search_px": len(samples.search_map),
         "stages_ms": {stage: percentiles(values) for stage, values in samples.stages.items()},
         "beside_network_ms": percentiles(samples.beside_network),
+        "total_ms": percentiles(samples.total),
     }
     return stages, scene
 
@@ -229,20 +230,25 @@ def _print_engines(report: dict[str, Any], device: str, console: Console) -> Non
     for row in rows:
         if "synchronizations" in row:
             console.print(
-                f"{row['engine']}, a call: {row['allocations']:g} allocations, {row['driver_allocations']:g} of them "
-                f"by the driver, {row['synchronizations']:g} waits for the GPU",
+                f"{row['engine']}, a {row['map']} map: {row['allocations']:g} allocations, {row['driver_allocations']:g} "
+                f"of them by the driver, {row['synchronizations']:g} waits for the GPU",
                 highlight=False,
                 soft_wrap=True,
             )
 
 
 def _print_stages(stages: dict[str, Any], console: Console) -> None:
-    console.print(f"milliseconds by stage, network on {stages['device']}", highlight=False)
+    console.print(
+        f"milliseconds by stage, network on {stages['device']}; a crop serves the frames that it holds",
+        highlight=False,
+        soft_wrap=True,
+    )
     table = Table("stage", *("p50", "p95", "p99"), box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     total = stages["beside_network_ms"]
     for stage in ("decode JPEG", "decode raw", "rectify", "crop", "network", "heatmap", "fix"):
         table.add_row(stage, *(f"{ms:.2f}" for ms in stages["stages_ms"][stage].values()))
     table.add_row("all but the network", *(f"{ms:.2f}" for ms in total.values()))
+    table.add_row("JPEG to fix", *(f"{ms:.2f}" for ms in stages["total_ms"].values()))
     console.print(table)
     console.print(
         f"all but the network: {total['p50']:.2f} ms p50, {verdict(total['p50'], TARGET_MS, 'ms')}",

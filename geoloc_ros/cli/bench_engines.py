@@ -175,7 +175,7 @@ class _EngineProcess:
 
     def load(self) -> None:
         """Open the engine and run each mode once; GeolocError if it cannot."""
-        loaded = self._ask("load")
+        loaded = self._ask("load", gpu_used_mb() if self._device.startswith("cuda") else None)
         self._logits = loaded["logits"]
         self.rows = [
             Row(self.name, self._device, mode, [], peak_mb, loaded["load_s"], 0.0)
@@ -190,10 +190,18 @@ class _EngineProcess:
     def finish(self, plain: _EngineProcess) -> None:
         """What does not depend on the rounds."""
         off_by = float(np.abs(self._logits - plain._logits).max())
-        steady = self._ask("steady")
-        for row in self.rows:
+        for number, row in enumerate(self.rows):
             row.off_by = off_by
-        self.rows[0].steady = steady
+            if row.mode.batch == 1:
+                row.steady = self._ask("steady", number)
+
+
+def gpu_used_mb() -> float:
+    """Memory of the GPU that all processes have, with all that the driver adds for each."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 1e6
 
 
 def open_by_name(name: str, weights: str, device: str, threads: int) -> Any:
@@ -215,10 +223,13 @@ def _serve(pipe: Connection, engine: tuple[str, str, str, int], scene: Scene) ->
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             question, details = pipe.recv()
+            answer: Any
             try:
                 if question == "load":
-                    served = _Served(engine, scene)
-                answer = getattr(served, question)(*details)
+                    served = _Served(engine, scene, *details)
+                    answer = served.loaded()
+                else:
+                    answer = getattr(served, question)(*details)
             except GeolocError as error:
                 answer = error
             pipe.send(answer)
@@ -227,9 +238,10 @@ def _serve(pipe: Connection, engine: tuple[str, str, str, int], scene: Scene) ->
 class _Served:
     """An engine and what it is asked, in its own process."""
 
-    def __init__(self, engine: tuple[str, str, str, int], scene: Scene) -> None:
-        """Opens the engine; GeolocError if it cannot."""
-        self._memory = _Memory(engine[2])
+    def __init__(self, engine: tuple[str, str, str, int], scene: Scene, gpu_before_mb: float | None) -> None:
+        """Opens the engine; GeolocError if it cannot. gpu_before_mb: in use on the GPU, None without one."""
+        self._on_gpu = gpu_before_mb is not None
+        self._before_mb = peak_resident_mb() if gpu_before_mb is None else gpu_before_mb
         start = time.perf_counter()
         self._engine = open_by_name(*engine)
         self._load_s = time.perf_counter() - start
@@ -237,7 +249,7 @@ class _Served:
         self._calls = 0
         self._call_s = [0.0] * len(MODES)
 
-    def load(self) -> dict[str, Any]:
+    def loaded(self) -> dict[str, Any]:
         """Logits of one view and map, and what the engine takes after one call in each mode and all before."""
         peak_mb = []
         logits = None
@@ -246,7 +258,9 @@ class _Served:
                 self._call_s[number] = self._timed(mode) / 1e3
             if logits is None:
                 logits = self._engine.logits(self._scene.query[None], self._scene.search_map[None])[0]
-            peak_mb.append(self._memory.peak_mb())
+            # A GPU's memory pools do not shrink.
+            used_mb = gpu_used_mb() if self._on_gpu else peak_resident_mb()
+            peak_mb.append(used_mb - self._before_mb)
         return {"logits": logits, "peak_mb": peak_mb, "load_s": self._load_s}
 
     def turn(self, number: int) -> list[float]:
@@ -256,9 +270,9 @@ class _Served:
             self._timed(MODES[number])  # other maps may have taken its place
         return [self._timed(MODES[number]) for _ in range(calls)]
 
-    def steady(self) -> dict[str, float]:
-        """On a GPU: allocations of PyTorch, memory taken from the driver, and waits for the device, per call."""
-        if not self._memory.on_gpu:
+    def steady(self, number: int) -> dict[str, float]:
+        """Of a mode on a GPU: PyTorch's allocations, those that reach the driver, and waits for the device, per call."""
+        if not self._on_gpu:
             return {}
         import torch
 
@@ -268,7 +282,7 @@ class _Served:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 for _ in range(STEADY_CALLS):
-                    self._timed(MODES[0])
+                    self._timed(MODES[number])
         finally:
             torch.cuda.set_sync_debug_mode("default")
         after = torch.cuda.memory_stats()
@@ -289,24 +303,3 @@ class _Served:
         start = time.perf_counter()
         self._engine.logits(self._scene.query[None], maps)
         return 1e3 * (time.perf_counter() - start)
-
-
-class _Memory:
-    """What an engine takes: of this process's memory, or of the GPU's, with all that the driver adds."""
-
-    def __init__(self, device: str) -> None:
-        """Before the engine is loaded."""
-        self.on_gpu = device.startswith("cuda")
-        self._before_mb = self._used_mb()
-
-    def peak_mb(self) -> float:
-        """The most that was taken so far; a GPU's memory pools do not shrink."""
-        return self._used_mb() - self._before_mb
-
-    def _used_mb(self) -> float:
-        if not self.on_gpu:
-            return peak_resident_mb()
-        import torch
-
-        free, total = torch.cuda.mem_get_info()
-        return (total - free) / 1e6

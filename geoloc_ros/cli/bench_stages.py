@@ -28,7 +28,7 @@ from geoloc_ros.core.geodesy import LocalEnu
 from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
 from geoloc_ros.core.localizer_settings import LocalizerSettings
 from geoloc_ros.core.maps import MapAhead, RasterMap
-from geoloc_ros.core.matching import Refused, match_frame
+from geoloc_ros.core.matching import KeptCrop, Refused, match_frame
 from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
 from geoloc_ros.core.tracker import Tracker
 
@@ -60,6 +60,11 @@ class Samples:
         """Pre- and post-processing of each frame together."""
         return np.sum([self.stages[stage] for stage in BESIDE_NETWORK], axis=0)
 
+    @property
+    def total(self) -> np.ndarray:
+        """Each frame from its JPEG to its fix."""
+        return np.asarray(self.beside_network + self.stages["network"])
+
 
 def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
     """Fly `count` pictures over the map and time every stage; the first, with cold caches, is left out."""
@@ -67,6 +72,7 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
     settings = LocalizerSettings()
     with RasterMap(map_path) as source:
         crops = MapAhead(source)
+        kept = KeptCrop(crops, engine.map_multiple_px, settings.max_search_px)
         tracker = Tracker(*PLACE, SEARCH_M / 3, settings.sigma_speed_m_s, None)
         for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + 1)):
             lap = _Lap(stages if index else defaultdict(list))
@@ -78,7 +84,7 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
             lap("decode raw")
             frame = Frame(image, 0.1 * index, rotation, HEIGHT_M, CAMERA)
             try:
-                match = match_frame(frame, place, SEARCH_M, engine, crops, settings)
+                match = match_frame(frame, place, SEARCH_M, engine, crops, settings, kept=kept)
             except Refused as refused:
                 raise GeolocError(f"the bench's own picture was refused: {refused}") from None
             # The engine ends with this very step; timed again by itself, it is taken out of the network's share.
