@@ -62,7 +62,10 @@ class CudaGraphEngine(TorchEngine):
         self.name = f"cuda-graph-{precision}"
         self.device = f"{self._device} ({self.name})"
         self._graphs: OrderedDict[tuple[object, ...], _Graph] = OrderedDict()
-        self._pinned: dict[tuple[int, ...], Tensor] = {}
+        # Graphs of one part share the memory of what lies between their inputs and outputs: they never run at once, and
+        # what one has answered is used before another of them runs. Of different parts that does not hold.
+        self._pools = {name: torch.cuda.graph_pool_handle() for name in self._parts.parts}
+        self._pinned: dict[tuple[int, ...], tuple[Tensor, torch.cuda.Event]] = {}
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
         """As PartsEngine; outputs hold until the part runs again with inputs of these shapes."""
@@ -89,13 +92,17 @@ class CudaGraphEngine(TorchEngine):
                 module(*own)
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pools[part]):
             outputs = module(*own)
         return _Graph(graph, own, outputs)
 
     def _upload(self, images: np.ndarray) -> Tensor:
-        pinned = self._pinned.get(images.shape)
-        if pinned is None:
-            pinned = self._pinned[images.shape] = torch.empty(images.shape, dtype=torch.uint8).pin_memory()
+        if images.shape not in self._pinned:
+            buffer = torch.empty(images.shape, dtype=torch.uint8).pin_memory()
+            self._pinned[images.shape] = (buffer, torch.cuda.Event())
+        pinned, copied = self._pinned[images.shape]
+        copied.synchronize()  # a view may be as large as the map before it
         pinned.numpy()[:] = images
-        return pinned.to(self._device, non_blocking=True)
+        uploaded = pinned.to(self._device, non_blocking=True)
+        copied.record()
+        return uploaded
