@@ -230,8 +230,8 @@ def _print_engines(report: dict[str, Any], device: str, console: Console) -> Non
     for row in rows:
         if "synchronizations" in row:
             console.print(
-                f"{row['engine']}, a {row['map']} map: {row['allocations']:g} allocations, {row['driver_allocations']:g} "
-                f"of them by the driver, {row['synchronizations']:g} waits for the GPU",
+                f"{row['engine']}, a {row['map']} map: {row['allocations']:g} allocations, "
+                f"{row['driver_allocations']:g} of them by the driver, {row['synchronizations']:g} waits for the GPU",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -271,7 +271,7 @@ class _Served:
         return [self._timed(MODES[number]) for _ in range(calls)]
 
     def steady(self, number: int) -> dict[str, float]:
-        """Of a mode on a GPU: PyTorch's allocations, those that reach the driver, and waits for the device, per call."""
+        """Of a mode on a GPU, per call: PyTorch's allocations, those of the driver, and waits for the device."""
         if not self._on_gpu:
             return {}
         import torch
