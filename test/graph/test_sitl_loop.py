@@ -26,7 +26,7 @@ from geoloc_ros.nodes.mavlink_bridge import MavlinkBridgeNode
 Place = tuple[float, float, float]
 
 GROUND_M = 58.0
-DRIFT_M_S = 2.0
+DRIFT_M_S = 1.0
 PLAN = {"pattern": "line", "size-m": 60, "height-m": 60, "speed-m-s": 8, "gnss-loss-s": 1, "max-error-m": 10}
 
 
@@ -95,7 +95,7 @@ def test_the_fixes_keep_a_vehicle_on_its_way(
     assert report["ok"]
     assert report["error_m"]["with_gnss"]["max"] < 1.0
     assert report["error_m"]["without_gnss"]["median"] < 3.0
-    assert DRIFT_M_S * without_s > 20.0  # so far it would have drifted
+    assert DRIFT_M_S * without_s > 12.0  # so far it would have drifted
     assert report["fixes_hz"]["without_gnss"] > 0.3  # on a busy machine
     assert f"flown to the end with {without_s:.0f} s without GNSS" in output.splitlines()[-1]
     assert cv2.imread(str(tmp_path / "helped" / "mission.png")).shape[1] > 600
