@@ -137,11 +137,13 @@ class MavlinkVehicle:
         drift_m_s: float = 0.5,
         failsafe_s: float = 15.0,
         agility: float = 1.0,
+        max_age_s: float = 1.0,
     ) -> None:
         """`autopilot`: px4 or ardupilot; `home`: latitude, longitude (degrees), altitude AMSL (m) of the ground.
 
         `undulation_m`: the ellipsoid's height below the sea level there, for the GNSS's ellipsoidal altitude.
-        `agility`: how much faster than a real one it climbs and sinks, for short tests.
+        `agility`: how much faster than a real one it climbs and sinks, for short tests. `max_age_s`: older positions are
+        not used, 8 s at most.
         """
         self.autopilot = autopilot
         self.system_id = system_id
@@ -150,6 +152,7 @@ class MavlinkVehicle:
         self.drift_m_s = drift_m_s
         self.failsafe_s = failsafe_s
         self.agility = agility
+        self.max_age_s = max_age_s
         self.home = home
         self.frame = LocalEnu(home[0], home[1])
         # PX4's local frame is a projection of a sphere, which is half a per cent off where the ellipsoid is flat.
@@ -179,7 +182,7 @@ class MavlinkVehicle:
         self._acceleration = np.zeros(3)
         self._yaw_rad = 0.0  # clockwise from north
         self._error = np.zeros(3)  # estimate minus truth, m
-        self._history: deque[tuple[float, np.ndarray]] = deque(maxlen=200)  # (clock, estimate)
+        self._history: deque[tuple[float, np.ndarray]] = deque(maxlen=400)  # (clock, estimate)
         self._aided_s = -math.inf
         self._current = 0
         self._began_s = time.monotonic()
@@ -438,7 +441,7 @@ class MavlinkVehicle:
     def _aid(self, position: np.ndarray, sample_s: float) -> None:
         """Pull the estimate to a position of the moment `sample_s` of its own clock."""
         now_s = self.clock_s()
-        if self._has_gnss() or not self._history or not -0.05 <= now_s - sample_s <= 1.0:
+        if self._has_gnss() or not self._history or not -0.05 <= now_s - sample_s <= self.max_age_s:
             return
         then = min(self._history, key=lambda entry: abs(entry[0] - sample_s))[1]
         self._error[:2] += AIDING_GAIN * (position - then[:2])
