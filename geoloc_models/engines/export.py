@@ -17,7 +17,7 @@ from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.engines.choice import KINDS, make_engine, processor_of
 from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.engines.onnx import import_or_tell, write_onnx
-from geoloc_models.engines.openvino import write_openvino
+from geoloc_models.engines.openvino import OpenVinoEngine, write_openvino
 from geoloc_models.engines.parts import Tensors, parts_of
 from geoloc_models.engines.records import Check, Record, engine_folder
 from geoloc_models.engines.tensorrt import write_tensorrt
@@ -78,6 +78,8 @@ def export(
         samples = samples[1::2] if calibrating else samples
         _write(name, weights, own, calibrating)
         engine = make_engine(name, weights, device, threads, Path(scratch))
+        if isinstance(engine, OpenVinoEngine):
+            engine.write_compiled(own)
         check = compare(engine, weights, samples, source, KINDS[name].same_output, advance)
         files = {path.name: sha256(path) for path in sorted(own.iterdir())}
         record = Record(name, loaded.id, processor_of(device), _versions(name), files, check)

@@ -42,19 +42,32 @@ class OpenVinoEngine(PartsEngine):
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            self._requests = {
-                name: core.compile_model(str(folder / f"{name}.xml"), "CPU", settings).create_infer_request()
-                for name in parts.parts
-            }
+            self._compiled = {name: _load(core, folder / name, settings) for name in parts.parts}
         except RuntimeError as error:
             raise GeolocError(f"OpenVINO cannot load {folder} ({error}): export it again") from error
+        self._requests = {name: model.create_infer_request() for name, model in self._compiled.items()}
         super().__init__(loaded, parts, torch.device("cpu"))
+
+    def write_compiled(self, folder: Path) -> None:
+        """Keep what compiling has made of the parts: loading that takes a fraction of the time."""
+        for name, model in self._compiled.items():
+            exported = model.export_model()
+            data = exported if isinstance(exported, bytes) else exported.getvalue()
+            (folder / name).with_suffix(".blob").write_bytes(data)
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
         """As PartsEngine; outputs hold until the part runs again."""
         request = self._requests[part]
         answer = request.infer([tensor.numpy() for tensor in inputs], share_inputs=True, share_outputs=True)
         return tuple(torch.from_numpy(answer[index]) for index in range(len(answer)))
+
+
+def _load(core: Any, path: Path, settings: dict[str, Any]) -> Any:
+    """A part as it was compiled; anew where that is of another OpenVINO, or not there."""
+    try:
+        return core.import_model(path.with_suffix(".blob").read_bytes(), "CPU", settings)
+    except (OSError, RuntimeError):
+        return core.compile_model(str(path.with_suffix(".xml")), "CPU", settings)
 
 
 def write_openvino(

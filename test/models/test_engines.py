@@ -222,10 +222,23 @@ def test_records_tell_what_was_found(exported: Path, exact: TorchEngine) -> None
     assert (check.samples, check.source, check.ma20, check.torch_ma20) == (2, "generated", 1.0, 1.0)
     assert 0 < check.max_logit_error < 1 and 0 < check.moved_p95_m < 0.5
     assert check.median_ms > 0 and check.torch_ms > 0
-    assert set(record.files) == {
-        f"{part}.{end}" for part in ("query", "map", "mix") for end in ("xml", "bin")
-    }
+    ends = ("xml", "bin", "blob")
+    assert set(record.files) == {f"{part}.{end}" for part in ("query", "map", "mix") for end in ends}
     assert set(record.versions) == {"torch", "openvino"}
+
+
+def test_what_another_openvino_has_compiled_is_compiled_anew(
+    exported: Path, exact: TorchEngine, tmp_path: Path
+) -> None:
+    own = shutil.copytree(exported / exact.weights_id / "openvino-bf16", tmp_path / "own")
+    loaded = load_weights(WEIGHTS)
+    answers = []
+    for change in (lambda blob: None, lambda blob: blob.write_bytes(b"another"), lambda blob: blob.unlink()):
+        for blob in own.glob("*.blob"):
+            change(blob)
+        engine = OpenVinoEngine(loaded, parts_of(loaded.model), own, "bf16", 1)
+        answers.append(engine.logits(SAMPLES[0].query[None], SAMPLES[0].search_map[None])[0])
+    assert np.array_equal(answers[0], answers[1]) and np.array_equal(answers[0], answers[2])
 
 
 def edited(folder: Path, path: Path, **changes: object) -> Path:
