@@ -21,7 +21,7 @@ class DeviceRectifier:
     def __init__(self, device: str) -> None:
         """device: "cuda", "cuda:1"...; "cpu" gives the same views."""
         self._device = torch.device(device)
-        self._buffers: dict[torch.dtype, Tensor] = {}
+        self._buffers: dict[torch.dtype, tuple[Tensor, torch.cuda.Event]] = {}
 
     @torch.inference_mode()
     def __call__(
@@ -59,9 +59,12 @@ class DeviceRectifier:
         if self._device.type != "cuda":
             return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
         dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        buffer = self._buffers.get(dtype)
-        if buffer is None or buffer.numel() < array.size:
-            buffer = self._buffers[dtype] = torch.empty(array.size, dtype=dtype, pin_memory=True)
+        if dtype not in self._buffers or self._buffers[dtype][0].numel() < array.size:
+            self._buffers[dtype] = torch.empty(array.size, dtype=dtype, pin_memory=True), torch.cuda.Event()
+        buffer, copied = self._buffers[dtype]
+        copied.synchronize()  # long ago, unless the frame before was refused
         pinned = buffer[: array.size].view(array.shape)
         np.copyto(pinned.numpy(), array)
-        return pinned.to(self._device, non_blocking=True)
+        uploaded = pinned.to(self._device, non_blocking=True)
+        copied.record(torch.cuda.current_stream(self._device))
+        return uploaded
