@@ -142,8 +142,8 @@ class MavlinkVehicle:
         """`autopilot`: px4 or ardupilot; `home`: latitude, longitude (degrees), altitude AMSL (m) of the ground.
 
         `undulation_m`: the ellipsoid's height below the sea level there, for the GNSS's ellipsoidal altitude.
-        `agility`: how much faster than a real one it climbs and sinks, for short tests. `max_age_s`: older positions are
-        not used, 8 s at most.
+        `agility`: how much faster than a real one it climbs and sinks, for short tests.
+        `max_age_s`: older positions are not used, 8 s at most.
         """
         self.autopilot = autopilot
         self.system_id = system_id
