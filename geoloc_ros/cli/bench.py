@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=list(KINDS),
         help=f"engines to measure beside {PLAIN}: {', '.join(KINDS)}",
     )
-    add("--rounds", metavar="N", type=int, default=12, help="turns of each engine")
+    add("--rounds", metavar="N", type=int, default=8, help="turns of each engine")
     add("--frames", metavar="N", type=int, default=60, help="pictures whose stages are measured")
     add("--cores", metavar="N", type=int, default=2, help="CPU cores and threads to use")
     add("--weights", metavar="W", default="default", help="weights by name or file")

@@ -77,7 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--frames", metavar="N", type=int, default=150, help="frames to publish for each combination")
+    add("--frames", metavar="N", type=int, default=120, help="frames to publish for each combination")
     add("--sizes", metavar="WxH", nargs="+", default=list(SIZES), help="sizes of pictures")
     add("--rates-hz", metavar="HZ", type=float, nargs="+", default=list(RATES_HZ), help="frames a second")
     add("--transports", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="how pictures are sent")
