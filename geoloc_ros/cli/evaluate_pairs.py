@@ -76,6 +76,10 @@ def add_parser(subparsers: Any) -> None:
         "--weights", action="append", default=[], metavar="W",
         help="name or file; may be repeated to compare (default: default)",
     )  # fmt: skip
+    add(
+        "--engine", action="append", default=[], metavar="E",
+        help="also the first weights by this engine (docs/engines.md); may be repeated",
+    )  # fmt: skip
     add("--heading-search", action="store_true", help="also the first network trying all headings")
     add_device(parser)
     add(
@@ -158,7 +162,10 @@ def _open_sets(args: argparse.Namespace) -> list[tuple[PairSet, str]]:
 
 
 def _engines(args: argparse.Namespace) -> dict[str, Engine]:
-    """The networks, "geoloc" where it is only one, then the baselines, which are fed like the first network."""
+    """The networks, "geoloc" where it is only one, the first one by other engines, then the baselines, which are fed
+    like the first network.
+    """
+    from geoloc_models.engines.choice import open_engine
     from geoloc_models.engines.pose_search import PoseSearch
     from geoloc_models.engines.published import open_network
     from geoloc_models.engines.torch import TorchEngine
@@ -179,6 +186,8 @@ def _engines(args: argparse.Namespace) -> dict[str, Engine]:
                 f"--heading-search adds up posteriors, and {first.weights_id} gives none; leave it out"
             )
         engines[f"{name}, any heading"] = PoseSearch.all_headings(first)
+    for engine in dict.fromkeys(args.engine):
+        engines[engine] = open_engine(weights[0], args.device, args.threads, engine)
     return engines | {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
 
 
