@@ -2,6 +2,7 @@
 """`geoloc evaluate` and `geoloc evaluate-pairs` end to end, with a stand-in for the network."""
 
 import csv
+import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Template matching where the network would be: the commands are under test, not the weights."""
+    importlib.import_module("geoloc_models.engines.choice")  # engines in there derive from the real one
     monkeypatch.setattr(torch_engine, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
 
 
@@ -123,6 +125,12 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
     output = capsys.readouterr().out
     assert "MA@20" in output
     assert "levir under stress" in output
+    # The same samples by an engine that is named.
+    arguments = ["evaluate-pairs", str(tmp_path), "--weights", "mix_compact", "--engine", "torch-float32"]
+    assert main([*arguments, "--device", "cpu", "--limit", "2", "--json", str(tmp_path / "c.json")]) == 0
+    methods = json.loads((tmp_path / "c.json").read_text())["sets"][0]["methods"]
+    assert (methods[1]["name"], methods[1]["device"]) == ("torch-float32", "cpu (torch-float32)")
+    assert methods[1]["median_error_m"] < 5.0
 
 
 @pytest.mark.parametrize(
