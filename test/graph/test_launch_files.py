@@ -240,10 +240,10 @@ def test_loop_without_gazebo(launch: Launch, spinner: Spinner, scene: Scene, tmp
     until(lambda: recorder.has("estimate"), START_S, f"the vehicle's position; see {log}")
     station.command("arm", mavlink.MAV_CMD_COMPONENT_ARM_DISARM, 1.0)
     station.take_off(80.0)
-    until(
+    found = until(
         lambda: [f for f in fixes if f.status.status >= NavSatStatus.STATUS_FIX], START_S, f"a fix; see {log}"
     )
-    assert error_m(fixes[-1], Truth(*scene.place, 80.0)) < 3.0
+    assert error_m(found[-1], Truth(*scene.place, 80.0)) < 3.0
     station.close()
 
 
