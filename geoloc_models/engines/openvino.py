@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,9 +32,8 @@ class OpenVinoEngine(PartsEngine):
         self, loaded: LoadedWeights, parts: Parts, folder: Path, precision: Precision, threads: int | None
     ) -> None:
         """folder: where `write_openvino` wrote; GeolocError if OpenVINO is missing or cannot read it."""
-        openvino = import_or_tell("openvino")
         self.name = f"openvino-{precision}"
-        core = openvino.Core()
+        core = _core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
@@ -62,6 +62,18 @@ class OpenVinoEngine(PartsEngine):
         return tuple(torch.from_numpy(answer[index]) for index in range(len(answer)))
 
 
+@functools.cache
+def _core() -> Any:
+    """One for the whole process, and never let go of.
+
+    On processors with AMX its plugin gives the thread that loads it a stack for signal handlers, and frees that when
+    it goes, on whichever thread that happens: the next signal to the first one would end the process.
+    """
+    core = import_or_tell("openvino").Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin now, before that of another core
+    return core
+
+
 def _load(core: Any, path: Path, settings: dict[str, Any]) -> Any:
     """A part as it was compiled; anew where that is of another OpenVINO, or not there."""
     try:
@@ -81,7 +93,7 @@ def write_openvino(
     calibration: inputs of each part, from real pictures; with them the linear layers compute in int8.
     """
     openvino: Any = import_or_tell("openvino")
-    core = openvino.Core()
+    core = _core()
     for name, path in onnx_files.items():
         model = core.read_model(path)
         if calibration is not None:

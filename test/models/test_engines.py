@@ -4,6 +4,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -239,6 +241,26 @@ def test_what_another_openvino_has_compiled_is_compiled_anew(
         engine = OpenVinoEngine(loaded, parts_of(loaded.model), own, "bf16", 1)
         answers.append(engine.logits(SAMPLES[0].query[None], SAMPLES[0].search_map[None])[0])
     assert np.array_equal(answers[0], answers[1]) and np.array_equal(answers[0], answers[2])
+
+
+_RELEASED_ELSEWHERE = """
+import gc, signal, sys, threading
+from pathlib import Path
+from geoloc_models.engines.choice import make_engine
+engines = [make_engine("openvino-bf16", sys.argv[2], "cpu", 1, Path(sys.argv[1]))]
+thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_an_engine_has_gone_on_another_thread(exported: Path) -> None:
+    """OpenVINO's plugin once took the stack of the signal handlers with it, and the next signal ended the process."""
+    command = [sys.executable, "-X", "faulthandler", "-c", _RELEASED_ELSEWHERE, str(exported), WEIGHTS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def edited(folder: Path, path: Path, **changes: object) -> Path:
