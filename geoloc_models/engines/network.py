@@ -53,6 +53,9 @@ class NetworkEngine(ABC):
     def forget_maps(self) -> None:
         """Keep no map's features: the next call computes them anew, as the first one did."""
 
+    def prepare(self, search_map: np.ndarray) -> None:  # noqa: B027 (most networks keep nothing)
+        """Compute now what is kept of a map (H, W, 3) that views of the last one's size will be searched in."""
+
     def infer(self, query: np.ndarray | Tensor, search_map: np.ndarray) -> Heatmap:
         """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
 
@@ -123,6 +126,7 @@ class PartsEngine(NetworkEngine):
         super().__init__(loaded, device)
         self._parts = parts
         self._maps = _KeptMaps(KEPT_MIB << 20)
+        self._last_query: tuple[int, Tensors] | None = None
 
     @abstractmethod
     def run(self, part: str, inputs: Tensors) -> Tensors:
@@ -132,6 +136,7 @@ class PartsEngine(NetworkEngine):
         """As NetworkEngine."""
         query_px = queries.shape[2]
         query = self.run("query", self._inputs(queries, query_px))
+        self._last_query = (query_px, query)
         search = self._map_features(search_maps, query, query_px)
         views, maps = len(queries), len(search_maps)
         if views == 1:
@@ -143,6 +148,14 @@ class PartsEngine(NetworkEngine):
                 of_map = tuple(feature.repeat_interleave(views // maps, 0) for feature in of_map)
             mixed = self.run("mix", (*of_map, *of_view))
         return self._parts.finish(query, search, mixed, (search_maps.shape[1], search_maps.shape[2]))
+
+    @torch.inference_mode()
+    def prepare(self, search_map: np.ndarray) -> None:
+        """As NetworkEngine."""
+        if self._last_query is not None and "map" in self._parts.parts:
+            # Of the view's features only their sizes matter here.
+            query_px, query = self._last_query
+            self._map_features(self._padded(search_map[None]), query, query_px)
 
     def forget_maps(self) -> None:
         """As NetworkEngine."""

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from geoloc_models.engines.network import PartsEngine
 from geoloc_models.engines.parts import Part, Parts, Tensors
@@ -62,7 +65,43 @@ def write_onnx(parts: Parts, query_px: int, folder: Path) -> dict[str, Path]:
         )
     # Not square, so that no axis is taken for another.
     inputs = examples(parts, query_px, 2 * query_px, 3 * query_px)
-    return {name: _write(part, inputs[name], folder / f"{name}.onnx") for name, part in parts.parts.items()}
+    return {
+        name: _write(_with_open_norms(part), inputs[name], folder / f"{name}.onnx")
+        for name, part in parts.parts.items()
+    }
+
+
+class _OpenGroupNorm(nn.Module):
+    """Group norm spelled out channel by channel.
+
+    ONNX's own is one of reshaped groups, for which OpenVINO leaves the order of channels that its convolutions work in,
+    before each and after: a tenth of a map's time in float32.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = x - self._of_groups(x)
+        scale = (self._of_groups(off * off) + self.norm.eps).rsqrt() * self.norm.weight[:, None, None]
+        return off * scale + self.norm.bias[:, None, None]
+
+    def _of_groups(self, x: Tensor) -> Tensor:
+        """The mean of each channel's group, (B, C, 1, 1)."""
+        batch, channels = x.shape[:2]
+        grouped = (batch, self.norm.num_groups, channels // self.norm.num_groups, 1)
+        own = x.mean((2, 3), keepdim=True).reshape(grouped).mean(2, keepdim=True)
+        return own.expand(grouped).reshape(batch, channels, 1, 1)
+
+
+def _with_open_norms(part: Part) -> Part:
+    def opened(module: nn.Module) -> nn.Module:
+        for name, child in module.named_children():
+            setattr(module, name, opened(child))
+        return _OpenGroupNorm(module) if isinstance(module, nn.GroupNorm) else module
+
+    return replace(part, module=opened(copy.deepcopy(part.module)))
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.engines import Engine
+from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.camera import RectifiedView
 from geoloc_ros.core.doubt import Doubt
@@ -166,6 +168,18 @@ class Localizer:
             return self._estimate(frame, reason, match, half_width_m, start, crop, view)
         reason = self._accept(match, frame.stamp_s)
         return self._estimate(frame, reason, match, half_width_m, start, match.crop, match.view)
+
+    def look_ahead(self) -> None:
+        """Get the crop that the track will need soon and what the engine keeps of it, so that no frame waits for them.
+
+        For moments in which no frame waits. What cannot be had now is told of the frame that needs it.
+        """
+        if self.state != State.TRACKING:
+            return
+        with contextlib.suppress(GeolocError):
+            crop = self._kept.renew()
+            if crop is not None and isinstance(self._engine, NetworkEngine):
+                self._engine.prepare(crop.image)
 
     def _predict(self, frame: Frame) -> None:
         assert self._tracker is not None

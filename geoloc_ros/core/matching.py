@@ -71,11 +71,20 @@ class KeptCrop:
     LEAST_STEPS, AHEAD_STEPS = 2, 20
     """A new crop lies so many steps ahead of the frame, at least and at most; farther apart frames get none larger."""
 
+    SOON_STEPS = 4
+    """`renew` looks so many steps ahead."""
+    PACE_SHARE = 0.2
+    """Of the last step in the pace that `renew` goes by."""
+
     def __init__(self, source: MapSource, multiple_px: int, most_px: int) -> None:
         """multiple_px: of sides that the engine takes; most_px: of crops made larger than needed."""
         self._source, self._multiple_px, self._most_px = source, multiple_px, most_px
         self._crop: MapCrop | None = None
-        self._last: tuple[float, float] | None = None
+        self._place: tuple[float, float] | None = None
+        self._step_m: np.ndarray | None = None
+        # Of several steps: a swaying camera's views go to and fro.
+        self._pace_m: np.ndarray | None = None
+        self._need_px = 0
 
     @property
     def gsd_m(self) -> float:
@@ -84,22 +93,54 @@ class KeptCrop:
 
     def crop(self, place: tuple[float, float], need_px: int, gsd_m: float) -> MapCrop:
         """A crop that holds need_px about a place (lat_deg, lon_deg), which may lie anywhere in it."""
-        last, self._last = self._last, place
+        if self._place is not None:
+            self._step_m = np.array(LocalEnu(*self._place).to_enu(*place))
+            pace_m = self._step_m if self._pace_m is None else self._pace_m
+            self._pace_m = pace_m + self.PACE_SHARE * (self._step_m - pace_m)
+        self._place, self._need_px = place, need_px
         if self._crop is not None and self._crop.gsd_m == gsd_m and self._holds(self._crop, place, need_px):
             return self._crop
-        side_px, ahead_m = need_px, np.zeros(2)
-        slack_px = math.ceil(self.SLACK_PX / self._multiple_px) * self._multiple_px
-        if last is not None and need_px + slack_px <= self._most_px:
-            step_m = np.array(LocalEnu(*last).to_enu(*place))
-            # A pixel is left for what rounding takes.
-            steps = (slack_px / 2 - 1.0) * gsd_m / max(float(np.abs(step_m).max()), 1e-6)
-            if steps >= self.LEAST_STEPS:
-                side_px, ahead_m = need_px + slack_px, step_m * min(steps, self.AHEAD_STEPS)
-        crop = self._source.crop(*moved(place, ahead_m), side_px * gsd_m, side_px)
-        # The quotient of size and pixels may differ from gsd_m in its last digit.
-        crop = replace(crop, gsd_m=gsd_m)
-        self._crop = crop if crop.status in (CropStatus.OK, CropStatus.PARTLY_COVERED) else None
+        crop = self._cut(place, gsd_m, self._step_m)
+        self._crop = crop if _usable(crop) else None
         return crop
+
+    def renew(self) -> MapCrop | None:
+        """The crop that frames to come need, cut while the kept one still serves; None as long as it goes on serving.
+
+        Only where steps are short enough for crops that serve several frames.
+        """
+        if self._crop is None or self._place is None or self._pace_m is None:
+            return None
+        gsd_m = self._crop.gsd_m
+        soon = moved(self._place, self.SOON_STEPS * self._pace_m)
+        if not self._steps_ahead(gsd_m, self._pace_m) or self._holds(self._crop, soon, self._need_px):
+            return None
+        crop = self._cut(moved(self._place, self._pace_m), gsd_m, self._pace_m)
+        if not _usable(crop):
+            return None
+        self._crop = crop
+        return crop
+
+    @property
+    def _slack_px(self) -> int:
+        return math.ceil(self.SLACK_PX / self._multiple_px) * self._multiple_px
+
+    def _steps_ahead(self, gsd_m: float, step_m: np.ndarray | None) -> float:
+        """How many steps a larger crop lies ahead; 0 where none is worth it."""
+        if step_m is None or self._need_px + self._slack_px > self._most_px:
+            return 0.0
+        # A pixel is left for what rounding takes.
+        steps = (self._slack_px / 2 - 1.0) * gsd_m / max(float(np.abs(step_m).max()), 1e-6)
+        return min(steps, self.AHEAD_STEPS) if steps >= self.LEAST_STEPS else 0.0
+
+    def _cut(self, place: tuple[float, float], gsd_m: float, step_m: np.ndarray | None) -> MapCrop:
+        """A crop for this place and some steps from it."""
+        steps = self._steps_ahead(gsd_m, step_m)
+        side_px = self._need_px + (self._slack_px if steps else 0)
+        centre = place if step_m is None else moved(place, steps * step_m)
+        crop = self._source.crop(*centre, side_px * gsd_m, side_px)
+        # The quotient of size and pixels may differ from gsd_m in its last digit.
+        return replace(crop, gsd_m=gsd_m)
 
     def _holds(self, crop: MapCrop, place: tuple[float, float], need_px: int) -> bool:
         side_px = crop.image.shape[0]
@@ -108,6 +149,10 @@ class KeptCrop:
         return bool(
             margin <= min(x, y) and max(x, y) <= side_px - margin and side_px <= need_px + 2 * self.SLACK_PX
         )
+
+
+def _usable(crop: MapCrop) -> bool:
+    return crop.status in (CropStatus.OK, CropStatus.PARTLY_COVERED)
 
 
 def match_frame(
@@ -141,7 +186,7 @@ def match_frame(
     else:
         crop = kept.crop(viewed, size_px, view.gsd_m)
     clock = lap(stages, "crop", clock)
-    if crop.status not in (CropStatus.OK, CropStatus.PARTLY_COVERED):
+    if not _usable(crop):
         raise Refused(f"no map: {crop.text}", crop, view)
     if crop.coverage < settings.min_coverage:
         raise Refused(

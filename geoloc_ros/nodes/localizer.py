@@ -316,6 +316,8 @@ class LocalizerNode(LifecycleNode):
                     start()
                 if message is not None:
                     self._locate(message)
+                    if not (self._waiting or self._pending_start or self._reset_reason):
+                        self._localizer.look_ahead()
             except Exception:
                 if not rclpy.ok():
                     return  # Ctrl-C has taken ROS away

@@ -87,27 +87,35 @@ def test_follows_the_vehicle_not_the_pictures_centre(
     assert estimate.search_size_m < 120.0
 
 
+class CountedMap:
+    """Tells how many crops were cut."""
+
+    def __init__(self, raster: RasterMap) -> None:
+        self._raster = raster
+        self.crops = 0
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+        self.crops += 1
+        return self._raster.crop(lat_deg, lon_deg, size_m, size_px)
+
+
+@pytest.mark.parametrize("idle", [False, True])
 def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
-    world: tuple[RasterMap, CameraSimulator, LocalEnu],
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], idle: bool
 ) -> None:
     raster, _, home = world
-
-    class CountedMap:
-        """Tells how many crops were cut."""
-
-        crops = 0
-
-        def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
-            self.crops += 1
-            return raster.crop(lat_deg, lon_deg, size_m, size_px)
-
-    source = CountedMap()
+    source = CountedMap(raster)
+    waited = 0
     localizer = Localizer(NccEngine(_Shape()), source)  # type: ignore[arg-type]
     localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
     for step in range(40):
         # An attitude that is never at rest, over ground of two crops' width.
         east, tilt = -20.0 + step, math.radians(2.0 * math.sin(step))
+        before = source.crops
         estimate = localizer.process(seen(world, 0.1 * step, east, 0.0, tilt))
+        waited += source.crops > before
+        if idle:
+            localizer.look_ahead()
         assert error_m(world, estimate, east, 0.0) < 1.5, (step, estimate.reason)
         assert estimate.valid == (step >= 2), estimate.reason
         assert estimate.crop is not None
@@ -116,6 +124,41 @@ def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
         reach_px = 0.9 * LocalizerSettings().min_search_m / estimate.crop.gsd_m
         assert reach_px < min(x, y) and max(x, y) < estimate.crop.image.shape[0] - reach_px
     assert 3 <= source.crops <= 13, source.crops
+    # Only while the search narrows do frames wait for a crop that was not there in time.
+    assert (waited <= 4 < source.crops) if idle else waited == source.crops
+
+
+def test_a_crop_that_cannot_be_had_ahead_of_time_takes_nothing_away(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu],
+) -> None:
+    raster, _, home = world
+
+    class Edge(CountedMap):
+        """Has only the crops cut until its end comes."""
+
+        ends = False
+
+        def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+            if self.ends:
+                self.crops += 1
+                raise GeolocError("the map server does not answer")
+            return super().crop(lat_deg, lon_deg, size_m, size_px)
+
+    source = Edge(raster)
+    localizer = Localizer(NccEngine(_Shape()), source)  # type: ignore[arg-type]
+    localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
+    for step in range(20):
+        localizer.process(seen(world, 0.1 * step, -20.0 + step, 0.0))
+        source.ends = localizer.state == State.TRACKING and step > 8
+        asked = source.crops
+        localizer.look_ahead()
+        if source.ends and source.crops > asked:
+            break
+    else:
+        pytest.fail("no crop was asked for ahead of time")
+    # The frame after still lies on the crop that is there.
+    estimate = localizer.process(seen(world, 0.1 * (step + 1), -19.0 + step, 0.0))
+    assert estimate.valid, estimate.reason
 
 
 def test_first_fix_waits_for_two_more_that_agree(

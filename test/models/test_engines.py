@@ -146,6 +146,17 @@ def exact_again(engine: TorchEngine, view: np.ndarray, search: np.ndarray) -> np
     return engine.logits(view, search)[0]
 
 
+def test_a_prepared_map_is_not_encoded_again(exact: TorchEngine) -> None:
+    engine = Counting(exact)
+    view, searched, coming = ground(128, 128)[None], ground(192, 192, 1)[None], ground(200, 184, 2)[None]
+    engine.logits(view, searched)
+    engine.prepare(coming[0])
+    assert engine.ran == ["query", "map", "mix", "map"]
+    prepared, _ = engine.logits(view, coming)
+    assert engine.ran[4:] == ["query", "mix"]
+    assert np.array_equal(prepared, exact_again(exact, view, coming))
+
+
 def test_kept_maps_stay_within_their_memory(exact: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Counting(exact)
     monkeypatch.setattr(engine._maps, "_most_bytes", 4 << 20)
