@@ -80,17 +80,20 @@ class _OpenGroupNorm(nn.Module):
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
-        self.norm = norm
+        self.groups, self.eps = norm.num_groups, norm.eps
+        # Not parameters: of those with equal values, as in untrained networks, the exporter loses all but one.
+        self.weight = norm.weight.detach()[:, None, None]
+        self.bias = norm.bias.detach()[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         off = x - self._of_groups(x)
-        scale = (self._of_groups(off * off) + self.norm.eps).rsqrt() * self.norm.weight[:, None, None]
-        return off * scale + self.norm.bias[:, None, None]
+        scale = (self._of_groups(off * off) + self.eps).rsqrt() * self.weight
+        return off * scale + self.bias
 
     def _of_groups(self, x: Tensor) -> Tensor:
         """The mean of each channel's group, (B, C, 1, 1)."""
         batch, channels = x.shape[:2]
-        grouped = (batch, self.norm.num_groups, channels // self.norm.num_groups, 1)
+        grouped = (batch, self.groups, channels // self.groups, 1)
         own = x.mean((2, 3), keepdim=True).reshape(grouped).mean(2, keepdim=True)
         return own.expand(grouped).reshape(batch, channels, 1, 1)
 

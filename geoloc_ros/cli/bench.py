@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,20 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from geoloc_models.engines.choice import KINDS, open_engine, processor_of
+from geoloc_models.engines.choice import KINDS, installed, open_engine, processor_of
+from geoloc_models.engines.plain import random_weights
 from geoloc_models.errors import GeolocError
 from geoloc_models.processes import choose_device
 from geoloc_ros.cli.arguments import add_device, make_writable
-from geoloc_ros.cli.bench_engines import CANDIDATES, PLAIN, Scene, measure_engines
+from geoloc_ros.cli.bench_engines import CANDIDATES, PLAIN, Scene, Subject, measure_engines
 from geoloc_ros.cli.bench_stages import CAMERA, MAP_PX, SEARCH_M, make_map, measure_stages
 from geoloc_ros.cli.measuring import keep_to_cores, percentiles, verdict
 
 TARGET_MS = 12.0
 """Median that all stages but the network must stay under together, on two cores."""
+WITHOUT_EXPORT = ("torch-float32", "torch-bf16")
+OF_STRUCTURES = ("onnx-float32", "openvino-float32")
+"""Engines whose export says something without trained weights: those that give the very same answers."""
 GUARD_TOLERANCE = 0.25
 """Share by which a ratio may fall below that of the guard's file unless the file says otherwise."""
 
@@ -41,7 +48,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", metavar="FOLDER", type=Path, default=Path("out/bench"), help="folder for map and bench.json")
+    add(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("out/bench"),
+        help="folder for map and bench.json, or bench_PRESET.json with --structure",
+    )
     add(
         "--engines",
         metavar="E",
@@ -54,6 +67,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--frames", metavar="N", type=int, default=60, help="pictures whose stages are measured")
     add("--cores", metavar="N", type=int, default=2, help="CPU cores and threads to use")
     add("--weights", metavar="W", default="default", help="weights by name or file")
+    add(
+        "--structure",
+        metavar="PRESET",
+        help="a structure of `geoloc models` with random weights instead, as what it costs does not depend on them; "
+        f"measures {', '.join(WITHOUT_EXPORT)}, and {', '.join(OF_STRUCTURES)} exported for this run",
+    )
     add_device(parser, "auto: the CPU and, if there is one, the GPU; or cpu, or cuda")
     add(
         "--guard",
@@ -66,7 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the tables, write bench.json."""
+    """Measure, print the tables, write the JSON."""
     if args.frames < 2 or args.cores < 1 or args.rounds < 2:
         raise GeolocError(
             f"{args.frames} frames, {args.rounds} rounds, {args.cores} cores: give at least 2 frames, 2 rounds, 1 core"
@@ -75,9 +94,20 @@ def run(args: argparse.Namespace) -> int:
     devices = [args.device]
     if args.device == "auto":
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    with contextlib.ExitStack() as stack:
+        weights, folder = args.weights, None
+        if args.structure is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            weights = str(random_weights(args.structure, folder))
+        subjects = [Subject(weights, device, args.cores, folder) for device in devices]
+        return _run(args, subjects, guard)
+
+
+def _run(args: argparse.Namespace, subjects: Sequence[Subject], guard: Guard | None) -> int:
+    devices = [subject.device for subject in subjects]
     report: dict[str, Any] = {
-        "weights": args.weights,
         "cores": args.cores,
+        "weights": "",
         "processors": {device: processor_of(device) for device in devices},
         "map_px": MAP_PX,
         "frame_px": [CAMERA.width, CAMERA.height],
@@ -93,17 +123,19 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     path = args.out / f"map_{MAP_PX}.tif"
     make_map(path)
-    for device in devices:
+    for subject in subjects:
+        device = subject.device
         choose_device(device)
-        stages, scene = _stages(path, device, args)
-        rows, reasons = _engines(scene, device, args, console)
+        stages, scene = _stages(path, subject, args.frames)
+        rows, reasons = _engines(scene, subject, args, console)
         report["weights"] = stages.pop("weights")
         report["engines"] += rows
         report["missing"] += [
             {"engine": name, "device": device, "reason": why} for name, why in reasons.items()
         ]
         report["stages"].append(stages)
-    (args.out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    name = "bench.json" if args.structure is None else f"bench_{args.structure}.json"
+    (args.out / name).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for device, stages in zip(devices, report["stages"], strict=True):
         _print_engines(report, device, console)
         _print_stages(stages, console)
@@ -114,33 +146,46 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engines(
-    scene: Scene, device: str, args: argparse.Namespace, console: Console
+    scene: Scene, subject: Subject, args: argparse.Namespace, console: Console
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of this device's engines, and why there are none of others."""
-    kind = choose_device(device).type
-    names = [PLAIN, *(name for name in args.engines if KINDS[name].device in ("any", kind))]
+    kind = choose_device(subject.device).type
+    names = [name for name in args.engines if KINDS[name].device in ("any", kind)]
     with console.status("engines") as status:
+        if subject.folder is not None:
+            names = [name for name in names if name in (*WITHOUT_EXPORT, *OF_STRUCTURES)]
+            for name in set(OF_STRUCTURES).intersection(names, installed(subject.device)):
+                status.update(f"exporting {name}")
+                _export(name, subject, subject.folder, scene)
         return measure_engines(
-            names,
-            args.weights,
-            device,
+            [PLAIN, *names],
+            subject,
             scene,
             args.rounds,
-            args.cores,
-            lambda text: status.update(f"{device}: {text}"),
+            lambda text: status.update(f"{subject.device}: {text}"),
         )
 
 
-def _stages(path: Path, device: str, args: argparse.Namespace) -> tuple[dict[str, Any], Scene]:
+def _export(name: str, subject: Subject, folder: Path, scene: Scene) -> None:
+    """Make an engine of a structure; whether it gives PyTorch's answers is told by its record."""
+    from geoloc_models.engines.export import Sample, export
+
+    middle = (scene.search_map.shape[1] / 2, scene.search_map.shape[0] / 2)
+    maps = (scene.search_map, np.flip(scene.search_map, 1).copy())
+    samples = [Sample(scene.query, image, 1.0, middle) for image in maps]
+    export(name, subject.weights, folder, samples, "the bench's pictures", subject.device, subject.cores)
+
+
+def _stages(path: Path, subject: Subject, frames: int) -> tuple[dict[str, Any], Scene]:
     """Milliseconds by stage with the engine that the localizer would take, and what it saw last."""
-    engine = open_engine(args.weights, device, args.cores)
-    samples = measure_stages(path, engine, args.frames)
+    engine = open_engine(subject.weights, subject.device, subject.cores, folder=subject.folder)
+    samples = measure_stages(path, engine, frames)
     side = 2 * engine.query_px
     scene = Scene(samples.query, samples.search_map, np.resize(samples.search_map, (side, side, 3)))
     stages = {
         "weights": engine.weights_id,
         "device": engine.device,
-        "frames": args.frames,
+        "frames": frames,
         "search_px": len(samples.search_map),
         "stages_ms": {stage: percentiles(values) for stage, values in samples.stages.items()},
         "beside_network_ms": percentiles(samples.beside_network),
@@ -205,11 +250,11 @@ class Guard:
 def _print_engines(report: dict[str, Any], device: str, console: Console) -> None:
     console.print(
         f"{report['weights']} on {device} with {report['cores']} cores: milliseconds, maps a second, times as fast as "
-        f"{PLAIN}, MB that the engine takes at most",
+        f"{PLAIN}, largest difference of a logit from its, MB that the engine takes at most",
         highlight=False,
         soft_wrap=True,
     )
-    left, right = ("engine", "map"), ("maps", "p50", "p95", "p99", "maps/s", "ratio", "MB")
+    left, right = ("engine", "map"), ("maps", "p50", "p95", "p99", "maps/s", "ratio", "off by", "MB")
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for column in (*left, *right):
         table.add_column(column, no_wrap=True, justify="left" if column in left else "right")
@@ -217,13 +262,19 @@ def _print_engines(report: dict[str, Any], device: str, console: Console) -> Non
         [row for row in report[kind] if row["device"] == device] for kind in ("engines", "missing")
     )
     for row in rows:
-        took = (f"{row[f'{share}_ms']:.1f}" for share in ("p50", "p95", "p99"))
+        took = [row[f"{share}_ms"] for share in ("p50", "p95", "p99")]
         table.add_row(
-            *(row["engine"], row["map"], str(row["batch"]), *took),
-            *(f"{row['per_second']:.1f}", f"{row['ratio_to_plain']:.2f}", f"{row['peak_mb']:.0f}"),
+            *(
+                row["engine"],
+                row["map"],
+                str(row["batch"]),
+                *(f"{ms:.{0 if ms > 1e3 else 1}f}" for ms in took),
+            ),
+            *(f"{row['per_second']:.1f}", f"{row['ratio_to_plain']:.2f}"),
+            *(f"{row['max_logit_error']:.0e}", f"{row['peak_mb']:.0f}"),
         )
     for row in missing:
-        table.add_row(row["engine"], "none", *("",) * 7)
+        table.add_row(row["engine"], "none", *("",) * 8)
     console.print(table)
     for row in missing:
         console.print(f"no {row['engine']}: {row['reason']}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,16 @@ END_S = 5.0
 """How long an engine's process may take to end by itself."""
 ANSWER_S = 600.0
 """How long an engine may take to load, to compile, or for a turn."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, where: weights, device, cores, and the folder of exported engines (None: the user's)."""
+
+    weights: str
+    device: str
+    cores: int
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Row:
     rounds_ms: list[list[float]]
     peak_mb: float
     load_s: float
-    off_by: float
+    logit_error: float = 0.0
     steady: dict[str, float] = field(default_factory=dict)
 
     def as_json(self, plain: Row) -> dict[str, Any]:
@@ -87,18 +98,16 @@ class Row:
             "ratio_to_plain": round(float(np.median(ratios)), 3),
             "peak_mb": round(self.peak_mb, 1),
             "load_s": round(self.load_s, 2),
-            "max_logit_error": float(f"{self.off_by:.2g}"),
+            "max_logit_error": float(f"{self.logit_error:.2g}"),
             **self.steady,
         }
 
 
 def measure_engines(
     names: Sequence[str],
-    weights: str,
-    device: str,
+    subject: Subject,
     scene: Scene,
     rounds: int,
-    cores: int,
     told: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows as JSON of the engines that are here, and the reasons of those that are not.
@@ -110,7 +119,7 @@ def measure_engines(
         engines: list[_EngineProcess] = []
         for name in names:
             told(f"loading {name}")
-            engine = stack.enter_context(_EngineProcess.started((name, weights, device, cores), scene))
+            engine = stack.enter_context(_EngineProcess.started(name, subject, scene))
             try:
                 engine.load()
             except GeolocError as error:
@@ -145,15 +154,15 @@ class _EngineProcess:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, engine: tuple[str, str, str, int], scene: Scene) -> Iterator[_EngineProcess]:
-        """The process is there within the block; engine: as `open_by_name` takes it."""
+    def started(cls, name: str, subject: Subject, scene: Scene) -> Iterator[_EngineProcess]:
+        """The process is there within the block."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, engine, scene))
+        process = context.Process(target=_serve, args=(theirs, name, subject, scene))
         process.start()
         theirs.close()
         try:
-            yield cls(engine[0], engine[2], ours)
+            yield cls(name, subject.device, ours)
         finally:
             ours.close()
             process.join(END_S)
@@ -178,7 +187,7 @@ class _EngineProcess:
         loaded = self._ask("load", gpu_used_mb() if self._device.startswith("cuda") else None)
         self._logits = loaded["logits"]
         self.rows = [
-            Row(self.name, self._device, mode, [], peak_mb, loaded["load_s"], 0.0)
+            Row(self.name, self._device, mode, [], peak_mb, loaded["load_s"])
             for mode, peak_mb in zip(MODES, loaded["peak_mb"], strict=True)
         ]
 
@@ -189,9 +198,9 @@ class _EngineProcess:
 
     def finish(self, plain: _EngineProcess) -> None:
         """What does not depend on the rounds."""
-        off_by = float(np.abs(self._logits - plain._logits).max())
+        logit_error = float(np.abs(self._logits - plain._logits).max())
         for number, row in enumerate(self.rows):
-            row.off_by = off_by
+            row.logit_error = logit_error
             if row.mode.batch == 1:
                 row.steady = self._ask("steady", number)
 
@@ -204,7 +213,7 @@ def gpu_used_mb() -> float:
     return (total - free) / 1e6
 
 
-def open_by_name(name: str, weights: str, device: str, threads: int) -> Any:
+def open_by_name(name: str, subject: Subject) -> Any:
     """PLAIN or one of the localizer's engines; GeolocError with the reason why there is none."""
     # In the engine's own process, so that its memory counts.
     from geoloc_models.engines.choice import open_engine
@@ -212,13 +221,13 @@ def open_by_name(name: str, weights: str, device: str, threads: int) -> Any:
     if name == PLAIN:
         from geoloc_models.engines.plain import PlainEngine
 
-        return PlainEngine(weights, device, threads)
-    return open_engine(weights, device, threads, name)
+        return PlainEngine(subject.weights, subject.device, subject.cores)
+    return open_engine(subject.weights, subject.device, subject.cores, name, subject.folder)
 
 
-def _serve(pipe: Connection, engine: tuple[str, str, str, int], scene: Scene) -> None:
+def _serve(pipe: Connection, name: str, subject: Subject, scene: Scene) -> None:
     """Answer questions until the pipe is closed."""
-    keep_to_cores(engine[-1])
+    keep_to_cores(subject.cores)
     served: _Served | None = None
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
@@ -226,7 +235,7 @@ def _serve(pipe: Connection, engine: tuple[str, str, str, int], scene: Scene) ->
             answer: Any
             try:
                 if question == "load":
-                    served = _Served(engine, scene, *details)
+                    served = _Served(name, subject, scene, *details)
                     answer = served.loaded()
                 else:
                     answer = getattr(served, question)(*details)
@@ -238,12 +247,12 @@ def _serve(pipe: Connection, engine: tuple[str, str, str, int], scene: Scene) ->
 class _Served:
     """An engine and what it is asked, in its own process."""
 
-    def __init__(self, engine: tuple[str, str, str, int], scene: Scene, gpu_before_mb: float | None) -> None:
+    def __init__(self, name: str, subject: Subject, scene: Scene, gpu_before_mb: float | None) -> None:
         """Opens the engine; GeolocError if it cannot. gpu_before_mb: in use on the GPU, None without one."""
         self._on_gpu = gpu_before_mb is not None
         self._before_mb = peak_resident_mb() if gpu_before_mb is None else gpu_before_mb
         start = time.perf_counter()
-        self._engine = open_by_name(*engine)
+        self._engine = open_by_name(name, subject)
         self._load_s = time.perf_counter() - start
         self._scene = scene
         self._calls = 0

@@ -11,6 +11,7 @@ import rasterio
 
 from geoloc_models.engines.choice import processor_of
 from geoloc_models.errors import GeolocError
+from geoloc_models.weights import load_weights
 from geoloc_ros.cli import bench, bench_engines, bench_stages, measuring
 from geoloc_ros.cli.bench import Guard
 from geoloc_ros.cli.main import main
@@ -88,6 +89,28 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = (out / "map_1200.tif").stat().st_mtime_ns
     bench_stages.make_map(out / "map_1200.tif")
     assert (out / "map_1200.tif").stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("small_bench")
+def test_a_structure_needs_no_trained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--device", "cpu", "--rounds", "2", "--frames", "2", "--cores", "1", "--out", str(tmp_path)]
+    assert main(["bench", "--structure", "mix_compact", *settings]) == 0
+    report = json.loads((tmp_path / "bench_mix_compact.json").read_text())
+    assert report["weights"].startswith("mix_compact-")
+    assert report["weights"] != load_weights("mix_compact").id
+    # Half precision that nobody can check is not exported; PyTorch needs no export.
+    names = ["plain-float32", "torch-float32", "torch-bf16", "onnx-float32", "openvino-float32"]
+    assert sorted({row["engine"] for row in report["engines"]}) == sorted(names)
+    exact = [row for row in report["engines"] if row["engine"].endswith("float32")]
+    # Logits of untrained networks are as large as they like.
+    assert max(row["max_logit_error"] for row in exact) < 1e-3
+    assert not list((tmp_path / "cache").rglob("engine.json"))
+    assert "mix_compact" in capsys.readouterr().out
+
+
+def test_an_unknown_structure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--structure", "mix_cvt31", "--out", str(tmp_path)]) == 2
+    assert "geoloc models" in capsys.readouterr().err
 
 
 def test_maps_that_an_engine_has_not_seen_differ() -> None:
