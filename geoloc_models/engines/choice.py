@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,13 @@ from geoloc_models.engines.network import NetworkEngine
 from geoloc_models.engines.onnx import OnnxEngine
 from geoloc_models.engines.openvino import OpenVinoEngine
 from geoloc_models.engines.parts import Parts, parts_of
-from geoloc_models.engines.records import default_folder, engine_folder, processor_name, read_record
+from geoloc_models.engines.records import (
+    default_folder,
+    engine_folder,
+    find_record,
+    processor_name,
+    read_record,
+)
 from geoloc_models.engines.tensorrt import TensorRtEngine
 from geoloc_models.engines.torch import TorchEngine
 from geoloc_models.errors import GeolocError
@@ -95,14 +102,15 @@ def fastest(weights_id: str, device: str, folder: Path) -> str | None:
     """The engine that `auto` takes for these weights, None where that is PyTorch."""
     shares = {}
     for name in installed(device):
-        try:
-            record = read_record(folder, weights_id, name)
-        except GeolocError:
-            continue
-        if record.processor == processor_of(device):
-            shares[name] = record.check.median_ms / record.check.torch_ms
-    best = min(shares, key=lambda name: shares[name], default=None)
-    return best if best is not None and shares[best] < 1.0 else None
+        with contextlib.suppress(GeolocError):
+            record = find_record(folder, weights_id, name)
+            if record.processor == processor_of(device):
+                shares[name] = record.check.median_ms / record.check.torch_ms
+    for name in sorted((name for name in shares if shares[name] < 1.0), key=shares.__getitem__):
+        with contextlib.suppress(GeolocError):
+            read_record(folder, weights_id, name)
+            return name
+    return None
 
 
 def processor_of(device: str) -> str:

@@ -317,6 +317,10 @@ def test_auto_takes_the_fastest_that_may_be_used(exported: Path, exact: TorchEng
     for name, took_ms in zip(EXPORTED, (12.0, 10.0, 11.0), strict=True):
         folder = edited(folder, at(name), median_ms=took_ms, torch_ms=25.0)
     assert open_engine(WEIGHTS, "cpu", 1, "auto", folder).name == "openvino-bf16"
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    next((damaged / own / "openvino-bf16").glob("*.bin")).write_bytes(b"")
+    assert fastest(own, "cpu", damaged) == "openvino-int8"
     folder = edited(folder, at("openvino-bf16"), failure="it is wrong")
     assert fastest(own, "cpu", folder) == "openvino-int8"
     folder = edited(folder, at("openvino-int8"), weights_id="mix_compact-0")
@@ -326,7 +330,7 @@ def test_auto_takes_the_fastest_that_may_be_used(exported: Path, exact: TorchEng
     folder = edited(folder, at("onnx-float32"), processor="another")
     assert fastest(own, "cpu", folder) is None
     assert isinstance(open_engine(WEIGHTS, "cpu", 1, "auto", folder), TorchEngine)
-    assert isinstance(open_engine(WEIGHTS, "cpu", 1, "auto", tmp_path), TorchEngine)
+    assert isinstance(open_engine(WEIGHTS, "cpu", 1, "auto", tmp_path / "none"), TorchEngine)
     assert isinstance(open_engine(WEIGHTS, "cpu", 1, "torch", exported), TorchEngine)
 
 
