@@ -19,7 +19,7 @@ from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
 
-KEPT_MIB = 64
+KEPT_MIB = 32
 """Features of map crops that are kept, MiB: about thirty of a typical search."""
 
 

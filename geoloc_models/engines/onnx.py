@@ -75,7 +75,7 @@ class _OpenGroupNorm(nn.Module):
     """Group norm spelled out channel by channel.
 
     ONNX's own is one of reshaped groups, for which OpenVINO leaves the order of channels that its convolutions work in,
-    before each and after: a tenth of a map's time in float32.
+    before each and after.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:

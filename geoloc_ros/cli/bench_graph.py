@@ -275,6 +275,7 @@ def _figures(statuses: list[LocalizerStatus], replaced: int, usage: Usage, publi
         "memory_settled_mb": settled_mb[0],
         "memory_end_mb": settled_mb[-1],
         "memory_max_mb": max(settled_mb),
+        "memory_mb": usage.memory_mb,
         "weights": statuses[-1].weights_id,
         "device": statuses[-1].device,
     }

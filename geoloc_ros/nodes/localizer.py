@@ -8,6 +8,8 @@ while another is waiting replaces it and the replaced one is counted as dropped,
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 import threading
 import time
@@ -162,6 +164,7 @@ class LocalizerNode(LifecycleNode):
             raise
         self._inputs = FrameInputs(self, self._on_image)
         self._new_localizer()
+        _give_back_memory()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker."""
@@ -417,6 +420,12 @@ class LocalizerNode(LifecycleNode):
                 **{f"latency_{stage}_ms": f"{latency:.1f}" for stage, latency in latencies_ms.items()},
             },
         )
+
+
+def _give_back_memory() -> None:
+    """To the system, what loading has freed: glibc keeps some 150 MB of it otherwise."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def main() -> int:
