@@ -20,7 +20,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
 
 KEPT_MIB = 32
-"""Features of map crops that are kept, MiB: about thirty of a typical search."""
+"""Features of map crops that are kept, MiB: eight of 430 px a side, as a search of the whole map takes at once."""
 
 
 class NetworkEngine(ABC):
