@@ -377,6 +377,7 @@ def test_garbage_and_others_on_the_link(rig: Rig) -> None:
     rig.sent(vehicle, place=(LAT_DEG, LON_DEG, 1400.0))
     assert not other.received
     assert not other.commands
+    until(lambda: vehicle.heartbeats, what="a heartbeat of the bridge")
     assert {m.get_srcSystem() for _, m in vehicle.heartbeats} == {7}
     assert {m.get_srcComponent() for _, m in vehicle.heartbeats} == {191}
     until(lambda: rig.value("other_autopilots") == "3", what="the other autopilot told")
