@@ -423,7 +423,7 @@ class LocalizerNode(LifecycleNode):
 
 
 def _give_back_memory() -> None:
-    """To the system, what loading has freed: glibc keeps some 150 MB of it otherwise."""
+    """To the system, what loading has freed and glibc would keep."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
