@@ -34,6 +34,8 @@ QUIET_S = 3.0
 """Without a sample for so long a position is gone."""
 FIX_AGE_S = 5.0
 """GNSS is not taken away unless a fix went to the vehicle within so long."""
+FIRST_FIX_S = 20.0
+"""So long it hovers above the take-off for the first fix; the pattern begins with or without one."""
 LEAST_WITHOUT_S = 10.0
 """A pattern that ends sooner after the loss shows nothing."""
 CLIMB_M_S = 0.5
@@ -350,6 +352,9 @@ class Mission:
                 f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s"
                 f"{self.station.last_words()}"
             )
+        if self.plan.needs_fixes and math.isfinite(self.plan.gnss_loss_s):
+            self._phase = "waiting for a fix"
+            self._step_until(self._has_fix, FIRST_FIX_S)
         self.station.command("start the mission", mavlink.MAV_CMD_MISSION_START, 0.0, 0.0)
         if not self._step_until(lambda: self.station.is_in("mission"), QUIET_S):
             raise GeolocError(
@@ -385,7 +390,7 @@ class Mission:
         while not self._has_reached(last) and not trouble:
             now_s = self.recorder.now_s()
             if switch is not None and not switch.is_off and now_s - self._begun_s >= self.plan.gnss_loss_s:
-                self._check_fixes(now_s)
+                self._check_fixes()
                 switch.off()
                 self._lost_s = self.recorder.now_s()
                 self._phase = "without GNSS"
@@ -423,8 +428,11 @@ class Mission:
         reached = self.station.latest("MISSION_ITEM_REACHED")
         return reached is not None and reached.seq >= last
 
-    def _check_fixes(self, now_s: float) -> None:
-        if not self.plan.needs_fixes or (self._fix_times_s and now_s - self._fix_times_s[-1] < FIX_AGE_S):
+    def _has_fix(self) -> bool:
+        return bool(self._fix_times_s) and self.recorder.now_s() - self._fix_times_s[-1] < FIX_AGE_S
+
+    def _check_fixes(self) -> None:
+        if not self.plan.needs_fixes or self._has_fix():
             return
         raise GeolocError(
             f"no fix of ours went to the vehicle in the last {FIX_AGE_S:g} s, so GNSS stays on; {self.fixes.words()}; "
