@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         type=Path,
         help="bench.json of an earlier run on such a processor: exit with 1 if an engine's ratio to the plain network "
-        f"has become worse, by {GUARD_TOLERANCE:.0%}% or what the file gives as tolerance",
+        f"has become worse, in two measurements, by {GUARD_TOLERANCE:.0%}% or what the file gives as tolerance",
     )
     parser.set_defaults(run=run)
 
@@ -127,7 +128,12 @@ def _run(args: argparse.Namespace, subjects: Sequence[Subject], guard: Guard | N
         device = subject.device
         choose_device(device)
         stages, scene = _stages(path, subject, args.frames)
-        rows, reasons = _engines(scene, subject, args, console)
+        rows, reasons = _engines(args.engines, scene, subject, args.rounds, console)
+        if guard is not None and (worse := guard.worse(rows)):
+            names = sorted({found.engine for found in worse})
+            console.print(f"below the guard's limits, measured again: {', '.join(names)}", highlight=False)
+            again, _ = _engines(names, scene, subject, args.rounds, console)
+            rows = guard.better(rows, again)
         report["weights"] = stages.pop("weights")
         report["engines"] += rows
         report["missing"] += [
@@ -140,17 +146,17 @@ def _run(args: argparse.Namespace, subjects: Sequence[Subject], guard: Guard | N
         _print_engines(report, device, console)
         _print_stages(stages, console)
     worse = [] if guard is None else guard.worse(report["engines"])
-    for line in worse:
-        console.print(line, highlight=False, soft_wrap=True)
+    for found in worse:
+        console.print(str(found), highlight=False, soft_wrap=True)
     return 1 if worse else 0
 
 
 def _engines(
-    scene: Scene, subject: Subject, args: argparse.Namespace, console: Console
+    names: Sequence[str], scene: Scene, subject: Subject, rounds: int, console: Console
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of this device's engines, and why there are none of others."""
     kind = choose_device(subject.device).type
-    names = [name for name in args.engines if KINDS[name].device in ("any", kind)]
+    names = [name for name in names if KINDS[name].device in ("any", kind)]
     with console.status("engines") as status:
         if subject.folder is not None:
             names = [name for name in names if name in (*WITHOUT_EXPORT, *OF_STRUCTURES)]
@@ -161,7 +167,7 @@ def _engines(
             [PLAIN, *names],
             subject,
             scene,
-            args.rounds,
+            rounds,
             lambda text: status.update(f"{subject.device}: {text}"),
         )
 
@@ -216,8 +222,8 @@ class Guard:
         return cls(path, content)
 
     @staticmethod
-    def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in ("engine", "device", "batch", "map"))
+    def _key(row: dict[str, Any]) -> tuple[str, str, int, str]:
+        return row["engine"], row["device"], row["batch"], row["map"]
 
     def check_processors(self, here: dict[str, str]) -> None:
         """GeolocError unless they are the file's: what half precision gains, say, differs between processors."""
@@ -229,22 +235,45 @@ class Guard:
                     "geoloc bench"
                 )
 
-    def worse(self, rows: list[dict[str, Any]]) -> list[str]:
-        """A line for each ratio that has become worse, or is no longer there."""
+    def worse(self, rows: list[dict[str, Any]]) -> list[Worse]:
+        """The ratios that have become worse; an engine that is not here is no slower."""
         found = {self._key(row): row["ratio_to_plain"] for row in rows}
         share = 1.0 - self.content.get("tolerance", GUARD_TOLERANCE)
-        lines = []
-        for row in self.content["engines"]:
-            ratio, least = found.get(self._key(row)), row["ratio_to_plain"] * share
-            if ratio is None:
-                continue
-            if ratio < least:
-                engine, device, batch, kept = self._key(row)
-                lines.append(
-                    f"worse: {engine} on {device}, {batch} {kept} map{'s' * (batch > 1)}: {ratio:.2f} times as fast as "
-                    f"the plain network, it was {row['ratio_to_plain']:.2f}, the limit is {least:.2f}"
-                )
-        return lines
+        return [
+            Worse(
+                *self._key(row), found[self._key(row)], row["ratio_to_plain"], row["ratio_to_plain"] * share
+            )
+            for row in self.content["engines"]
+            if found.get(self._key(row), math.inf) < row["ratio_to_plain"] * share
+        ]
+
+    def better(self, rows: list[dict[str, Any]], again: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of each row the one with the higher ratio, as others on the machine slow one engine for a while."""
+        second = {self._key(row): row for row in again}
+        return [max(row, second.get(self._key(row), row), key=_ratio) for row in rows]
+
+
+class Worse(NamedTuple):
+    """An engine's ratio in one mode, what it was, and how low it may be."""
+
+    engine: str
+    device: str
+    batch: int
+    map: str
+    ratio: float
+    before: float
+    limit: float
+
+    def __str__(self) -> str:
+        maps = f"{self.batch} {self.map} map{'s' * (self.batch > 1)}"
+        return (
+            f"worse: {self.engine} on {self.device}, {maps}: {self.ratio:.2f} times as fast as the plain network, "
+            f"it was {self.before:.2f}, the limit is {self.limit:.2f}"
+        )
+
+
+def _ratio(row: dict[str, Any]) -> float:
+    return float(row["ratio_to_plain"])
 
 
 def _print_engines(report: dict[str, Any], device: str, console: Console) -> None:
