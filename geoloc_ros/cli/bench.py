@@ -131,7 +131,11 @@ def _run(args: argparse.Namespace, subjects: Sequence[Subject], guard: Guard | N
         rows, reasons = _engines(args.engines, scene, subject, args.rounds, console)
         if guard is not None and (worse := guard.worse(rows)):
             names = sorted({found.engine for found in worse})
-            console.print(f"below the guard's limits, measured again: {', '.join(names)}", highlight=False)
+            console.print(
+                f"below the guard's limits, measured again: {', '.join(names)}",
+                highlight=False,
+                soft_wrap=True,
+            )
             again, _ = _engines(names, scene, subject, args.rounds, console)
             rows = guard.better(rows, again)
         report["weights"] = stages.pop("weights")

@@ -86,9 +86,9 @@ class Flight:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Flight]]:
     """Flights with vehicles that hurry and, unless told otherwise, are up already; they end with the test."""
-    for name, seconds in (("CONNECT_S", 3.0), ("READY_S", 2.0), ("AGAIN_S", 0.3), ("QUIET_S", 1.0)):
+    hurried = {"CONNECT_S": 3.0, "READY_S": 2.0, "AGAIN_S": 0.3, "QUIET_S": 1.0, "FIRST_FIX_S": 1.5}
+    for name, seconds in hurried.items():
         monkeypatch.setattr(mission, name, seconds)
-    monkeypatch.setattr(mission, "FIRST_FIX_S", 1.5)
     monkeypatch.setattr(ground_station, "ANSWER_S", 0.3)
     monkeypatch.setitem(STREAMS_HZ, "HEARTBEAT", 10.0)
     made: list[Flight] = []
