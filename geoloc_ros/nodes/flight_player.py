@@ -74,7 +74,6 @@ class FlightPlayerNode(Node):
         for name, (default, low, high, text) in _NUMBERS.items():
             declare(self, name, default, text, low, high)
         self._topics = FrameTopics(self)
-        self._prior = PriorClient(self)
         folder = value(self, "flight")
         if not folder:
             raise GeolocError("no flight is set; start with -p flight:=FOLDER_OR_BAG")
@@ -91,6 +90,9 @@ class FlightPlayerNode(Node):
         self._answered_stamp = Time()
         self._answers = 0
         self.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 10)
+        # After the subscription: a localizer that answers this client has then heard of both, as DDS tells of them in
+        # their order, and the answer to the first frame is not lost.
+        self._prior = PriorClient(self)
 
     def _on_status(self, message: LocalizerStatus) -> None:
         with self._answered:

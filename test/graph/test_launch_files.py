@@ -74,6 +74,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail(f"not ended {END_S:g} s after Ctrl-C:\n{log.read_text()}")
         text = log.read_text()
+        print(text)  # pytest shows it where the test failed
         assert "Traceback" not in text, text
         assert "process has died" not in text, text
 
@@ -172,10 +173,16 @@ def test_replay(launch: Launch, spinner: Spinner, folder: Path, tmp_path: Path, 
         f"localizer_params:={localizer}",
     )  # fmt: skip
     flight = Flight.open(folder)
-    until(lambda: len(statuses) == len(flight), START_S, f"a status for every frame; see {log}")
+
+    def answered() -> bool:
+        """Whether the localizer has answered every frame; it may have done so before it knew this listener."""
+        return bool(statuses) and statuses[-1].frames == len(flight)
+
+    until(answered, START_S, f"an answer to every frame; see {log}")
+    assert statuses[-1].dropped == 0
     truths = {frame.stamp_s: frame.truth for frame in flight}
     valid = [fix for fix in list(fixes) if fix.status.status >= NavSatStatus.STATUS_FIX]
-    assert len(valid) >= len(flight) // 2, [status.reason for status in statuses]
+    assert len(valid) >= max(1, len(fixes) // 2), [status.reason for status in statuses]
     for fix in valid:
         stamp_s = seconds_from_time(fix.header.stamp)
         truth = next(truth for at_s, truth in truths.items() if abs(at_s - stamp_s) < 1e-3)
