@@ -233,6 +233,7 @@ class _Flight:
         start = self._round_trip[0].truth
         assert start is not None
         end = time.monotonic() + START_S
+        self._recorder.wait_for_localizer(self._graph)
         PriorClient(self._recorder.node).set(start.lat_deg, start.lon_deg, 30.0, START_S)
         self._began = time.monotonic()
         while not self._recorder.first_fix.is_set():

@@ -139,6 +139,7 @@ def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, con
                 weights=args.weights,
                 threads=args.threads,
             )
+            recorder.wait_for_localizer(graph)
             graph.start(
                 "flight_player",
                 flight=str(flight.path.resolve()),

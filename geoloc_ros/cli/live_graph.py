@@ -19,6 +19,8 @@ import rclpy
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import State as LifecycleState
+from lifecycle_msgs.srv import GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -32,6 +34,9 @@ from geoloc_ros.core.state import State
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 
+START_S = 60.0
+"""How long the localizer may take to load its network before it answers."""
+ASKED_EVERY_S = 0.1
 END_S = 10.0
 """How long a process may take to end after Ctrl-C before it is killed."""
 
@@ -80,9 +85,13 @@ class LiveGraph:
         """GeolocError, with the last words of the node, if one has failed."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
-                lines = self.log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                last = lines[-1] if lines else f"exit status {process.returncode}"
-                raise GeolocError(f"node {name} ended: {last} (all of it in {self.log(name)})")
+                status = process.returncode
+                raise GeolocError(f"node {name} ended with status {status}: {self.last_words(name)}")
+
+    def last_words(self, node: str) -> str:
+        """The last line of a node's output, and where all of it is."""
+        lines = self.log(node).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (all of it in {self.log(node)})"
 
 
 class Recorder:
@@ -101,10 +110,27 @@ class Recorder:
         self.first_fix = threading.Event()
         self.node.create_subscription(NavSatFix, "localizer/fix", self._on_fix, 100)
         self.node.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 100)
+        # Made last: DDS tells of endpoints in their order, so who answers this client has heard of the others.
+        self._state = self.node.create_client(GetState, "localizer/get_state")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
+
+    def wait_for_localizer(self, graph: LiveGraph) -> None:
+        """Wait until the localizer is active and reaches this recorder: before, its first answers could be lost.
+
+        GeolocError if a node of the graph has failed, or if the localizer could not start or is silent for START_S.
+        """
+        end = time.monotonic() + START_S
+        while not self._state.service_is_ready():
+            _pause(graph, end)
+        answer = self._state.call_async(GetState.Request())
+        while not answer.done():
+            _pause(graph, end)
+        # It answers only after it has tried to activate itself.
+        if answer.result().current_state.id != LifecycleState.PRIMARY_STATE_ACTIVE:
+            raise GeolocError(f"the localizer could not start: {graph.last_words('localizer')}")
 
     def wait_for(self, stamp_s: float, timeout_s: float) -> None:
         """Wait for the answer to the frame of that stamp, or give up on it."""
@@ -160,6 +186,13 @@ class Recorder:
 
     def _on_status(self, message: LocalizerStatus) -> None:
         self.statuses[nanoseconds(message.header.stamp)] = message
+
+
+def _pause(graph: LiveGraph, end: float) -> None:
+    graph.check()
+    if time.monotonic() > end:
+        raise GeolocError(f"the localizer has not answered for {START_S:g} s; see {graph.log('localizer')}")
+    time.sleep(ASKED_EVERY_S)
 
 
 def nanoseconds(stamp: Time) -> int:

@@ -112,6 +112,7 @@ def test_a_bag_without_truth_gives_no_prior(spinner: Spinner, folder: Path, tmp_
 def test_part_of_a_flight(spinner: Spinner, folder: Path) -> None:
     listener: Listener = spinner.add(Listener("/part"))
     player(spinner, folder, "/part", set_prior=False, start_s=2.0, duration_s=1.0).play()
+    until(lambda: len(listener.heard["truth"]) == 3, 5.0, "all truths")
     stamps = [messages.seconds_from_time(m.header.stamp) for m in listener.heard["truth"]]
     first = Flight.open(folder).stamp_s(0)
     assert [round(stamp - first, 3) for stamp in stamps] == [2.0, 2.5, 3.0]

@@ -126,10 +126,22 @@ def test_demo(folder: Path, tmp_path: Path) -> None:
 
 def test_demo_without_a_map_says_so(folder: Path, tmp_path: Path) -> None:
     (folder / "map.tif").unlink()
-    command = [sys.executable, "-m", "geoloc_ros.cli.main", "demo", "--flight", str(folder)]
+    assert "map.tif" in told_by_impossible_demo(folder, tmp_path)
+
+
+def test_demo_says_why_the_localizer_did_not_start(folder: Path, tmp_path: Path) -> None:
+    """At once, and not after the minute that a player waits for listeners."""
+    told = told_by_impossible_demo(folder, tmp_path, "--weights", "nonsense")
+    assert "the localizer could not start" in told
+    assert "no weights 'nonsense'" in told
+
+
+def told_by_impossible_demo(folder: Path, tmp_path: Path, *arguments: str) -> str:
+    """The one line with which it ends."""
+    command = [sys.executable, "-m", "geoloc_ros.cli.main", "demo", "--flight", str(folder), *arguments]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=60.0, check=False
     )
     assert done.returncode == 2
-    assert "map.tif" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    return done.stderr
