@@ -33,10 +33,11 @@ from geoloc_ros.core.scores import STAGES, FrameScore, score_fix
 from geoloc_ros.core.state import State
 from geoloc_ros.messages import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
+from geoloc_ros.nodes.services import ask
 
-START_S = 60.0
+LOAD_S = 120.0
 """How long the localizer may take to load its network before it answers."""
-ASKED_EVERY_S = 0.1
+ASK_AGAIN_S = 1.0
 END_S = 10.0
 """How long a process may take to end after Ctrl-C before it is killed."""
 
@@ -120,16 +121,19 @@ class Recorder:
     def wait_for_localizer(self, graph: LiveGraph) -> None:
         """Wait until the localizer is active and reaches this recorder: before, its first answers could be lost.
 
-        GeolocError if a node of the graph has failed, or if the localizer could not start or is silent for START_S.
+        GeolocError if a node of the graph has failed, or if the localizer could not start or is silent for LOAD_S.
         """
-        end = time.monotonic() + START_S
-        while not self._state.service_is_ready():
-            _pause(graph, end)
-        answer = self._state.call_async(GetState.Request())
-        while not answer.done():
-            _pause(graph, end)
+        end, answer = time.monotonic() + LOAD_S, None
+        while answer is None:
+            graph.check()
+            if time.monotonic() > end:
+                raise GeolocError(
+                    f"the localizer has not answered for {LOAD_S:g} s: {graph.last_words('localizer')}"
+                )
+            if self._state.wait_for_service(ASK_AGAIN_S):
+                answer = ask(self._state, GetState.Request(), ASK_AGAIN_S)
         # It answers only after it has tried to activate itself.
-        if answer.result().current_state.id != LifecycleState.PRIMARY_STATE_ACTIVE:
+        if answer.current_state.id != LifecycleState.PRIMARY_STATE_ACTIVE:
             raise GeolocError(f"the localizer could not start: {graph.last_words('localizer')}")
 
     def wait_for(self, stamp_s: float, timeout_s: float) -> None:
@@ -186,13 +190,6 @@ class Recorder:
 
     def _on_status(self, message: LocalizerStatus) -> None:
         self.statuses[nanoseconds(message.header.stamp)] = message
-
-
-def _pause(graph: LiveGraph, end: float) -> None:
-    graph.check()
-    if time.monotonic() > end:
-        raise GeolocError(f"the localizer has not answered for {START_S:g} s; see {graph.log('localizer')}")
-    time.sleep(ASKED_EVERY_S)
 
 
 def nanoseconds(stamp: Time) -> int:

@@ -9,6 +9,7 @@ from rclpy.node import Node
 
 from geoloc_ros.core.maps import CropStatus, MapCrop
 from geoloc_ros.messages import crop_from_response, empty_crop
+from geoloc_ros.nodes.services import ask
 from geoloc_ros.srv import GetMap
 
 
@@ -36,18 +37,16 @@ class MapClient:
                 CropStatus.TIMED_OUT,
                 f"no map server answers on {self._client.srv_name}; start map_server or remap get_map",
             )
-        self._answered = answered = threading.Event()
-        future = self._client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(self._timeout_s) or not future.done() or future.result() is None:
-            self._client.remove_pending_request(future)
+        self._answered = threading.Event()
+        response = ask(self._client, request, self._timeout_s, self._answered)
+        if response is None:
             return empty_crop(
                 request,
                 CropStatus.TIMED_OUT,
                 f"the map server did not answer within {self._timeout_s:g} s; "
                 "raise map_timeout_s or look at the map server's load",
             )
-        return crop_from_response(request, future.result())
+        return crop_from_response(request, response)
 
     def release(self) -> None:
         """Let a waiting `crop` return at once, for shutting down."""

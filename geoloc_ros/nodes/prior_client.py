@@ -9,6 +9,7 @@ import time
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.nodes.services import ask
 from geoloc_ros.srv import SetPrior
 
 ANSWER_S = 5.0
@@ -39,7 +40,9 @@ class PriorClient:
         request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg, radius_m=radius_m)
         end, refusal = time.monotonic() + wait_s, f"{self._client.srv_name} does not answer"
         while not ended.is_set():
-            response = self._ask(request) if self._client.wait_for_service(PAUSE_S) else None
+            response = (
+                ask(self._client, request, ANSWER_S) if self._client.wait_for_service(PAUSE_S) else None
+            )
             if response is not None and response.success:
                 self._node.get_logger().info(f"prior set: {response.message}")
                 return
@@ -47,10 +50,3 @@ class PriorClient:
             if time.monotonic() > end:
                 raise GeolocError(f"no prior set within {wait_s:g} s: {refusal}")
             ended.wait(PAUSE_S)
-
-    def _ask(self, request: SetPrior.Request) -> SetPrior.Response | None:
-        """The answer to one call, None if it does not come."""
-        answered = threading.Event()
-        future = self._client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        return future.result() if answered.wait(ANSWER_S) else None

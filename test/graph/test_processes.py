@@ -140,7 +140,7 @@ def told_by_impossible_demo(folder: Path, tmp_path: Path, *arguments: str) -> st
     """The one line with which it ends."""
     command = [sys.executable, "-m", "geoloc_ros.cli.main", "demo", "--flight", str(folder), *arguments]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=60.0, check=False
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=120.0, check=False
     )
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
