@@ -3,7 +3,7 @@
 
 A weights file is safetensors whose metadata says which network it is and how to use it. The names, kinds and digests of
 those that ship stand in `geoloc_models/pretrained/index.json`, each with a model card beside it. This module loads
-localizers; `geoloc_models.ast.weights` loads retrievers by the same rules.
+localizers; `geoloc_models.ast.retriever_weights` loads retrievers by the same rules.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Size, Tensor, nn
 
-from geoloc_models.backbones.timm import STREAMS
-from geoloc_models.drl.compact import CompactMixFusion
-from geoloc_models.drl.hybrid import HybridMixFusion
+from geoloc_models.backbones.timm_backbone import STREAMS
+from geoloc_models.drl.compact_mix_fusion import CompactMixFusion
+from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.drl.presets import Network, build, distinct_structures
 from geoloc_models.errors import GeolocError
 

@@ -79,7 +79,7 @@ def graph(forwarded: dict[str, str]) -> Started:
 
 def simulate(context: LaunchContext) -> list:
     """Check all first, then start, or with dry_run tell, each part that is not switched off."""
-    from geoloc_ros.core import sitl_setup
+    from geoloc_ros.core.simulation import sitl_setup
 
     def argument(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -109,7 +109,7 @@ def simulate(context: LaunchContext) -> list:
 
 def opened_world(folder: str):
     """The world; ValueError says what is wrong with it."""
-    from geoloc_ros.core.gazebo import World
+    from geoloc_ros.core.simulation.gazebo import World
 
     if not folder:
         raise ValueError("no world; make one with `geoloc gazebo world MAP --out DIR` and give world:=DIR")
@@ -118,7 +118,7 @@ def opened_world(folder: str):
 
 def served_map_note(world, served: str, same_map: bool) -> str:
     """What the user should know about the map to search; ValueError if it will not do in this world."""
-    from geoloc_ros.core.gazebo_check import check_served_map
+    from geoloc_ros.core.simulation.gazebo_check import check_served_map
 
     if not served:
         raise ValueError("no map to search; give map:=FILE, another picture of the world's ground")
@@ -127,8 +127,8 @@ def served_map_note(world, served: str, same_map: bool) -> str:
 
 def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
     """Each part with its command line, in the order of their start."""
-    from geoloc_ros.core import sitl_setup
-    from geoloc_ros.core.gazebo import VEHICLE
+    from geoloc_ros.core.simulation import sitl_setup
+    from geoloc_ros.core.simulation.gazebo import VEHICLE
 
     started = []
     if "gazebo" in parts:

@@ -50,7 +50,7 @@ def small_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ul14_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated UL14 data set: three train items, three test sequences of three maps; copy it to change it."""
-    from geoloc_models.data.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
+    from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
 
     root = tmp_path_factory.mktemp("ul14")
     settings = SyntheticSettings(
@@ -142,7 +142,7 @@ def small_retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from geoloc_models.ast.presets import AST
     from geoloc_models.ast.retriever import SegmentTransformer
-    from geoloc_models.ast.weights import RetrieverInfo, save_retriever
+    from geoloc_models.ast.retriever_weights import RetrieverInfo, save_retriever
 
     torch.manual_seed(1)
     shape = replace(AST, input_px=32, blocks=1, groups=2, head_width=8)

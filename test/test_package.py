@@ -136,8 +136,8 @@ def test_built_package_runs_without_the_sources(tmp_path: Path):
     paths = environment["PYTHONPATH"].split(os.pathsep)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if Path(path).resolve() != ROOT)
     code = (
-        "import geoloc_models.errors, geoloc_ros.core.geodesy, geoloc_ros.msg, geoloc_ros.srv;"
-        "print(geoloc_ros.core.geodesy.__file__); print(geoloc_ros.srv.GetMap.Response.OUT_OF_BOUNDS)"
+        "import geoloc_models.errors, geoloc_ros.core.geometry.geodesy, geoloc_ros.msg, geoloc_ros.srv;"
+        "print(geoloc_ros.core.geometry.geodesy.__file__); print(geoloc_ros.srv.GetMap.Response.OUT_OF_BOUNDS)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -17,16 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from geoloc_models.drl.hybrid import HybridMixFusion
+from geoloc_models.devices import fix_threads
+from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.engines import Engine
 from geoloc_models.engines.pose_search import PoseSearch
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation import evaluate_set, fix_threads
-from geoloc_models.pair_sets import PairProtocol
+from geoloc_models.evaluation.view_sets import PairProtocol
+from geoloc_models.evaluation.views import evaluate_set
 from geoloc_models.weights import load_weights, save_weights
 from geoloc_ros.cli.progress import rated_progress
-from geoloc_ros.core.pair_sets import open_set
+from geoloc_ros.core.evaluation.recorded_view_sets import open_set
 
 SETS = ("levir", "srif", "joplin", "village")
 PARTS: dict[str, Callable[[HybridMixFusion], list[nn.Parameter]]] = {

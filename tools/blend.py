@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from geoloc_models.drl.hybrid import HybridMixFusion
+from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import load_weights, save_weights
 

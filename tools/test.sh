@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# ruff, mypy and pytest with coverage, in the environment that tools/setup.sh made; all run, whichever fails.
+# ruff, mypy, import-linter and pytest with coverage, in the environment that tools/setup.sh made; all run, whichever fails.
 # --lint-only stops before pytest; with other arguments pytest runs once, in one process, with them.
 set -eo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,8 @@ say "ruff"
 ruff check --quiet . || status=1
 say "mypy"
 mypy || status=1
+say "order of imports"
+lint-imports --no-cache >log/imports.log 2>&1 || { cat log/imports.log; status=1; }
 [ "${1:-}" != --lint-only ] || exit $status
 
 tools/test_packages.sh

@@ -19,8 +19,10 @@ from rasterio.transform import from_origin
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 
-from geoloc_ros.core.camera import CameraModel, nadir_rotation
-from geoloc_ros.core.flight import Frame, Truth, write_flight
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.rotations import nadir_rotation
+from geoloc_ros.core.recording.flight_folder import write_flight
+from geoloc_ros.core.recording.frame import Frame, Truth
 
 NODES = {
     "localizer": "LocalizerNode",

@@ -16,8 +16,8 @@ from torch.nn import functional
 from geoloc_models.ast.presets import AstPreset
 from geoloc_models.ast.segment_tokens import assign_groups, segment_tokens
 from geoloc_models.ast.trunk import TrunkOutput, VitTrunk, load_trunk
+from geoloc_models.devices import choose_device
 from geoloc_models.errors import GeolocError
-from geoloc_models.processes import choose_device
 
 View = Literal["drone", "satellite"]
 

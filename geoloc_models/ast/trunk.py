@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geoloc_models.backbones.timm import import_timm
+from geoloc_models.backbones.timm_backbone import import_timm
 from geoloc_models.backbones.vit import IMAGENET_MEAN, IMAGENET_STD
 from geoloc_models.errors import GeolocError
 

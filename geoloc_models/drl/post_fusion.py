@@ -4,7 +4,7 @@
 from torch import Tensor, nn
 
 from geoloc_models.backbones.cvt import CvtStream
-from geoloc_models.backbones.timm import TimmStream
+from geoloc_models.backbones.timm_backbone import TimmStream
 from geoloc_models.drl.heads import Enlarge
 from geoloc_models.drl.necks import queries_per_map
 

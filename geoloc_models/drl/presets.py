@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geoloc_models.backbones.cvt import CvtMix, CvtStream, load_cvt_zoo
-from geoloc_models.backbones.timm import TimmStream, load_timm
+from geoloc_models.backbones.timm_backbone import TimmStream, load_timm
 from geoloc_models.backbones.vit import VitMix, load_dinov2
-from geoloc_models.drl.compact import CompactMixFusion
+from geoloc_models.drl.compact_mix_fusion import CompactMixFusion
 from geoloc_models.drl.heads import (
     AttentionFusion,
     AveragePool,
@@ -32,7 +32,7 @@ from geoloc_models.drl.heads import (
     LinearChain,
     SoftmaxPool,
 )
-from geoloc_models.drl.hybrid import HybridMixFusion
+from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.drl.losses import PublishedLoss
 from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid, SimplePyramid

@@ -14,22 +14,22 @@ from pathlib import Path
 
 import torch
 
-from geoloc_models.engines.compiled import CompiledEngine, CudaGraphEngine
-from geoloc_models.engines.network import NetworkEngine
-from geoloc_models.engines.onnx import OnnxEngine
-from geoloc_models.engines.openvino import OpenVinoEngine
-from geoloc_models.engines.parts import Parts, parts_of
-from geoloc_models.engines.records import (
+from geoloc_models.devices import choose_device
+from geoloc_models.engines.compiled_engine import CompiledEngine, CudaGraphEngine
+from geoloc_models.engines.export_records import (
     default_folder,
     engine_folder,
     find_record,
     processor_name,
     read_record,
 )
-from geoloc_models.engines.tensorrt import TensorRtEngine
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_models.engines.onnx_engine import OnnxEngine
+from geoloc_models.engines.openvino_engine import OpenVinoEngine
+from geoloc_models.engines.parts import Parts, parts_of
+from geoloc_models.engines.tensorrt_engine import TensorRtEngine
+from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.errors import GeolocError
-from geoloc_models.processes import choose_device
 from geoloc_models.weights import LoadedWeights, load_weights, weights_id
 
 

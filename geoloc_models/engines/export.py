@@ -15,13 +15,13 @@ import torch
 
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.engines.choice import KINDS, make_engine, processor_of
-from geoloc_models.engines.network import NetworkEngine
-from geoloc_models.engines.onnx import import_or_tell, write_onnx
-from geoloc_models.engines.openvino import OpenVinoEngine, write_openvino
+from geoloc_models.engines.export_records import Check, Record, engine_folder
+from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_models.engines.onnx_engine import import_or_tell, write_onnx
+from geoloc_models.engines.openvino_engine import OpenVinoEngine, write_openvino
 from geoloc_models.engines.parts import Tensors, parts_of
-from geoloc_models.engines.records import Check, Record, engine_folder
-from geoloc_models.engines.tensorrt import write_tensorrt
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.tensorrt_engine import write_tensorrt
+from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import ma_at_k
 from geoloc_models.weights import load_weights, sha256

@@ -26,13 +26,13 @@ from geoloc_models.backbones.cvt import Attention as CvtAttention
 from geoloc_models.backbones.cvt import CvtMix, CvtStream
 from geoloc_models.backbones.mixed_attention import QueryFeatures
 from geoloc_models.backbones.vit_trunk import cell_grid, resampled_positions
-from geoloc_models.drl.compact import CompactMixFusion, cells_to_nodes, standardise
+from geoloc_models.drl.compact_mix_fusion import CompactMixFusion, cells_to_nodes, standardise
 from geoloc_models.drl.heads import GroupCorrelation, correlate_spectrum, map_spectrum
-from geoloc_models.drl.hybrid import HybridMixFusion, resized
+from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion, resized
 from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.post_fusion import PostFusion
 from geoloc_models.drl.presets import Network
-from geoloc_models.engines.savings import composed, folded
+from geoloc_models.engines.folding import composed, folded
 
 Tensors = tuple[Tensor, ...]
 

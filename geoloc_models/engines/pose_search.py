@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from geoloc_models.data.pairs import warp
+from geoloc_models.datasets.homography import warp
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
-from geoloc_models.engines.network import NetworkEngine
+from geoloc_models.engines.network_engine import NetworkEngine
 from geoloc_models.errors import GeolocError
 
 HEADING_STEP_DEG = 20.0

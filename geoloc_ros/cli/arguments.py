@@ -18,7 +18,7 @@ def seed(text: str) -> int:
 
 
 def add_device(parser: argparse.ArgumentParser, text: str = "auto, cpu or cuda (default: auto)") -> None:
-    """Declare --device, for `geoloc_models.processes.choose_device`; text: its help."""
+    """Declare --device, for `geoloc_models.devices.choose_device`; text: its help."""
     parser.add_argument("--device", default="auto", metavar="D", help=text)
 
 
@@ -33,7 +33,7 @@ def add_verbs(
 
 
 def add_camera_mount(parser: argparse.ArgumentParser) -> None:
-    """Declare --camera-mount, for `geoloc_ros.core.bags.open_recording`."""
+    """Declare --camera-mount, for `geoloc_ros.core.bags.bag.open_recording`."""
     parser.add_argument(
         "--camera-mount",
         type=float,
@@ -45,7 +45,7 @@ def add_camera_mount(parser: argparse.ArgumentParser) -> None:
 
 
 def add_topic(parser: argparse.ArgumentParser) -> None:
-    """Declare --topic, for `geoloc_ros.core.bags.open_recording`."""
+    """Declare --topic, for `geoloc_ros.core.bags.bag.open_recording`."""
     parser.add_argument(
         "--topic",
         action="append",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from geoloc_models.ast.retriever import Retriever
-    from geoloc_models.ast.sets import RetrievalTask
+    from geoloc_models.datasets.retrieval_sets import RetrievalTask
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -230,12 +230,12 @@ def run_train(args: argparse.Namespace) -> int:
 
     import torch
 
-    from geoloc_models.ast.evaluation import evaluate
     from geoloc_models.ast.presets import preset
     from geoloc_models.ast.retriever import Retriever, SegmentTransformer
-    from geoloc_models.ast.sets import ViewSettings, cross_date_task, training_set
-    from geoloc_models.ast.training import RECIPES, train
-    from geoloc_models.ast.weights import RetrieverInfo, save_retriever
+    from geoloc_models.ast.retriever_weights import RetrieverInfo, save_retriever
+    from geoloc_models.datasets.retrieval_sets import ViewSettings, cross_date_task, training_set
+    from geoloc_models.evaluation.retrieval import evaluate_retrieval
+    from geoloc_models.training.retrieval_training import RECIPES, train
 
     shape = preset(args.preset)
     if not shape.head_width:
@@ -264,7 +264,9 @@ def run_train(args: argparse.Namespace) -> int:
         task = cross_date_task(args.data, shape.input_px, limit=24)
 
         def check(trained: SegmentTransformer) -> dict[str, float]:
-            figures = evaluate(Retriever(copy.deepcopy(trained), "check", args.device), task).summary()
+            figures = evaluate_retrieval(
+                Retriever(copy.deepcopy(trained), "check", args.device), task
+            ).summary()
             return {name: figures[name] for name in ("R@1", "R@5", "R@10", "AP")}
 
     network = train(network, places, args.out, recipe, args.device, check, args.workers)
@@ -279,7 +281,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from geoloc_models.ast.evaluation import evaluate
+    from geoloc_models.evaluation.retrieval import evaluate_retrieval
 
     retrievers = _retrievers(args)
     if args.by and args.kind != "university1652":
@@ -294,7 +296,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
             for task in _tasks(args, retriever.input_px):
                 total = task.queries.count + task.gallery.count
                 bar = progress.add_task(f"{name}, {task.name}", total=total)
-                ranked = evaluate(retriever, task, lambda count, bar=bar: progress.advance(bar, count))  # type: ignore[misc]
+                ranked = evaluate_retrieval(
+                    retriever, task, lambda count, bar=bar: progress.advance(bar, count)
+                )  # type: ignore[misc]
                 of_task = figures.setdefault(task.name, {}).setdefault(name, {"all": ranked.summary()})
                 for kind in args.by:
                     for subset, mask in task.subsets.get(kind, {}).items():
@@ -307,7 +311,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace, side_px: int) -> list[RetrievalTask]:
-    from geoloc_models.ast.sets import TASKS, cross_date_task, labelled_task
+    from geoloc_models.datasets.retrieval_sets import TASKS, cross_date_task, labelled_task
 
     if args.kind == "pairs":
         if args.tile_m <= 0:
@@ -335,7 +339,7 @@ def _table(title: str, by_retriever: dict[str, dict[str, dict[str, float]]]) -> 
 
 def _retrievers(args: argparse.Namespace) -> dict[str, Retriever]:
     """The networks that the arguments name, by the ids of their weights."""
-    from geoloc_models.ast.weights import load_retriever, zero_shot
+    from geoloc_models.ast.retriever_weights import load_retriever, zero_shot
 
     retrievers = [load_retriever(weights, args.device)[0] for weights in args.weights or ["retrieval"]]
     if args.zero_shot is not None:
@@ -349,7 +353,7 @@ def run_show(args: argparse.Namespace) -> int:
     import cv2
 
     from geoloc_models.ast.drawing import picture_row, sheet
-    from geoloc_models.data.pairs import read_rgb
+    from geoloc_models.datasets.image_pairs import read_rgb
 
     if args.top < 1:
         raise GeolocError(f"--top is {args.top}: give at least 1")
@@ -372,8 +376,8 @@ def _matches(args: argparse.Namespace, retriever: Retriever, pictures: list[Any]
     from rich.progress import track
 
     from geoloc_models.ast.drawing import RIGHT_RGB, WRONG_RGB, Cell
-    from geoloc_models.data.faults import PICTURE_SUFFIXES
-    from geoloc_models.data.pairs import read_rgb
+    from geoloc_models.datasets.faults import PICTURE_SUFFIXES
+    from geoloc_models.datasets.image_pairs import read_rgb
 
     paths = sorted(p for p in args.gallery.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:

@@ -15,8 +15,9 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_camera_mount, add_topic, add_verbs, make_writable
 
 if TYPE_CHECKING:
-    from geoloc_ros.core.bag_check import BagReport
-    from geoloc_ros.core.flight import Flight, Frame
+    from geoloc_ros.core.bags.bag_check import BagReport
+    from geoloc_ros.core.recording.flight_folder import Flight
+    from geoloc_ros.core.recording.frame import Frame
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -85,8 +86,8 @@ def _add_bag(verb: argparse.ArgumentParser) -> None:
 
 def _from_flight(args: argparse.Namespace) -> int:
     from geoloc_ros.cli.progress import rated_progress
-    from geoloc_ros.core.bag_writer import write_bag
-    from geoloc_ros.core.flight import Flight
+    from geoloc_ros.core.bags.bag_writer import write_bag
+    from geoloc_ros.core.recording.flight_folder import Flight
 
     flight = Flight.open(args.flight)
     if args.loop < 1:
@@ -123,8 +124,8 @@ def _is_posed(frame: Frame) -> bool:
 def _to_flight(args: argparse.Namespace) -> int:
     from geoloc_ros.cli.progress import rated_progress
     from geoloc_ros.cli.recordings import open_told, require_truth
-    from geoloc_ros.core.bags import Bag
-    from geoloc_ros.core.flight import write_flight
+    from geoloc_ros.core.bags.bag import Bag
+    from geoloc_ros.core.recording.flight_folder import write_flight
 
     bag = open_told(args.bag, args.topic, args.camera_mount)
     if not isinstance(bag, Bag):
@@ -154,8 +155,8 @@ def _to_flight(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from geoloc_ros.cli.progress import rated_progress
-    from geoloc_ros.core.bag_check import check_bag
-    from geoloc_ros.core.bag_topics import parse_topics
+    from geoloc_ros.core.bags.bag_check import check_bag
+    from geoloc_ros.core.bags.bag_topics import parse_topics
 
     with rated_progress() as progress:
         task = progress.add_task(f"reading {args.bag.name}", total=None)

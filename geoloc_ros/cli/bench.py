@@ -19,10 +19,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from geoloc_models.devices import choose_device
 from geoloc_models.engines.choice import KINDS, installed, open_engine, processor_of
-from geoloc_models.engines.plain import random_weights
+from geoloc_models.engines.plain_engine import random_weights
 from geoloc_models.errors import GeolocError
-from geoloc_models.processes import choose_device
 from geoloc_ros.cli.arguments import add_device, make_writable
 from geoloc_ros.cli.bench_engines import CANDIDATES, PLAIN, Scene, Subject, measure_engines
 from geoloc_ros.cli.bench_stages import CAMERA, MAP_PX, SEARCH_M, make_map, measure_stages

@@ -20,7 +20,7 @@ from rich.table import Table
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import seed
 from geoloc_ros.cli.progress import rated_progress
-from geoloc_ros.core.bridge_soak import Kind, Planned, Said, Verdict, judge, script
+from geoloc_ros.core.autopilot.bridge_soak import Kind, Planned, Said, Verdict, judge, script
 
 if TYPE_CHECKING:
     from geoloc_ros.cli.bridge_ends import End

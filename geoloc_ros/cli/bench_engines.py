@@ -219,7 +219,7 @@ def open_by_name(name: str, subject: Subject) -> Any:
     from geoloc_models.engines.choice import open_engine
 
     if name == PLAIN:
-        from geoloc_models.engines.plain import PlainEngine
+        from geoloc_models.engines.plain_engine import PlainEngine
 
         return PlainEngine(subject.weights, subject.device, subject.cores)
     return open_engine(subject.weights, subject.device, subject.cores, name, subject.folder)

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from geoloc_models.ast.retriever import Retriever
-from geoloc_models.ast.weights import load_retriever
+from geoloc_models.ast.retriever_weights import load_retriever
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_device, make_writable
 from geoloc_ros.cli.measuring import keep_to_cores, percentiles
-from geoloc_ros.core.gallery_index import EXACT_TILES, CodeIndex, build_codes, search_exactly
+from geoloc_ros.core.relocalization.gallery_index import EXACT_TILES, CodeIndex, build_codes, search_exactly
 
 TOP = 10
 LEAST_RECALL = 0.95

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from geoloc_models.data.world import generate_world
 from geoloc_models.errors import GeolocError
+from geoloc_models.world.generate import generate_world
 from geoloc_ros.cli.measuring import cpu_seconds, keep_to_cores, percentiles, resident_mb, verdict
-from geoloc_ros.core.camera import CameraModel, nadir_rotation
-from geoloc_ros.core.flight import Frame, Truth
-from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.rotations import nadir_rotation
+from geoloc_ros.core.recording.frame import Frame, Truth
+from geoloc_ros.core.simulation.simulator import TYPICAL, CameraSimulator
 
 if TYPE_CHECKING:
     from geoloc_ros.cli.live_graph import LiveGraph, Recorder

@@ -22,15 +22,17 @@ from rich.progress import track
 from geoloc_models.drl.heatmap import heatmap_from_logits
 from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.camera import CameraModel, nadir_rotation
-from geoloc_ros.core.flight import Frame
-from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.images import decode_compressed, decode_image, encode_image
-from geoloc_ros.core.localizer_settings import LocalizerSettings
-from geoloc_ros.core.maps import MapAhead, RasterMap
-from geoloc_ros.core.matching import KeptCrop, Refused, match_frame
-from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
-from geoloc_ros.core.tracker import Tracker
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.geometry.rotations import nadir_rotation
+from geoloc_ros.core.maps.cached_crop import CachedCrop
+from geoloc_ros.core.maps.raster import MapAhead, RasterMap
+from geoloc_ros.core.matching.match_frame import Refused, match_frame
+from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.matching.tracker import Tracker
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.images import decode_compressed, decode_image, encode_image
+from geoloc_ros.core.simulation.simulator import TYPICAL, CameraSimulator
 
 MAP_PX = 10_000
 MAP_GSD_M = 0.3
@@ -72,7 +74,7 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
     settings = LocalizerSettings()
     with RasterMap(map_path) as source:
         crops = MapAhead(source)
-        kept = KeptCrop(crops, engine.map_multiple_px, settings.max_search_px)
+        kept = CachedCrop(crops, engine.map_multiple_px, settings.max_search_px)
         tracker = Tracker(*PLACE, SEARCH_M / 3, settings.sigma_speed_m_s, None)
         for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + 1)):
             lap = _Lap(stages if index else defaultdict(list))

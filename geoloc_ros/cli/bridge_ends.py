@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rclpy.node import Node
 
-from geoloc_ros.core.bridge_soak import Arrived
+from geoloc_ros.core.autopilot.bridge_soak import Arrived
 from geoloc_ros.nodes.px4_topics import px4_topics
 
 HEARTBEAT_S = 0.5
@@ -72,7 +72,7 @@ class ArduPilotEnd:
 
     def __init__(self, limit_s: float) -> None:
         """ImportError, with the remedy, without pymavlink."""
-        from geoloc_ros.core.mavlink_dialect import mavlink
+        from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("127.0.0.1", 0))

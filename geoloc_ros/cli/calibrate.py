@@ -11,7 +11,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_device, make_writable
 
 if TYPE_CHECKING:
-    from geoloc_models.calibration import Answer
+    from geoloc_models.evaluation.calibration import Answer
 
 _DESCRIPTION = """\
 Fit the temperature of weights on one half of the held-out places, show on the other half what it does, and write the
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Fit, tell, write."""
     from dataclasses import replace
 
-    from geoloc_models.calibration import fit_temperature, peak_honesty
-    from geoloc_models.evaluation import fix_threads
+    from geoloc_models.devices import fix_threads
+    from geoloc_models.evaluation.calibration import fit_temperature, peak_honesty
     from geoloc_models.weights import load_weights, save_weights
 
     if args.out.suffix != ".safetensors":
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answers(args: argparse.Namespace, part: Literal["calibration", "judging"]) -> list[Answer]:
-    from geoloc_models.calibration import Answer
-    from geoloc_models.engines.torch import TorchEngine
-    from geoloc_models.evaluation import fit_to_engine
-    from geoloc_models.pair_sets import PairProtocol
+    from geoloc_models.engines.torch_engine import TorchEngine
+    from geoloc_models.evaluation.calibration import Answer
+    from geoloc_models.evaluation.view_sets import PairProtocol
+    from geoloc_models.evaluation.views import fit_to_engine
     from geoloc_ros.cli.progress import rated_progress
-    from geoloc_ros.core.pair_sets import open_set
+    from geoloc_ros.core.evaluation.recorded_view_sets import open_set
 
     engine = TorchEngine(args.weights, device=args.device)
     protocol = PairProtocol(limit=args.limit, part=part)

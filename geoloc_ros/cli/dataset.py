@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from geoloc_models.data.dataset_checks import Report, check_dataset
-from geoloc_models.data.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
-from geoloc_models.data.ul14_writer import TRAIN_MAP_GSD_M
+from geoloc_models.datasets.checks import Report, check_dataset
+from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
+from geoloc_models.datasets.ul14_writer import TRAIN_MAP_GSD_M
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_verbs, make_writable, seed
-from geoloc_ros.core.dataset_builder import BuildSettings, Built, FlightShots, PhotoShots, build
-from geoloc_ros.core.flight import Flight
-from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.recording.flight_folder import Flight
+from geoloc_ros.core.recording.ul14_builder import BuildSettings, Built, FlightShots, PhotoShots, build
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,22 +11,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from geoloc_models.data.world import generate_world
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.devices import fix_threads
+from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation import fix_threads
+from geoloc_models.world.generate import generate_world
 from geoloc_ros.cli.arguments import add_topic, seed
 from geoloc_ros.cli.evaluate import summary_table
 from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
 from geoloc_ros.cli.simulate import DEFAULT_CAMERA
-from geoloc_ros.core.bags import Bag
-from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
-from geoloc_ros.core.flight import Flight, Frame, Truth, write_flight
-from geoloc_ros.core.maps import RasterMap
-from geoloc_ros.core.report import write_report
-from geoloc_ros.core.scores import Run, summarize
-from geoloc_ros.core.simulator import TYPICAL, CameraSimulator
-from geoloc_ros.core.trajectory import Trajectory
+from geoloc_ros.core.bags.bag import Bag
+from geoloc_ros.core.evaluation.protocols import FlightProtocol, evaluate_flight
+from geoloc_ros.core.evaluation.scores import Run, summarize
+from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.recording.flight_folder import Flight, write_flight
+from geoloc_ros.core.recording.frame import Frame, Truth
+from geoloc_ros.core.reporting.report import write_report
+from geoloc_ros.core.simulation.simulator import TYPICAL, CameraSimulator
+from geoloc_ros.core.simulation.trajectory import Trajectory
 
 WORLD_M, WORLD_GSD_M = 1100.0, 0.3
 HEIGHT_M, SPEED_M_S, RATE_HZ, DURATION_S = 120.0, 20.0, 2.0, 90.0

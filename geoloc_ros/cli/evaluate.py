@@ -18,12 +18,12 @@ from geoloc_ros.cli.arguments import add_camera_mount, add_topic, make_writable,
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from geoloc_models.engines.torch import TorchEngine
-    from geoloc_ros.core.bags import Bag
-    from geoloc_ros.core.flight import Flight
-    from geoloc_ros.core.maps import RasterMap
-    from geoloc_ros.core.relocalizer import Relocalizer
-    from geoloc_ros.core.scores import Run
+    from geoloc_models.engines.torch_engine import TorchEngine
+    from geoloc_ros.core.bags.bag import Bag
+    from geoloc_ros.core.evaluation.scores import Run
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.recording.flight_folder import Flight
+    from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -113,15 +113,15 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
     from rich.console import Console
 
+    from geoloc_models.devices import fix_threads
     from geoloc_models.engines import Engine
-    from geoloc_models.engines.torch import TorchEngine
-    from geoloc_models.evaluation import fix_threads
+    from geoloc_models.engines.torch_engine import TorchEngine
     from geoloc_ros.cli.progress import rated_progress
     from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
-    from geoloc_ros.core.baselines import make_baseline
-    from geoloc_ros.core.evaluation import FlightProtocol, evaluate_flight
-    from geoloc_ros.core.maps import RasterMap
-    from geoloc_ros.core.scores import summarize
+    from geoloc_ros.core.evaluation.baselines.ncc import make_baseline
+    from geoloc_ros.core.evaluation.protocols import FlightProtocol, evaluate_flight
+    from geoloc_ros.core.evaluation.scores import summarize
+    from geoloc_ros.core.maps.raster import RasterMap
 
     fix_threads(args.threads)
     if args.frames is not None and args.frames < 1:
@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) -> dict[str, Any]:
     """What the figures are of, for JSON and report."""
-    from geoloc_ros.core.bags import Bag
+    from geoloc_ros.core.bags.bag import Bag
 
     remark = args.note or ("the map is the flight folder's own" if args.map is None else "")
     about = {"flight": args.flight.name, "map": str(map_path), "note": remark}
@@ -204,9 +204,9 @@ def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) ->
 
 def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterMap) -> Relocalizer:
     """What searches the map; GeolocError for a gallery that is missing, or of another map or other weights."""
-    from geoloc_models.ast.weights import load_retriever
-    from geoloc_ros.core.gallery import Gallery
-    from geoloc_ros.core.relocalizer import Relocalizer
+    from geoloc_models.ast.retriever_weights import load_retriever
+    from geoloc_ros.core.relocalization.gallery import Gallery
+    from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 
     retriever, _ = load_retriever(args.retrieval_weights, args.device)
     gallery = Gallery(args.gallery, retriever.weights_id, raster)
@@ -221,12 +221,12 @@ def _cold_start(
     from rich.progress import Progress
     from rich.table import Table
 
-    from geoloc_ros.core.localizer import Localizer
-    from geoloc_ros.core.maps import RasterMap
-    from geoloc_ros.core.overlay import odds_text
-    from geoloc_ros.core.scores import rounded
-    from geoloc_ros.core.search_evaluation import cold_starts, summarize_starts
-    from geoloc_ros.core.search_plots import write_starts
+    from geoloc_ros.core.evaluation.scores import rounded
+    from geoloc_ros.core.evaluation.search_protocols import cold_starts, summarize_starts
+    from geoloc_ros.core.localization.localizer import Localizer
+    from geoloc_ros.core.localization.overlay import odds_text
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.reporting.search_plots import write_starts
 
     with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
         relocalizer = _relocalizer(args, network, raster)
@@ -290,8 +290,8 @@ def _cold_start(
 
 def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None:
     """The files that --json and --out ask for."""
-    from geoloc_ros.core.report import write_report
-    from geoloc_ros.core.scores import summarize
+    from geoloc_ros.core.evaluation.scores import summarize
+    from geoloc_ros.core.reporting.report import write_report
 
     if args.json is not None:
         summaries = [summarize(run) for run in runs]
@@ -307,7 +307,7 @@ def summary_table(summaries: list[dict[str, Any]], flight: str) -> Table:
     """The figures of several runs side by side, for the terminal."""
     from rich.table import Table
 
-    from geoloc_ros.core.figures import table_rows
+    from geoloc_ros.core.reporting.figures import table_rows
 
     # A run a column: fits a narrow terminal whatever the number of figures.
     headings, rows = table_rows(summaries)

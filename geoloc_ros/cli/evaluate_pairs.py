@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from geoloc_models.engines import Engine
-    from geoloc_models.evaluation import PairScores
-    from geoloc_models.pair_sets import PairSet
+    from geoloc_models.evaluation.view_sets import PairSet
+    from geoloc_models.evaluation.views import PairScores
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate set by set, print the tables, write what was asked for."""
     from rich.console import Console
 
-    from geoloc_models.evaluation import evaluate_set, fix_threads, write_csv
+    from geoloc_models.devices import fix_threads
+    from geoloc_models.evaluation.views import evaluate_set, write_csv
     from geoloc_ros.cli.progress import rated_progress
 
     fix_threads(args.threads)
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         if len(own) > 1:
             console.print(stress_table(name, by_stress))
         if args.out is not None:
-            from geoloc_ros.core.pair_plots import write_plots
+            from geoloc_ros.core.reporting.view_plots import write_plots
 
             write_plots(args.out, name, by_stress)
     if args.csv is not None:
@@ -133,9 +134,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _open_sets(args: argparse.Namespace) -> list[tuple[PairSet, str]]:
     """Each set under each stress, "none" first."""
-    from geoloc_models.pair_sets import PairProtocol
-    from geoloc_models.stress import choose_stresses
-    from geoloc_ros.core.pair_sets import open_set
+    from geoloc_models.evaluation.stress import choose_stresses
+    from geoloc_models.evaluation.view_sets import PairProtocol
+    from geoloc_ros.core.evaluation.recorded_view_sets import open_set
 
     stresses = choose_stresses(args.stress)
     return [
@@ -167,9 +168,9 @@ def _engines(args: argparse.Namespace) -> dict[str, Engine]:
     """
     from geoloc_models.engines.choice import open_engine
     from geoloc_models.engines.pose_search import PoseSearch
-    from geoloc_models.engines.published import open_network
-    from geoloc_models.engines.torch import TorchEngine
-    from geoloc_ros.core.baselines import make_baseline
+    from geoloc_models.engines.published_engine import open_network
+    from geoloc_models.engines.torch_engine import TorchEngine
+    from geoloc_ros.core.evaluation.baselines.ncc import make_baseline
 
     weights = list(dict.fromkeys(args.weights or ["default"]))
     networks: dict[str, Engine] = {
@@ -234,7 +235,7 @@ def stress_table(name: str, by_stress: dict[str, list[PairScores]]) -> Table:
     """What each stress leaves of each engine's accuracy: MA@5, MA@20 and the median error."""
     from rich.table import Table
 
-    from geoloc_models.stress import STRESSES
+    from geoloc_models.evaluation.stress import STRESSES
 
     table = Table(title=f"{name} under stress: MA@5 / MA@20 / median m, same samples")
     table.add_column("")

@@ -60,10 +60,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, check, tell."""
+    from geoloc_models.devices import fix_threads
     from geoloc_models.engines.choice import exportable
     from geoloc_models.engines.export import export
-    from geoloc_models.engines.records import default_folder
-    from geoloc_models.evaluation import fix_threads
+    from geoloc_models.engines.export_records import default_folder
     from geoloc_ros.cli.progress import rated_progress
 
     folder = args.out or default_folder()
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _has_passed(folder: Path, weights: str, name: str) -> bool:
-    from geoloc_models.engines.records import read_record
+    from geoloc_models.engines.export_records import read_record
     from geoloc_models.weights import weights_id
 
     try:
@@ -118,7 +118,7 @@ def _has_passed(folder: Path, weights: str, name: str) -> bool:
 
 def _list(args: argparse.Namespace, folder: Path) -> int:
     from geoloc_models.engines.choice import KINDS, fastest
-    from geoloc_models.engines.records import read_record
+    from geoloc_models.engines.export_records import read_record
     from geoloc_models.weights import weights_id
 
     own = weights_id(args.weights)
@@ -141,11 +141,11 @@ def _samples(args: argparse.Namespace) -> tuple[list[Sample], str]:
 
     from rich.console import Console
 
-    from geoloc_models.engines.torch import TorchEngine
+    from geoloc_models.engines.torch_engine import TorchEngine
     from geoloc_ros.cli.demo import generate_flight
     from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
-    from geoloc_ros.core.engine_samples import draw_samples
-    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.evaluation.engine_samples import draw_samples
+    from geoloc_ros.core.maps.raster import RasterMap
 
     network = TorchEngine(args.weights, args.device)
     with tempfile.TemporaryDirectory() as scratch:

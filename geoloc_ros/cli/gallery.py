@@ -85,11 +85,11 @@ def _network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_build(args: argparse.Namespace) -> int:
     """Build, and print what it cost."""
-    from geoloc_models.ast.weights import load_retriever
-    from geoloc_models.processes import join_processes
+    from geoloc_models.ast.retriever_weights import load_retriever
+    from geoloc_models.training.processes import join_processes
     from geoloc_ros.cli.progress import rated_progress
-    from geoloc_ros.core.gallery_build import GalleryBuild
-    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.relocalization.gallery_build import GalleryBuild
 
     map_path = args.map.resolve()
     out = args.out or map_path.with_name(map_path.name + ".gallery")
@@ -124,8 +124,8 @@ def run_build(args: argparse.Namespace) -> int:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print the description."""
-    from geoloc_ros.core.gallery import Gallery
-    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.relocalization.gallery import Gallery
 
     if args.map is None:
         gallery = Gallery(args.gallery)
@@ -159,9 +159,9 @@ def run_search(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from geoloc_models.ast.weights import load_retriever
-    from geoloc_ros.core.gallery import Area, Gallery, is_flat
-    from geoloc_ros.core.images import decode_compressed
+    from geoloc_models.ast.retriever_weights import load_retriever
+    from geoloc_ros.core.recording.images import decode_compressed
+    from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
 
     try:
         image = decode_compressed(args.image.read_bytes())

@@ -84,8 +84,8 @@ def _world_parser(verbs: Any) -> None:
 def run_world(args: argparse.Namespace) -> int:
     """Write the world and say what it is."""
     from geoloc_ros.cli.progress import rated_progress
-    from geoloc_ros.core.gazebo import Camera, blocks_of, plan_ground, write_world
-    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.simulation.gazebo import Camera, blocks_of, plan_ground, write_world
 
     width_px, height_px = args.image_px
     camera = Camera(width_px, height_px, args.hfov_deg, args.rate_hz)

@@ -28,10 +28,10 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.flight import Truth
-from geoloc_ros.core.scores import STAGES, FrameScore, score_fix
-from geoloc_ros.core.state import State
-from geoloc_ros.messages import time_from_seconds
+from geoloc_ros.core.evaluation.scores import STAGES, FrameScore, score_fix
+from geoloc_ros.core.localization.state import State
+from geoloc_ros.core.recording.frame import Truth
+from geoloc_ros.messages.conversions import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.services import ask
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list_weights() -> None:
-    from geoloc_models.ast.weights import load_retriever
+    from geoloc_models.ast.retriever_weights import load_retriever
     from geoloc_models.weights import load_weights, shipped
 
     localizers = _table("localizer", "network", "params", "query", "m per px", "MB", "SHA-256")
@@ -123,7 +123,7 @@ def _list_networks(words: list[str]) -> None:
 
 def _convert(words: list[str], checkpoint: Path, path: Path) -> int:
     from geoloc_models.drl.presets import PRESETS
-    from geoloc_models.drl.published import UL14_GSD_M, load_published
+    from geoloc_models.drl.published_checkpoints import UL14_GSD_M, load_published
     from geoloc_models.errors import GeolocError
     from geoloc_models.weights import WeightsInfo, save_weights
 

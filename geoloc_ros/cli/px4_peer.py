@@ -14,8 +14,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
-from geoloc_ros import messages
-from geoloc_ros.core.state import State
+from geoloc_ros.core.localization.state import State
+from geoloc_ros.messages import conversions as messages
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.px4_topics import Px4Topics
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.progress import rated_progress
-from geoloc_ros.core.bags import Bag, open_recording
-from geoloc_ros.core.camera import DOWN_XYZW
-from geoloc_ros.core.flight import Flight
-from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.bags.bag import Bag, open_recording
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.geometry.rotations import DOWN_XYZW
+from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.recording.flight_folder import Flight
 
 
 def open_told(path: Path, topics: Sequence[str] = (), mount: Sequence[float] | None = None) -> Flight | Bag:

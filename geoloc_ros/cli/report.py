@@ -14,7 +14,7 @@ from geoloc_ros.cli.arguments import make_writable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from geoloc_ros.core.comparison import Told
+    from geoloc_ros.core.reporting.comparison import Told
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the table, write what was asked for; 1 if a figure is too much worse."""
     from rich.console import Console
 
-    from geoloc_ros.core.comparison import compare, parse_limits, read_reports, write_comparison
-    from geoloc_ros.core.maps import RasterMap
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.reporting.comparison import compare, parse_limits, read_reports, write_comparison
 
     if len(args.reports) < 2:
         raise GeolocError("one report has nothing to be compared with: give two or more")
@@ -90,8 +90,8 @@ def _table(told: list[Told]) -> Table:
     """All figures, a run a column, with the differences from the first."""
     from rich.table import Table
 
-    from geoloc_ros.core.comparison import delta
-    from geoloc_ros.core.figures import GROUPS
+    from geoloc_ros.core.reporting.comparison import delta
+    from geoloc_ros.core.reporting.figures import GROUPS
 
     colours = {"better": "green", "worse": "red", "": "dim"}
     table = Table(title=f"against {told[0].run.name}")

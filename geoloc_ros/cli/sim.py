@@ -12,7 +12,7 @@ from rich.console import Console
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_verbs, make_writable
-from geoloc_ros.core.trajectory import PATTERNS
+from geoloc_ros.core.simulation.trajectory import PATTERNS
 
 SIZE_M, HEIGHT_M, SPEED_M_S, MAX_ERROR_M = 300.0, 100.0, 8.0, 20.0
 
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     # Only here, as `geoloc --help` works without ROS and pymavlink.
     try:
         from geoloc_ros.cli.fix_listener import FixListener
-        from geoloc_ros.core.ground_station import GroundStation
-        from geoloc_ros.core.mission import Mission, MissionPlan, Progress, Recorder
-        from geoloc_ros.core.mission_report import outcome, write_mission
+        from geoloc_ros.core.reporting.mission_report import outcome, write_mission
+        from geoloc_ros.core.simulation.ground_station import GroundStation
+        from geoloc_ros.core.simulation.mission import Mission, MissionPlan, Progress, Recorder
     except ImportError as error:
         raise GeolocError(
             f"a mission needs ROS 2, to hear the fixes, and pymavlink: {error}; source the environment that `make` "

@@ -13,11 +13,12 @@ from rich.progress import track
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import make_writable, seed
-from geoloc_ros.core.camera import CameraModel
-from geoloc_ros.core.flight import Frame, Truth, write_flight
-from geoloc_ros.core.maps import RasterMap
-from geoloc_ros.core.simulator import TYPICAL, CameraSimulator, Degradation, Pose
-from geoloc_ros.core.trajectory import PATTERNS, SensorNoise, Trajectory
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.recording.flight_folder import write_flight
+from geoloc_ros.core.recording.frame import Frame, Truth
+from geoloc_ros.core.simulation.simulator import TYPICAL, CameraSimulator, Degradation, Pose
+from geoloc_ros.core.simulation.trajectory import PATTERNS, SensorNoise, Trajectory
 
 DEFAULT_CAMERA = CameraModel(640, 480, np.array([[490.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]]))
 """VGA with a field of view of 66 by 52 degrees."""

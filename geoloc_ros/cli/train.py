@@ -11,8 +11,8 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_device, make_writable, seed
 
 if TYPE_CHECKING:
-    from geoloc_models.processes import Processes
-    from geoloc_models.training_plans import Plan
+    from geoloc_models.training.plans import Plan
+    from geoloc_models.training.processes import Processes
 
 SOURCES = ("levir", "srif", "dsifn", "tiles")
 LOSSES = ("spatial", "wbl", "hann", "balance", "cross_entropy", "focal")
@@ -123,7 +123,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train, calibrate and export."""
-    from geoloc_models.processes import join_processes
+    from geoloc_models.training.processes import join_processes
 
     _check(args)
     with join_processes(args.device) as processes:
@@ -169,8 +169,8 @@ def _is_ul14(data: Path) -> bool:
 def _plan(args: argparse.Namespace) -> "Plan":
     """The recipe of the data's layout with what the arguments change of it."""
     from geoloc_models.drl.presets import PRESETS
-    from geoloc_models.training_plans import plan_pairs, plan_ul14
-    from geoloc_models.training_settings import PAPER, TrainingSettings
+    from geoloc_models.training.plans import plan_pairs, plan_ul14
+    from geoloc_models.training.recipe import PAPER, TrainingSettings
 
     preset = PRESETS[args.preset]
     is_ul14 = _is_ul14(args.data)
@@ -199,10 +199,10 @@ def _plan(args: argparse.Namespace) -> "Plan":
 def _train(args: argparse.Namespace, processes: "Processes") -> None:
     import torch
 
-    from geoloc_models.distillation import Teacher
     from geoloc_models.drl.presets import build
-    from geoloc_models.held_out import HeldOut, calibrate
-    from geoloc_models.training import train
+    from geoloc_models.training.distillation import Teacher
+    from geoloc_models.training.held_out import HeldOut, calibrate
+    from geoloc_models.training.trainer import train
     from geoloc_models.weights import WeightsInfo, save_weights, start_from
 
     path = args.export or args.out / f"{args.preset}.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 from rich.console import Console
 
-from geoloc_models.data.world import generate_world
+from geoloc_models.world.generate import generate_world
 from geoloc_ros.cli.arguments import make_writable, seed
 
 

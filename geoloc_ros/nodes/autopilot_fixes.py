@@ -14,9 +14,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import NavSatFix
 from std_msgs.msg import Float64
 
-from geoloc_ros import messages
-from geoloc_ros.core.fix_gate import Decision, Fix, FixGate, Hold
-from geoloc_ros.core.geoid import undulation_m
+from geoloc_ros.core.autopilot.fix_gate import Decision, Fix, FixGate, Hold
+from geoloc_ros.core.geometry.geoid import undulation_m
+from geoloc_ros.messages import conversions as messages
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.diagnostics import Diagnostics
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
-from geoloc_ros import messages
+from geoloc_ros.messages import conversions as messages
 
 
 class Diagnostics:

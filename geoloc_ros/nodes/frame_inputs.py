@@ -19,10 +19,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, 
 from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros import messages
-from geoloc_ros.core.camera import DOWN_XYZW, CameraModel, rotation_enu_from_optical, rotation_from_quaternion
-from geoloc_ros.core.flight import Frame
-from geoloc_ros.core.timeline import Timeline, blend_numbers, blend_quaternions
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.rotations import DOWN_XYZW, rotation_enu_from_optical, rotation_from_quaternion
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.timeline import Timeline, blend_numbers, blend_quaternions
+from geoloc_ros.messages import conversions as messages
 from geoloc_ros.nodes.parameters import choice, declare, value
 
 ATTITUDE_SOURCES = ("auto", "imu", "nadir")

@@ -12,9 +12,11 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, Range
 from std_msgs.msg import Float64
 
-from geoloc_ros import messages
-from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN, CameraModel
-from geoloc_ros.core.flight import JPEG_MAGIC, Frame
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN
+from geoloc_ros.core.recording.flight_folder import JPEG_MAGIC
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.messages import conversions as messages
 from geoloc_ros.nodes.frame_inputs import ALTITUDE_TYPES, IMAGE_TRANSPORTS, best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
 

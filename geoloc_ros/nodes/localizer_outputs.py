@@ -13,11 +13,11 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, NavSatFix
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros import messages
-from geoloc_ros.core.camera import rotation_from_quaternion
-from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.localizer import Estimate
-from geoloc_ros.core.overlay import draw_candidates, draw_overlay
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.geometry.rotations import rotation_from_quaternion
+from geoloc_ros.core.localization.localizer import Estimate
+from geoloc_ros.core.localization.overlay import draw_candidates, draw_overlay
+from geoloc_ros.messages import conversions as messages
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_inputs import Gathered
 from geoloc_ros.nodes.parameters import choice, declare, value

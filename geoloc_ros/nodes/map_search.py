@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from geoloc_models.ast.weights import load_retriever
-from geoloc_models.engines.network import NetworkEngine
-from geoloc_ros.core.flight import Frame
-from geoloc_ros.core.gallery import Gallery
-from geoloc_ros.core.localizer_settings import LocalizerSettings
-from geoloc_ros.core.relocalizer import Relocalizer, Search
+from geoloc_models.ast.retriever_weights import load_retriever
+from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.relocalization.gallery import Gallery
+from geoloc_ros.core.relocalization.relocalizer import Relocalizer, Search
 from geoloc_ros.nodes.map_client import MapClient
 from geoloc_ros.nodes.parameters import declare, value
 

@@ -12,10 +12,10 @@ from rclpy.node import Node
 from sensor_msgs.msg import Imu, NavSatFix
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros import messages
-from geoloc_ros.core.camera import rotation_enu_from_optical
-from geoloc_ros.core.simulator import CameraSimulator
-from geoloc_ros.core.timeline import Timeline, blend_quaternions
+from geoloc_ros.core.geometry.rotations import rotation_enu_from_optical
+from geoloc_ros.core.recording.timeline import Timeline, blend_quaternions
+from geoloc_ros.core.simulation.simulator import CameraSimulator
+from geoloc_ros.messages import conversions as messages
 from geoloc_ros.nodes.diagnostics import Diagnostics
 from geoloc_ros.nodes.frame_inputs import Quaternion, best_effort
 from geoloc_ros.nodes.frame_topics import CameraTopics

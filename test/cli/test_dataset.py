@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoloc_models.data.ul14 import load_test, load_train
+from geoloc_models.datasets.ul14 import load_test, load_train
 from geoloc_ros.cli.main import build_parser, main
 
 VERBS = ("build", "check", "synthesize")
@@ -71,7 +71,7 @@ def test_flight_is_built_and_checked(
 def test_photos_that_are_skipped_are_listed(
     small_flight: Path, write_photo: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from geoloc_ros.core.flight import Flight
+    from geoloc_ros.core.recording.flight_folder import Flight
 
     truth = Flight.open(small_flight).truth(0)
     image = np.random.default_rng(1).integers(0, 255, (120, 160, 3), np.uint8)

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from geoloc_models.data.pairs import is_held_out
-from geoloc_models.engines import torch as torch_engine
+from geoloc_models.datasets.image_pairs import is_held_out
+from geoloc_models.engines import torch_engine
 from geoloc_ros.cli.main import main
-from geoloc_ros.core.baselines import NccEngine
+from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 
 LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
 

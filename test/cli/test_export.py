@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from geoloc_models.engines.choice import open_engine
-from geoloc_models.engines.torch import TorchEngine
+from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.weights import weights_id
 from geoloc_ros.cli.main import main
-from geoloc_ros.core.engine_samples import HALF_WIDTH_M, draw_samples
-from geoloc_ros.core.flight import Flight
-from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.evaluation.engine_samples import HALF_WIDTH_M, draw_samples
+from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.recording.flight_folder import Flight
 
 WEIGHTS = ("--weights", "mix_compact", "--device", "cpu", "--threads", "1")
 

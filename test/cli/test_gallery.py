@@ -12,8 +12,8 @@ import torch
 
 from geoloc_ros.cli import bench_gallery
 from geoloc_ros.cli.main import main
-from geoloc_ros.core.gallery import Gallery
-from geoloc_ros.core.maps import RasterMap
+from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.relocalization.gallery import Gallery
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoloc_ros.cli.main import main
-from geoloc_ros.core.gazebo import World
+from geoloc_ros.core.simulation.gazebo import World
 
 
 def test_world(tmp_path: Path, write_texture, capsys: pytest.CaptureFixture[str]) -> None:

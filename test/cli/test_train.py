@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from geoloc_models.checkpoints import write_state
+from geoloc_models.training.checkpoints import write_state
 from geoloc_models.weights import load_weights
 from geoloc_ros.cli.main import main
 

@@ -9,13 +9,13 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from geoloc_ros.core.camera import FLU_FROM_OPTICAL_DOWN, quaternion_from_rotation
-from geoloc_ros.core.flight import Frame
-from geoloc_ros.core.images import encode_image
+from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN, quaternion_from_rotation
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.images import encode_image
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 for _name in ("VehicleAttitude", "VehicleLocalPosition"):
-    _file = Path(__file__).parents[1] / "graph" / "px4_msgs" / "common" / f"{_name}.msg"
+    _file = Path(__file__).parents[1] / "nodes" / "px4_msgs" / "common" / f"{_name}.msg"
     STORE.register(get_types_from_msg(_file.read_text(encoding="utf-8"), f"px4_msgs/msg/{_name}"))
 T = STORE.types
 RECORDED_LATER_S = 1e6

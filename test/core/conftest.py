@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import PROGRAM, Browser
 
-from geoloc_ros.core.geodesy import LocalEnu
-from geoloc_ros.core.maps import CropStatus, MapCrop
-from geoloc_ros.core.scores import Closeup, Run, SearchRecord, score_fix
+from geoloc_ros.core.evaluation.scores import Closeup, Run, SearchRecord, score_fix
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 
 
 class FlatMap:

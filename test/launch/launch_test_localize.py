@@ -19,7 +19,7 @@ from launch_ros.substitutions import FindPackageShare
 from launch_testing.actions import ReadyToTest
 from launch_testing.asserts import assertExitCodes
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "graph"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
 
 from harness import Drone, Scene, Spinner, draw_map, error_m, until
 

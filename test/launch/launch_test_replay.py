@@ -20,11 +20,11 @@ from launch_testing.actions import ReadyToTest
 from launch_testing.asserts import assertExitCodes
 from rclpy.node import Node
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "graph"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
 
 from harness import FRAMES, Scene, Spinner, draw_map, until
 
-from geoloc_ros.core.flight import write_flight
+from geoloc_ros.core.recording.flight_folder import write_flight
 
 FOLDER = tempfile.TemporaryDirectory()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the files of `launch_test` in this folder, each in a process and a ROS domain of its own.
 
-Without `launch`, which no registry has, test/graph/test_launch_files.py runs the launch files in their stead.
+Without `launch`, which no registry has, test/nodes/test_launch_files.py runs the launch files in their stead.
 """
 
 from __future__ import annotations

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good networks are: views in maps, retrieval, stress, calibration."""

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an autopilot may get of the localizer's fixes; no ROS and no autopilot here.
+
+An autopilot follows a wrong position, so only a fix that the localizer itself stands by goes on: one of a confirmed
+track, complete, young enough to be fused, and newer than the last one. After a relocalization the track may lie
+elsewhere; a counter that goes up with the first fix of it tells the autopilot to jump instead of doubting.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from geoloc_ros.core.localization.state import State
+
+AHEAD_S = 0.2
+"""A stamp further in the future is no moment of this clock; a simulated one may lag by a frame."""
+CLOCK_BACK_S = 1.0
+"""A clock that goes back by more has started anew."""
+COUNTER_SIZE = 256
+
+
+class Hold(enum.Enum):
+    """Why a fix was not sent; the values are for people."""
+
+    NO_FIX = "no fix"
+    UNINITIALIZED = "no prior"
+    RELOCALIZING = "not confirmed"
+    LOST = "lost"
+    NOT_FINITE = "not finite"
+    TOO_OLD = "too old"
+    IN_FUTURE = "from the future"
+    OUT_OF_ORDER = "out of order"
+    TWICE = "twice"
+    BLOCKED = "autopilot not ready"
+
+
+_OF_STATE = {
+    State.UNINITIALIZED: Hold.UNINITIALIZED,
+    State.RELOCALIZING: Hold.RELOCALIZING,
+    State.LOST: Hold.LOST,
+}
+
+
+@dataclass(frozen=True)
+class Fix:
+    """What would be sent: WGS84 degrees, altitude in m in the autopilot's own datum, covariance (3, 3) ENU, m²."""
+
+    stamp_s: float
+    valid: bool  # False for NO_FIX
+    lat_deg: float
+    lon_deg: float
+    altitude_m: float
+    covariance_enu_m2: np.ndarray
+
+
+@dataclass(frozen=True)
+class FixStatus:
+    """What the localizer says about itself at one frame (msg/LocalizerStatus)."""
+
+    state: State
+    valid: bool
+    frames: int  # processed since the localizer started
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to send a fix. reset_counter: to send with it; eph_m, epv_m: one standard deviation, m, horizontally
+    along the worst axis; latency_s: from the image's stamp to now. hold and reason say why not, else None and "".
+    """
+
+    send: bool
+    reason: str
+    reset_counter: int
+    eph_m: float
+    epv_m: float
+    latency_s: float
+    hold: Hold | None = None
+
+
+@dataclass
+class Totals:
+    """What became of all fixes. oldest_s: the oldest that was sent, at that moment; resets: of the counter."""
+
+    sent: int = 0
+    held: Counter[Hold] = field(default_factory=Counter)
+    oldest_s: float = 0.0
+    resets: int = 0
+
+
+class FixGate:
+    """Decides fix by fix. It must `observe` every status first, in order, so that no relocalization is missed."""
+
+    def __init__(self, max_age_s: float) -> None:
+        """max_age_s: from image stamp to now, at most; PX4 takes EKF2_DELAY_MAX + 100 ms."""
+        self.max_age_s = max_age_s
+        self.totals = Totals()
+        self._counter = 0
+        self._moved = False  # the track may lie elsewhere than that of the last fix sent
+        self._status: FixStatus | None = None
+        self._newest_s = -math.inf
+        self._now_s = -math.inf
+
+    def observe(self, status: FixStatus) -> None:
+        """Note a status; one that left TRACKING, or that of a localizer started anew, means a new track."""
+        restarted = self._status is not None and status.frames < self._status.frames
+        self._moved |= self.totals.sent > 0 and (status.state != State.TRACKING or restarted)
+        self._status = status
+
+    def decide(self, fix: Fix, status: FixStatus, now_s: float, blocked: str = "") -> Decision:
+        """Whether to send `fix` at `now_s` (the clock of its stamp), given the status of the same frame.
+
+        blocked: what else keeps the autopilot from taking it, in words.
+        """
+        if now_s < self._now_s - CLOCK_BACK_S:
+            self._newest_s = -math.inf
+        self._now_s = now_s
+        latency_s = now_s - fix.stamp_s
+        found = self._why_not(fix, status, latency_s)
+        if found is None and blocked:
+            found = Hold.BLOCKED, blocked
+        if fix.stamp_s <= now_s + AHEAD_S:
+            self._newest_s = max(self._newest_s, fix.stamp_s)
+        eph_m, epv_m = _deviations_m(fix.covariance_enu_m2)
+        if found is not None:
+            self.totals.held[found[0]] += 1
+            return Decision(False, found[1], self._counter, eph_m, epv_m, latency_s, found[0])
+        if self._moved:
+            self._counter = (self._counter + 1) % COUNTER_SIZE
+            self.totals.resets += 1
+            self._moved = False
+        self.totals.sent += 1
+        self.totals.oldest_s = max(self.totals.oldest_s, latency_s)
+        return Decision(True, "", self._counter, eph_m, epv_m, latency_s)
+
+    def is_late(self, fix: Fix, now_s: float) -> bool:
+        """Whether a fix that may be sent has become too old since, as on a machine that is busy elsewhere.
+
+        It counts as held then. A counter that moved with it stays, for the autopilot to see with the next one.
+        """
+        if now_s - fix.stamp_s <= self.max_age_s:
+            return False
+        self.totals.sent -= 1
+        self.totals.held[Hold.TOO_OLD] += 1
+        return True
+
+    def _why_not(self, fix: Fix, status: FixStatus, latency_s: float) -> tuple[Hold, str] | None:
+        """The first reason to hold a fix, with its words."""
+        if not (math.isfinite(fix.stamp_s) and math.isfinite(latency_s)):
+            return Hold.NOT_FINITE, "the stamp is no moment in time"
+        if latency_s < -AHEAD_S:
+            return Hold.IN_FUTURE, f"the image's stamp is {-latency_s:.3f} s in the future: use one clock"
+        if fix.stamp_s == self._newest_s:
+            return Hold.TWICE, "there was a fix of this stamp already"
+        if fix.stamp_s < self._newest_s:
+            return Hold.OUT_OF_ORDER, f"{self._newest_s - fix.stamp_s:.3f} s older than the last one"
+        for seen in (status, self._status):  # the second one may be newer
+            if seen is not None and seen.state != State.TRACKING:
+                return _OF_STATE[seen.state], f"the localizer is {seen.state.name}"
+        if not (fix.valid and status.valid):
+            return Hold.NO_FIX, "the frame gave no fix"
+        place = fix.lat_deg, fix.lon_deg, fix.altitude_m
+        eph_m, epv_m = _deviations_m(fix.covariance_enu_m2)
+        if not all(map(math.isfinite, (*place, eph_m, epv_m))) or eph_m <= 0 or epv_m <= 0:
+            return Hold.NOT_FINITE, f"position {place}, deviations {eph_m} and {epv_m} m: all must be finite"
+        if abs(fix.lat_deg) > 90 or abs(fix.lon_deg) > 180:
+            return Hold.NOT_FINITE, f"latitude {fix.lat_deg}, longitude {fix.lon_deg} is no place on Earth"
+        if latency_s > self.max_age_s:
+            return Hold.TOO_OLD, f"{latency_s:.3f} s old, the limit is {self.max_age_s:g} s"
+        return None
+
+
+def _deviations_m(covariance_enu_m2: np.ndarray) -> tuple[float, float]:
+    """(eph, epv): one standard deviation along the worst horizontal axis and of altitude, m; NaN for none."""
+    horizontal = covariance_enu_m2[:2, :2]
+    if not np.isfinite(horizontal).all():
+        return math.nan, math.nan
+    variance_m2 = float(np.linalg.eigvalsh(horizontal)[-1]), float(covariance_enu_m2[2, 2])
+    eph_m, epv_m = (math.sqrt(v) if v >= 0 else math.nan for v in variance_m2)
+    return eph_m, epv_m

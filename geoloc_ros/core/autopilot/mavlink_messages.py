@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single MAVLink messages mean in our frames and units, and the messages that carry a fix; no I/O here.
+
+MAVLink has attitudes as the turn from the FRD body to NED, angles in radians, places in 1e-7 degrees and altitudes in
+millimetres above sea level (mavlink.io, common.xml). Here the body is FLU and the world ENU (REP-103).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
+from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
+from geoloc_ros.core.geometry.geoid import undulation_m
+from geoloc_ros.core.geometry.px4_frames import enu_from_flu_quaternion
+
+PX4_RADIUS_M = 6_371_000.0
+"""PX4 projects its local frame from a sphere (src/lib/geo)."""
+
+GPS_EPOCH_S = 315_964_800
+GPS_LEAP_S = 18
+"""GPS time runs ahead of UTC by so much since 2017."""
+WEEK_S = 604_800
+
+GPS_SATELLITES = 6
+GPS_DOP = 1.0
+"""ArduPilot arms with at least six satellites and an HDOP below GPS_HDOP_GOOD, 1.4. There is no GNSS behind a fix to
+count them; its accuracy says how good it is, and the fewer satellites, the rather ArduPilot prefers a real receiver."""
+
+ODOMETRY_QUALITY = 100
+"""Per cent. A fix that is not good is not sent; how exact it is, its covariance says."""
+UNKNOWN_VARIANCE = 1e6
+"""Of what the fix says nothing about, in the square of its unit: finite, and too large to weigh anything."""
+
+_DOWNWARD = mavlink.MAV_SENSOR_ROTATION_PITCH_270
+_NO_VELOCITY = mavlink.GPS_INPUT_IGNORE_FLAG_VEL_HORIZ | mavlink.GPS_INPUT_IGNORE_FLAG_SPEED_ACCURACY
+
+
+@dataclass(frozen=True)
+class Attitude:
+    """Quaternion x, y, z, w that turns FLU into ENU, and the angular rates about the FLU axes, rad/s."""
+
+    quaternion: tuple[float, float, float, float]
+    rates_rad_s: tuple[float, float, float]
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, (*self.quaternion, *self.rates_rad_s)))
+
+    @property
+    def cos_tilt(self) -> float:
+        """Cosine between the body's vertical axis and the world's."""
+        x, y, _, _ = self.quaternion
+        return 1.0 - 2.0 * (x * x + y * y)
+
+
+@dataclass(frozen=True)
+class Place:
+    """WGS84 degrees and ellipsoidal altitude, m; standard deviations in m, NaN where unknown."""
+
+    lat_deg: float
+    lon_deg: float
+    altitude_m: float
+    sigma_m: float = math.nan
+    altitude_sigma_m: float = math.nan
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """Over the ground, m/s, and one standard deviation of it along its worst axis."""
+
+    east_m_s: float
+    north_m_s: float
+    sigma_m_s: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where PX4's local frame begins: WGS84 degrees, altitude above sea level, m."""
+
+    lat_deg: float
+    lon_deg: float
+    amsl_m: float
+
+
+# --- in -----------------------------------------------------------------------------------------------------
+
+
+def attitude_from(message: Any) -> Attitude:
+    """From ATTITUDE_QUATERNION, ATTITUDE, HIL_STATE_QUATERNION or SIM_STATE."""
+    kind = message.get_type()
+    if kind == "SIM_STATE":
+        rates = message.xgyro, message.ygyro, message.zgyro
+    else:
+        rates = message.rollspeed, message.pitchspeed, message.yawspeed
+    if kind == "HIL_STATE_QUATERNION":
+        wxyz = tuple(message.attitude_quaternion)
+    elif kind == "ATTITUDE":
+        wxyz = _quaternion_from_angles(message.roll, message.pitch, message.yaw)
+    else:
+        wxyz = message.q1, message.q2, message.q3, message.q4
+    forward, right, down = rates
+    return Attitude(enu_from_flu_quaternion(*wxyz), (forward, -right, -down))
+
+
+def _quaternion_from_angles(roll: float, pitch: float, yaw: float) -> tuple[float, float, float, float]:
+    """w, x, y, z of yaw, then pitch, then roll, rad."""
+    (cr, sr), (cp, sp), (cy, sy) = ((math.cos(a / 2), math.sin(a / 2)) for a in (roll, pitch, yaw))
+    return (
+        cr * cp * cy + sr * sp * sy,
+        sr * cp * cy - cr * sp * sy,
+        cr * sp * cy + sr * cp * sy,
+        cr * cp * sy - sr * sp * cy,
+    )
+
+
+def gnss_from(message: Any) -> Place | None:
+    """What the vehicle's own receiver says (GPS_RAW_INT, GPS2_RAW); None while it has no fix in three dimensions."""
+    if message.fix_type < mavlink.GPS_FIX_TYPE_3D_FIX or (message.lat == 0 and message.lon == 0):
+        return None
+    lat_deg, lon_deg = message.lat * 1e-7, message.lon * 1e-7
+    # Zero stands for "not told": old autopilots end the message before this field.
+    ellipsoidal_mm = message.alt_ellipsoid
+    altitude_m = (
+        ellipsoidal_mm * 1e-3 if ellipsoidal_mm else message.alt * 1e-3 + undulation_m(lat_deg, lon_deg)
+    )
+    sigma_m, altitude_sigma_m = (
+        accuracy_mm * 1e-3 if accuracy_mm else math.nan for accuracy_mm in (message.h_acc, message.v_acc)
+    )
+    return Place(lat_deg, lon_deg, altitude_m, sigma_m, altitude_sigma_m)
+
+
+def truth_from(message: Any) -> Place:
+    """Where the simulated vehicle really is: HIL_STATE_QUATERNION of PX4, SIM_STATE of ArduPilot."""
+    if message.get_type() == "HIL_STATE_QUATERNION":
+        lat_e7, lon_e7, amsl_m = message.lat, message.lon, message.alt * 1e-3
+    else:
+        # ArduPilot fills `lat` and `lon` with 1e-7 degrees though they are for degrees, and in float32.
+        lat_e7, lon_e7, amsl_m = message.lat_int or message.lat, message.lon_int or message.lon, message.alt
+    lat_deg, lon_deg = lat_e7 * 1e-7, lon_e7 * 1e-7
+    return Place(lat_deg, lon_deg, amsl_m + undulation_m(lat_deg, lon_deg))
+
+
+class Heights:
+    """Height above ground from whichever message knows it best: a range finder, then the height above home."""
+
+    # The first of these that was heard within the last second counts.
+    _RANKS = ("DISTANCE_SENSOR", "ALTITUDE bottom", "ALTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED")
+    _FRESH_S = 1.0
+
+    def __init__(self) -> None:
+        self._heard_s: dict[str, float] = {}
+        self.source = ""  # what the last height came from
+
+    def height_m(self, message: Any, cos_tilt: float, now_s: float) -> float | None:
+        """The height of a message if no better source speaks, m; None else. cos_tilt turns range into height."""
+        found = _height_in(message, cos_tilt)
+        if found is None:
+            return None
+        rank, height_m = found
+        self._heard_s[rank] = now_s
+        for better in self._RANKS[: self._RANKS.index(rank)]:
+            if now_s - self._heard_s.get(better, -math.inf) < self._FRESH_S:
+                return None
+        self.source = rank
+        return height_m
+
+
+def _height_in(message: Any, cos_tilt: float) -> tuple[str, float] | None:
+    """(name of the source, height in m) of one message; None where it holds none."""
+    kind = message.get_type()
+    if kind == "DISTANCE_SENSOR":
+        # A range at its limit is what some sensors say when they see nothing.
+        seen = message.min_distance < message.current_distance < message.max_distance
+        if message.orientation != _DOWNWARD or not seen:
+            return None
+        found = kind, message.current_distance * 1e-2 * cos_tilt
+    elif kind == "ALTITUDE":
+        if message.bottom_clearance >= 0:
+            found = "ALTITUDE bottom", message.bottom_clearance
+        else:
+            found = kind, message.altitude_relative
+    elif kind == "GLOBAL_POSITION_INT":
+        found = kind, message.relative_alt * 1e-3
+    elif kind == "LOCAL_POSITION_NED":
+        found = kind, -message.z
+    else:
+        return None
+    return found if math.isfinite(found[1]) else None
+
+
+# --- out ----------------------------------------------------------------------------------------------------
+
+
+def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | None) -> Any:
+    """GPS_INPUT for ArduPilot. fix: altitude above sea level; gps_id: number of its MAVLink GPS, from 0.
+
+    The time is the picture's. A stamp from before GPS, as a simulation's clock gives, becomes week 0, which tells
+    ArduPilot to use the arrival. Never with a vertical velocity, which no picture shows; ArduPilot takes a missing
+    horizontal one for zero if it is set to fuse it.
+    """
+    moving = velocity or Velocity(0.0, 0.0, 0.0)
+    gps_s = fix.stamp_s - GPS_EPOCH_S + GPS_LEAP_S
+    week, second = divmod(gps_s, WEEK_S) if gps_s > 0 else (0, 0.0)
+    return mavlink.MAVLink_gps_input_message(
+        time_usec=_microseconds(fix.stamp_s),
+        gps_id=gps_id,
+        ignore_flags=mavlink.GPS_INPUT_IGNORE_FLAG_VEL_VERT | (0 if velocity else _NO_VELOCITY),
+        time_week_ms=int(second * 1e3),
+        time_week=int(week),
+        fix_type=mavlink.GPS_FIX_TYPE_3D_FIX,
+        lat=_e7(fix.lat_deg),
+        lon=_e7(fix.lon_deg),
+        alt=fix.altitude_m,
+        hdop=GPS_DOP,
+        vdop=GPS_DOP,
+        vn=moving.north_m_s,
+        ve=moving.east_m_s,
+        vd=0.0,
+        speed_accuracy=moving.sigma_m_s,
+        horiz_accuracy=decision.eph_m,
+        vert_accuracy=decision.epv_m,
+        satellites_visible=GPS_SATELLITES,
+        yaw=0,  # the heading is the autopilot's own
+    )
+
+
+def global_position_sensor(fix: Fix, decision: Decision, target: tuple[int, int], sensor_id: int) -> Any:
+    """GLOBAL_POSITION_SENSOR for PX4 1.18 and newer. fix: altitude above sea level; target: (system, component).
+
+    Its time is that of sending, on the clock that TIMESYNC compares; how long ago the picture was goes with it.
+    """
+    return mavlink.MAVLink_global_position_sensor_message(
+        target_system=target[0],
+        target_component=target[1],
+        id=sensor_id,
+        time_usec=_microseconds(fix.stamp_s + decision.latency_s),
+        processing_time=_microseconds(decision.latency_s),
+        source=mavlink.GLOBAL_POSITION_SRC_VISION,
+        flags=0,
+        lat=_e7(fix.lat_deg),
+        lon=_e7(fix.lon_deg),
+        alt_ellipsoid=fix.altitude_m + undulation_m(fix.lat_deg, fix.lon_deg),
+        alt=fix.altitude_m,
+        eph=decision.eph_m,
+        epv=decision.epv_m,
+    )
+
+
+def odometry(fix: Fix, decision: Decision, origin: Origin, attitude: Attitude) -> Any:
+    """ODOMETRY for PX4, in its local NED frame. attitude: the vehicle's own, as the message needs one.
+
+    Attitude and velocity carry variances that weigh nothing: PX4 is to take the horizontal position alone.
+    """
+    north_m, east_m = px4_local_m(fix.lat_deg, fix.lon_deg, origin)
+    variance = fix.covariance_enu_m2
+    pose = [0.0] * 21
+    pose[0], pose[1], pose[6] = variance[1, 1], variance[0, 1], variance[0, 0]
+    pose[11] = variance[2, 2]
+    pose[15] = pose[18] = pose[20] = UNKNOWN_VARIANCE
+    velocity = [0.0] * 21
+    for diagonal in (0, 6, 11, 15, 18, 20):
+        velocity[diagonal] = UNKNOWN_VARIANCE
+    x, y, z, w = attitude.quaternion
+    return mavlink.MAVLink_odometry_message(
+        time_usec=_microseconds(fix.stamp_s),
+        frame_id=mavlink.MAV_FRAME_LOCAL_NED,
+        child_frame_id=mavlink.MAV_FRAME_BODY_FRD,
+        x=north_m,
+        y=east_m,
+        z=origin.amsl_m - fix.altitude_m,
+        # The turn between the conventions is its own inverse up to the order of its factors.
+        q=list(_ned_from_frd(x, y, z, w)),
+        vx=0.0,
+        vy=0.0,
+        vz=0.0,
+        rollspeed=0.0,
+        pitchspeed=0.0,
+        yawspeed=0.0,
+        pose_covariance=pose,
+        velocity_covariance=velocity,
+        reset_counter=decision.reset_counter,
+        estimator_type=mavlink.MAV_ESTIMATOR_TYPE_VISION,
+        quality=ODOMETRY_QUALITY,
+    )
+
+
+def px4_local_m(lat_deg: float, lon_deg: float, origin: Origin) -> tuple[float, float]:
+    """(north, east) in PX4's local frame, m: the azimuthal equidistant projection of its sphere.
+
+    Half a per cent off the ellipsoid, and PX4 goes back the same way, so that the place comes out right.
+    """
+    lat, lat0 = math.radians(lat_deg), math.radians(origin.lat_deg)
+    turn = math.radians(lon_deg - origin.lon_deg)
+    north = math.cos(lat0) * math.sin(lat) - math.sin(lat0) * math.cos(lat) * math.cos(turn)
+    east = math.cos(lat) * math.sin(turn)
+    sine = math.hypot(north, east)
+    arc = math.atan2(sine, math.sin(lat0) * math.sin(lat) + math.cos(lat0) * math.cos(lat) * math.cos(turn))
+    scale = PX4_RADIUS_M * (arc / sine if sine > 0 else 1.0)
+    return scale * north, scale * east
+
+
+def _ned_from_frd(x: float, y: float, z: float, w: float) -> tuple[float, float, float, float]:
+    """(w, x, y, z) that turns FRD into NED, from (x, y, z, w) that turns FLU into ENU; undoes core/px4.py."""
+    half = math.sqrt(0.5)
+    return half * (z + w), half * (x + y), half * (x - y), half * (w - z)
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e6))
+
+
+def _e7(degrees: float) -> int:
+    return round(degrees * 1e7)

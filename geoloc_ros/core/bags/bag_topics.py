@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which topic of a bag is the picture, which the camera, the attitude, the height, the truth; and what they say.
+
+Every message becomes a row of numbers with the time that its sender gave it, whatever its type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.bags.bag_storage import BagStorage, Topic
+from geoloc_ros.core.geometry import px4_frames as px4
+from geoloc_ros.messages.stamps import NS
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a topic is for. `types` and `names`: in order of preference; `loose` types need such a name."""
+
+    types: tuple[str, ...]
+    names: tuple[str, ...]
+    what: str
+    remedy: str
+    loose: tuple[str, ...] = ()
+    needed: bool = True
+
+
+ROLES = {
+    "image": Role(
+        ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+        ("image", "image_raw", "image_rect"),
+        "pictures",
+        "record the camera's image or image/compressed",
+    ),
+    "camera_info": Role(
+        ("sensor_msgs/msg/CameraInfo",),
+        ("camera_info",),
+        "the camera's calibration",
+        "calibrate the camera and record its camera_info",
+    ),
+    "imu": Role(
+        ("sensor_msgs/msg/Imu", "px4_msgs/msg/VehicleAttitude"),
+        ("imu/data", "imu", "vehicle_attitude"),
+        "attitude",
+        "record an Imu with orientation (MAVROS imu/data) or PX4's vehicle_attitude; without one the camera counts "
+        "as looking straight down with north up",
+        needed=False,
+    ),
+    "altitude": Role(
+        ("std_msgs/msg/Float64", "sensor_msgs/msg/Range", "px4_msgs/msg/VehicleLocalPosition"),
+        ("altitude", "rel_alt", "height", "agl", "range", "vehicle_local_position"),
+        "height above ground",
+        "record MAVROS's rel_alt, a rangefinder's Range or PX4's vehicle_local_position",
+        loose=("std_msgs/msg/Float64",),
+    ),
+    "truth": Role(
+        ("sensor_msgs/msg/NavSatFix",),
+        ("truth", "ground_truth"),
+        "true positions",
+        "record the vehicle's GNSS as NavSatFix",
+        needed=False,
+    ),
+}
+
+_OWN_OUTPUT = ("heatmap", "localizer/fix")
+"""What the localizer itself publishes is never its input."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What became of a role: a topic, or the reason why there is none."""
+
+    topic: Topic | None
+    why: str
+    needed: bool = False
+    """Without a topic: whether nothing can be done before this is settled."""
+
+
+def parse_topics(topics: Sequence[str]) -> dict[str, str]:
+    """{role: topic} of "role=topic" texts; GeolocError for what is no such text."""
+    chosen: dict[str, str] = {}
+    for text in topics:
+        role, _, name = text.partition("=")
+        if role not in ROLES or not name:
+            raise GeolocError(f"'{text}' names no topic; write ROLE=NAME with ROLE one of {', '.join(ROLES)}")
+        chosen[role] = name
+    return chosen
+
+
+def choose_topics(storage: BagStorage, asked: Mapping[str, str]) -> dict[str, Choice]:
+    """The topic of every role; GeolocError for one that was asked for and is not there."""
+    chosen: dict[str, Choice] = {}
+    for name, role in ROLES.items():
+        found = [topic for topic in storage.topics if topic.msgtype in role.types]
+        if name in asked:
+            chosen[name] = _asked(name, asked[name], found)
+            continue
+        found = [topic for topic in found if not any(own in topic.name for own in _OWN_OUTPUT)]
+        fit = [topic for topic in found if topic.msgtype not in role.loose or _rank(topic, role)[0] < 2]
+        if name == "camera_info":
+            fit = _of_same_camera(fit, chosen["image"].topic)
+        if name == "imu" and len(fit) > 1:
+            fit = [topic for topic in fit if _gives_attitude(storage, topic)] or fit
+        chosen[name] = _best(name, role, fit, found)
+    return chosen
+
+
+def needed_topics(choices: Mapping[str, Choice]) -> dict[str, Topic]:
+    """{role: topic}; GeolocError where one that is needed is missing or not to be told from others."""
+    for choice in choices.values():
+        if choice.needed:
+            raise GeolocError(choice.why)
+    return {name: choice.topic for name, choice in choices.items() if choice.topic is not None}
+
+
+def _asked(name: str, wanted: str, found: Sequence[Topic]) -> Choice:
+    for topic in found:
+        if topic.name == wanted:
+            return Choice(topic, "as asked")
+    raise GeolocError(
+        f"the bag has no {name} topic {wanted}; it has {', '.join(topic.name for topic in found) or 'none'}"
+    )
+
+
+def _of_same_camera(found: list[Topic], image: Topic | None) -> list[Topic]:
+    """Only the camera_info that lies beside the pictures, where one does."""
+    if image is None:
+        return found
+    above = image.name.split("/")
+    beside = {"/".join([*above[:depth], "camera_info"]) for depth in range(len(above) - 2, len(above))}
+    return [topic for topic in found if topic.name in beside] or found
+
+
+def _gives_attitude(storage: BagStorage, topic: Topic) -> bool:
+    """Whether a topic's first message has an orientation at all: raw inertial data have none."""
+    _, _, raw = next(iter(storage.messages([topic])))
+    message = storage.decode(topic, raw)
+    # By sensor_msgs/Imu, -1 here says that the sensor gives no orientation.
+    return not hasattr(message, "orientation_covariance") or message.orientation_covariance[0] != -1
+
+
+def _rank(topic: Topic, role: Role) -> tuple[int, int]:
+    """How well a name fits: ends like a usual one, contains it, or neither; then by preference."""
+    lower = topic.name.lower()
+    for fit, fits in enumerate((lambda name: lower.endswith("/" + name), lambda name: name in lower)):
+        for place, name in enumerate(role.names):
+            if fits(name):
+                return fit, place
+    return 2, 0
+
+
+def _best(name: str, role: Role, fit: list[Topic], of_type: list[Topic]) -> Choice:
+    """The topic whose name is nearest to a usual one. fit: those of `of_type` that could do."""
+    names = {topic.name for topic in fit}
+    # A picture that was recorded both ways is one picture.
+    fit = [topic for topic in fit if topic.name.removesuffix("/compressed") not in names - {topic.name}]
+    if not fit:
+        lack = f"the bag has no topic for {name} ({role.what}): none of type {' or '.join(role.types)}"
+        if of_type:
+            lack += f" with a name that tells, only {', '.join(topic.name for topic in of_type)}"
+        return Choice(None, f"{lack}; {role.remedy}", role.needed)
+    fit.sort(key=lambda topic: _rank(topic, role))
+    best = [topic for topic in fit if _rank(topic, role) == _rank(fit[0], role)]
+    if len(best) > 1:
+        several = ", ".join(topic.name for topic in best)
+        return Choice(
+            None, f"the bag has several topics for {name}: {several}; use --topic {name}=NAME", True
+        )
+    others = ", ".join(topic.name for topic in of_type if topic != best[0])
+    return Choice(best[0], f"rather than {others}" if others else f"the only {_short(best[0])}")
+
+
+def _short(topic: Topic) -> str:
+    return topic.msgtype.split("/")[-1]
+
+
+# --- what messages say --------------------------------------------------------------------------------------
+
+
+def stamp_ns(message: Any) -> int | None:
+    """The sender's own time, ns; None for a message without one."""
+    if hasattr(message, "header"):
+        return int(message.header.stamp.sec) * NS + int(message.header.stamp.nanosec)
+    if hasattr(message, "timestamp_sample"):
+        return int(message.timestamp_sample or message.timestamp) * 1000
+    return None
+
+
+def header_stamp_ns(raw: bytes) -> int:
+    """The same of a CDR message that begins with a header, without unpacking the picture behind it."""
+    order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
+    return int.from_bytes(raw[4:8], order, signed=True) * NS + int.from_bytes(raw[8:12], order)
+
+
+def px4_stamp_ns(raw: bytes) -> int:
+    """The time at which PX4 published a message of its own, which all begin with it, ns."""
+    return int.from_bytes(raw[4:12], "little" if raw[1] & 1 else "big") * 1000
+
+
+def read_attitude(message: Any) -> list[float]:
+    """(qx, qy, qz, qw), ENU from FLU body; NaN where the message has none."""
+    if hasattr(message, "q"):
+        return list(px4.enu_from_flu_quaternion(*(float(value) for value in message.q)))
+    if message.orientation_covariance[0] == -1:
+        return [math.nan] * 4
+    o = message.orientation
+    quaternion = [o.x, o.y, o.z, o.w]
+    # An estimator that has not converged yet sends zeros.
+    return quaternion if math.hypot(*quaternion) > 1e-6 else [math.nan] * 4
+
+
+def read_height(message: Any) -> list[float]:
+    """(height above ground, m); NaN where the message has none."""
+    if hasattr(message, "dist_bottom"):
+        return [
+            px4.height_above_ground_m(
+                bool(message.z_valid),
+                float(message.z),
+                bool(message.dist_bottom_valid),
+                float(message.dist_bottom),
+            )
+        ]
+    if hasattr(message, "data"):
+        return [float(message.data)]
+    beyond = (
+        message.max_range > message.min_range and not message.min_range <= message.range <= message.max_range
+    )
+    return [math.nan if beyond else float(message.range)]
+
+
+def read_place(message: Any) -> list[float]:
+    """(latitude, longitude), degrees; NaN where there is no fix."""
+    possible = message.status.status >= 0 and abs(message.latitude) <= 90 and abs(message.longitude) <= 180
+    return [message.latitude, message.longitude] if possible else [math.nan, math.nan]
+
+
+READERS: dict[str, Callable[[Any], list[float]]] = {
+    "imu": read_attitude,
+    "altitude": read_height,
+    "truth": read_place,
+}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crops of any raster as north-up squares of true metres."""

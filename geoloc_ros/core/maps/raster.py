@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map: crops of any raster as north-up squares of true metres.
+
+A crop's frame is the local ENU plane at its centre (geodesy.LocalEnu): x px to the right is east, y px down
+is south, (0, 0) is the outer corner of the top-left pixel. It is right at any latitude and for any CRS.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyproj
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.maps.block_cache import BlockCache, BlockKey
+from geoloc_ros.core.maps.crop import CropStatus, MapCrop
+from geoloc_ros.core.maps.layers import READ_ERRORS, Block, GdalLayer, Layer, Level
+from geoloc_ros.core.maps.tile_folder import TileFolder
+
+_INVERSE = pyproj.enums.TransformDirection.INVERSE
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """One raster of a map."""
+
+    path: str | Path
+    priority: int = 0  # a higher one lies on top
+    nodata_rgb: tuple[int, int, int] | None = (
+        None  # colour that means "no picture here", beside the file's own
+    )
+
+
+class RasterMap:
+    """One or several rasters as a single map; thread-safe."""
+
+    def __init__(
+        self, layers: Sequence[MapLayer] | str | Path, cache_mib: float = 256.0, timeout_s: float = 10.0
+    ) -> None:
+        """Open all layers; GeolocError names the file, what is wrong with it and the remedy.
+
+        cache_mib: limit of the decoded-block cache. timeout_s: how long a crop waits for a source.
+        """
+        if isinstance(layers, (str, Path)):
+            layers = [MapLayer(layers)]
+        if not layers:
+            raise GeolocError("the map has no layers; name at least one raster")
+        if cache_mib < 0 or timeout_s <= 0:
+            raise GeolocError(f"cache of {cache_mib} MiB and timeout of {timeout_s} s must not be negative")
+        ordered = sorted(layers, key=lambda layer: -layer.priority)
+        self._timeout_s = timeout_s
+        self._layers = [_open(layer, timeout_s) for layer in ordered]
+        self._to_crs = [_transformer(layer) for layer in self._layers]
+        self.cache = BlockCache(self._layers, cache_mib)
+        self.bounds_deg = self._bounds_deg()
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+        """Cut the square of size_m metres about the centre as size_px pixels; the status says how it went.
+
+        Only a size that is not positive raises GeolocError.
+        """
+        image, covered, failure, text = self._painted(_frame_at(lat_deg, lon_deg), 0.0, 0.0, size_m, size_px)
+        coverage = np.count_nonzero(covered) / covered.size
+        _fill_uncovered(image, covered, coverage)
+        if coverage == 1.0:
+            status, text = CropStatus.OK, "covered"
+        elif failure is not None:
+            status = failure
+        elif coverage > 0.0:
+            status, text = CropStatus.PARTLY_COVERED, f"the map covers {100 * coverage:.1f} % of the crop"
+        else:
+            south, west, north, east = self.bounds_deg
+            status = CropStatus.OUT_OF_BOUNDS
+            text = (
+                f"the map does not cover {lat_deg:.6f}, {lon_deg:.6f}; "
+                f"it spans {south:.6f}, {west:.6f} to {north:.6f}, {east:.6f}"
+            )
+        return MapCrop(image, lat_deg, lon_deg, size_m, size_m / size_px, coverage, status, text)
+
+    def draw(
+        self, frame: LocalEnu, east_m: float, north_m: float, size_m: float, size_px: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The square of size_m metres about a point of a local plane, with its sides along that plane's axes.
+
+        Returns the picture, (size_px, size_px, 3) uint8 RGB with uncovered pixels in the mean colour of the others,
+        and (size_px, size_px) uint8, 255 where the map has data. Squares of one frame fit together without a seam,
+        which crops, each with a north of its own, do not. GeolocError if a source cannot be read.
+        """
+        image, covered, failure, text = self._painted(frame, east_m, north_m, size_m, size_px)
+        if failure is not None:
+            raise GeolocError(f"the map cannot be drawn: {text}; mend the file or its connection")
+        _fill_uncovered(image, covered, np.count_nonzero(covered) / covered.size)
+        return image, covered
+
+    def outline(self, frame: LocalEnu) -> tuple[np.ndarray, np.ndarray]:
+        """(east_m, north_m) of points all along the edges of the layers, in a local plane."""
+        share = np.linspace(0.0, 1.0, 17)
+        zero, one = np.zeros_like(share), np.ones_like(share)
+        x, y = np.concatenate([share, share, zero, one]), np.concatenate([zero, one, share, share])
+        east_m: list[np.ndarray] = []
+        north_m: list[np.ndarray] = []
+        for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
+            level = layer.levels[0]
+            corner = level.crs_from_pixel
+            cols, rows = x * level.width, y * level.height
+            xs, ys = (
+                corner.a * cols + corner.b * rows + corner.c,
+                corner.d * cols + corner.e * rows + corner.f,
+            )
+            lon, lat = to_crs.transform(xs, ys, direction=_INVERSE)
+            for values, found in zip((east_m, north_m), frame.to_enu(lat, lon), strict=True):
+                values.append(found)
+        return np.concatenate(east_m), np.concatenate(north_m)
+
+    def pixel_m(self, frame: LocalEnu) -> float:
+        """Ground sample distance of the finest layer at a frame's origin, m: the root of a pixel's area."""
+        sizes = []
+        for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
+            # The origin and of the points 10 m to its east and north.
+            lat, lon = frame.to_geodetic(np.array([0.0, 10.0, 0.0]), np.array([0.0, 0.0, 10.0]))
+            points = np.array(to_crs.transform(lon, lat))
+            area = abs(np.linalg.det(points[:, 1:] - points[:, :1]))  # of 100 m², in the CRS's units
+            sizes.append(math.sqrt(100.0 * abs(layer.levels[0].crs_from_pixel.determinant) / area))
+        return min(sizes)
+
+    def prefetch(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int = 384) -> None:
+        """Decode, in the background, the blocks that such a crop will need."""
+        frame = _frame_at(lat_deg, lon_deg)
+        for number in range(len(self._layers)):
+            for part in self._parts(number, frame, 0.0, 0.0, size_m, size_px)[:1]:
+                self.cache.prefetch(part.keys())
+
+    def close(self) -> None:
+        """Stop the readers and close the files."""
+        self.cache.close()
+        for layer in self._layers:
+            layer.close()
+
+    def __enter__(self) -> RasterMap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _painted(
+        self, frame: LocalEnu | None, east_m: float, north_m: float, size_m: float, size_px: int
+    ) -> tuple[np.ndarray, np.ndarray, CropStatus | None, str]:
+        """Picture, coverage (0 or 255), and what failed, of a square about a point of a frame."""
+        if not (math.isfinite(size_m) and size_m > 0 and size_px >= 1):
+            raise GeolocError(f"a crop of {size_m} m and {size_px} px is impossible; both must be positive")
+        image = np.empty((size_px, size_px, 3), np.uint8)
+        covered = np.zeros((size_px, size_px), np.uint8)
+        failure, text = None, ""
+        deadline = time.monotonic() + self._timeout_s
+        for number, layer in enumerate(self._layers):
+            try:
+                for part in self._parts(number, frame, east_m, north_m, size_m, size_px):
+                    if part.draw(image, covered, self.cache, deadline):
+                        break
+            except FutureTimeoutError:
+                failure = CropStatus.TIMED_OUT
+                text = f"{layer.name} gave no data within {self._timeout_s:g} s"
+            except READ_ERRORS as error:
+                failure = CropStatus.UNREADABLE
+                text = f"{layer.name} cannot be read: {' '.join(str(error).split())}"
+            if covered.all():
+                break
+        return image, covered, failure, text
+
+    def _parts(
+        self, number: int, frame: LocalEnu | None, east_m: float, north_m: float, size_m: float, size_px: int
+    ) -> list[_Part]:
+        """The pieces of a layer that may show in a square, in the order in which to draw them."""
+        layer, to_crs = self._layers[number], self._to_crs[number]
+        if frame is None:
+            return []
+        nodes = _NODES * size_m / 2
+        lat, lon = frame.to_geodetic(
+            np.tile(east_m + nodes, (_NODES.size, 1)), np.tile(north_m - nodes[:, None], (1, _NODES.size))
+        )
+        x, y = to_crs.transform(lon, lat)
+        if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
+            return []
+        period = _longitude_period(layer.crs)
+        if period:
+            middle = x[_NODES.size // 2, _NODES.size // 2]
+            x = x - period * np.round((x - middle) / period)
+        parts = []
+        for shift in (0.0, period, -period) if period else (0.0,):
+            fit_x, fit_y = _FIT @ (x + shift) @ _FIT.T, _FIT @ y @ _FIT.T
+            first = _level_for(layer.levels, fit_x, fit_y, size_px)
+            last = min(first + 3, len(layer.levels) - 1) if layer.sparse else first
+            for index in range(first, last + 1):
+                part = _Part.of(number, index, layer.levels[index], fit_x, fit_y, size_px)
+                if part is not None:
+                    parts.append(part)
+        return parts
+
+    def _bounds_deg(self) -> tuple[float, float, float, float]:
+        """(south, west, north, east) of all layers together, degrees."""
+        boxes = []
+        for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
+            level = layer.levels[0]
+            affine = level.crs_from_pixel
+            cols, rows = (
+                np.array([0, level.width, level.width, 0]),
+                np.array([0, 0, level.height, level.height]),
+            )
+            xs = affine.a * cols + affine.b * rows + affine.c
+            ys = affine.d * cols + affine.e * rows + affine.f
+            west, south, east, north = to_crs.transform_bounds(
+                xs.min(), ys.min(), xs.max(), ys.max(), direction=_INVERSE
+            )
+            boxes.append((south, west, north, east))
+        array = np.array(boxes)
+        south, west = array[:, :2].min(axis=0)
+        north, east = array[:, 2:].max(axis=0)
+        return float(south), float(west), float(north), float(east)
+
+
+def _frame_at(lat_deg: float, lon_deg: float) -> LocalEnu | None:
+    """The local plane about a place; None if it is none on Earth, where no map has data."""
+    try:
+        return LocalEnu(lat_deg, lon_deg)
+    except GeolocError:
+        return None
+
+
+class MapAhead:
+    """A RasterMap that decodes in the background what the next crops will need, should the track go on as it went.
+
+    Sources such as a WMS take a second, so it looks that far ahead too at ten crops a second.
+    """
+
+    STEPS = (1, 10)
+
+    def __init__(self, source: RasterMap) -> None:
+        self._source = source
+        self._last: tuple[float, float] | None = None
+
+    def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
+        """As RasterMap.crop."""
+        crop = self._source.crop(lat_deg, lon_deg, size_m, size_px)
+        last, self._last = self._last, (lat_deg, lon_deg)
+        frame = _frame_at(lat_deg, lon_deg)
+        if last is None or frame is None:
+            return crop
+        east_m, north_m = frame.to_enu(*last)
+        # A search jumps from place to place: that is no track.
+        if math.hypot(east_m, north_m) < size_m / 4:
+            for step in self.STEPS:
+                place = frame.to_geodetic(-step * east_m, -step * north_m)
+                self._source.prefetch(float(place[0]), float(place[1]), size_m, size_px)
+        return crop
+
+
+# From a crop's pixel to the raster's: the projections involved are smooth, so that over one crop a cubic in
+# x and y, fitted to 7 x 7 exactly projected points, is right to far less than a pixel.
+_NODES = np.linspace(-1.0, 1.0, 7)
+
+_DEGREE = 3
+
+_ALONE_PRODUCTS = 2**17
+"""Multiplications that OpenBLAS does on the caller's thread: half of its limit."""
+
+_FIT = np.linalg.pinv(np.vander(_NODES, _DEGREE + 1, increasing=True))
+
+
+@lru_cache(maxsize=16)
+def _powers(size_px: int) -> np.ndarray:
+    """(size_px, 4) float32 powers of the pixel centres' coordinates in [-1, 1]."""
+    centres = (np.arange(size_px) + 0.5) * (2.0 / size_px) - 1.0
+    return np.vander(centres, _DEGREE + 1, increasing=True).astype(np.float32)
+
+
+def _at_pixels(fit: np.ndarray, size_px: int) -> np.ndarray:
+    """(size_px, size_px) float32 values of a (4, 4) cubic at a crop's pixel centres."""
+    powers = _powers(size_px)
+    left = powers @ fit.astype(np.float32)
+    # Few rows at a time: a large product wakes BLAS's threads, which then spin for 20 ms on the network's cores.
+    rows = max(1, _ALONE_PRODUCTS // powers.size)
+    return np.concatenate([left[i : i + rows] @ powers.T for i in range(0, size_px, rows)])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The piece of one level of one layer that a crop shows."""
+
+    layer: int
+    index: int
+    level: Level
+    fit_col: np.ndarray  # (4, 4) cubic from crop to the level's pixel-edge coordinates
+    fit_row: np.ndarray
+    size_px: int
+    window: tuple[int, int, int, int]  # left, top, right, bottom in the level
+
+    @classmethod
+    def of(
+        cls, layer: int, index: int, level: Level, fit_x: np.ndarray, fit_y: np.ndarray, size_px: int
+    ) -> _Part | None:
+        """None if the crop lies outside the level."""
+        fit_col, fit_row = _in_pixels(level, fit_x, fit_y)
+        basis = np.vander(_NODES, _DEGREE + 1, increasing=True)
+        cols, rows = basis @ fit_col @ basis.T, basis @ fit_row @ basis.T
+        # Averaging and interpolation look a few pixels further than the crop itself.
+        margin_x, margin_y = (2.0 + 2.0 * ratio for ratio in _ratios(fit_col, fit_row, size_px))
+        left = max(0, math.floor(cols.min() - margin_x))
+        top = max(0, math.floor(rows.min() - margin_y))
+        right = min(level.width, math.ceil(cols.max() + margin_x))
+        bottom = min(level.height, math.ceil(rows.max() + margin_y))
+        if left >= right or top >= bottom:
+            return None
+        return cls(layer, index, level, fit_col, fit_row, size_px, (left, top, right, bottom))
+
+    def keys(self) -> list[BlockKey]:
+        """The blocks that the window touches."""
+        left, top, right, bottom = self.window
+        height, width = self.level.block_height, self.level.block_width
+        return [
+            BlockKey(self.layer, self.index, row, col)
+            for row in range(top // height, (bottom - 1) // height + 1)
+            for col in range(left // width, (right - 1) // width + 1)
+        ]
+
+    def draw(self, image: np.ndarray, covered: np.ndarray, cache: BlockCache, deadline: float) -> bool:
+        """Paint the pixels of `image` that are not yet `covered`; True once all are."""
+        rgb, valid = self._mosaic(cache.get(self.keys(), deadline))
+        if rgb is None:
+            return False
+        left, top, right, bottom = self.window
+        col, row = (_at_pixels(fit, self.size_px) for fit in self._shifted(left, top))
+        inside = None
+        if min(col.min(), row.min()) < 0 or col.max() > right - left or row.max() > bottom - top:
+            # The window is cut off only where the level ends.
+            inside = (col >= 0) & (row >= 0) & (col <= right - left) & (row <= bottom - top)
+        shrink = [max(1, round(ratio)) for ratio in _ratios(self.fit_col, self.fit_row, self.size_px)]
+        if max(shrink) > 1:
+            rgb, valid = _shrunk(rgb, shrink), None if valid is None else _shrunk(valid, shrink)
+            col, row = col / np.float32(shrink[0]), row / np.float32(shrink[1])
+        col -= np.float32(0.5)  # OpenCV counts from the pixel's centre
+        row -= np.float32(0.5)
+        if inside is None and valid is None and not covered.any():
+            cv2.remap(rgb, col, row, cv2.INTER_LINEAR, dst=image, borderMode=cv2.BORDER_REPLICATE)
+            covered[:] = 255
+            return True
+        drawn = cv2.remap(rgb, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        new = covered == 0
+        if inside is not None:
+            new &= inside
+        if valid is not None:
+            # A pixel mixed with no-data is not drawn.
+            new &= cv2.remap(valid, col, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) == 255
+        image[new] = drawn[new]
+        covered[new] = 255
+        return bool(covered.all())
+
+    def _shifted(self, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """The cubics relative to the window's corner."""
+        fit_col, fit_row = self.fit_col.copy(), self.fit_row.copy()
+        fit_col[0, 0] -= left
+        fit_row[0, 0] -= top
+        return fit_col, fit_row
+
+    def _mosaic(self, blocks: dict[BlockKey, Block]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The window's pixels and their validity (None: all valid); (None, None) if it holds nothing."""
+        if all(block.rgb is None for block in blocks.values()):
+            return None, None
+        left, top, right, bottom = self.window
+        rgb = np.empty((bottom - top, right - left, 3), np.uint8)
+        valid = None
+        if any(block.rgb is None or block.valid is not None for block in blocks.values()):
+            valid = np.zeros(rgb.shape[:2], np.uint8)
+        for key, block in blocks.items():
+            x, y = key.col * self.level.block_width - left, key.row * self.level.block_height - top
+            target = (
+                slice(max(0, y), min(bottom - top, y + self.level.block_height)),
+                slice(max(0, x), min(right - left, x + self.level.block_width)),
+            )
+            source = tuple(
+                slice(part.start - start, part.stop - start)
+                for part, start in zip(target, (y, x), strict=True)
+            )
+            if block.rgb is None:
+                rgb[target] = 0
+                continue
+            rgb[target] = block.rgb[source]
+            if valid is not None:
+                valid[target] = 255 if block.valid is None else block.valid[source]
+        return rgb, valid
+
+
+def _in_pixels(level: Level, fit_x: np.ndarray, fit_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cubics in CRS coordinates to cubics in the level's columns and rows."""
+    inverse = ~level.crs_from_pixel
+    fit_col = inverse.a * fit_x + inverse.b * fit_y
+    fit_row = inverse.d * fit_x + inverse.e * fit_y
+    fit_col[0, 0] += inverse.c
+    fit_row[0, 0] += inverse.f
+    return fit_col, fit_row
+
+
+def _ratios(fit_col: np.ndarray, fit_row: np.ndarray, size_px: int) -> tuple[float, float]:
+    """How many of the level's columns and rows one pixel of the crop spans, at the crop's centre."""
+    scale = 2.0 / size_px
+    return scale * math.hypot(fit_col[0, 1], fit_col[1, 0]), scale * math.hypot(fit_row[0, 1], fit_row[1, 0])
+
+
+def _level_for(levels: list[Level], fit_x: np.ndarray, fit_y: np.ndarray, size_px: int) -> int:
+    """The coarsest level whose pixels are no coarser than 1.25 of the crop's."""
+    best = 0
+    for index, level in enumerate(levels):
+        if min(_ratios(*_in_pixels(level, fit_x, fit_y), size_px)) >= 0.8:
+            best = index
+    return best
+
+
+def _shrunk(pixels: np.ndarray, shrink: list[int]) -> np.ndarray:
+    """Mean over shrink[0] columns and shrink[1] rows; an incomplete last one is repeated to full."""
+    height, width = pixels.shape[:2]
+    pad_x, pad_y = -width % shrink[0], -height % shrink[1]
+    if pad_x or pad_y:
+        pixels = cv2.copyMakeBorder(pixels, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE)
+    size = (pixels.shape[1] // shrink[0], pixels.shape[0] // shrink[1])
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _fill_uncovered(image: np.ndarray, covered: np.ndarray, coverage: float) -> None:
+    """Give uncovered pixels the mean colour of the covered ones, as in training; grey if there are none."""
+    if coverage == 1.0:
+        return
+    mean = cv2.mean(image, mask=covered)[:3] if coverage > 0.0 else (127.0,) * 3
+    image[covered == 0] = np.rint(mean).astype(np.uint8)
+
+
+def _open(layer: MapLayer, timeout_s: float) -> Layer:
+    """A folder as XYZ tiles, anything else through GDAL."""
+    if Path(layer.path).is_dir():
+        return TileFolder(layer.path, layer.nodata_rgb)
+    return GdalLayer(layer.path, layer.nodata_rgb, timeout_s)
+
+
+def _transformer(layer: Layer) -> pyproj.Transformer:
+    """Longitude and latitude to the layer's CRS."""
+    try:
+        return pyproj.Transformer.from_crs(4326, layer.crs, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise GeolocError(
+            f"map {layer.name} has a CRS that PROJ cannot tie to the Earth: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _longitude_period(crs: pyproj.CRS) -> float:
+    """How far x runs once around the Earth, in the CRS's units; 0 where x is not a matter of longitude."""
+    if crs.is_geographic:
+        return 360.0
+    operation = crs.coordinate_operation
+    method = operation.method_name.lower() if operation is not None else ""
+    if "mercator" in method and "transverse" not in method and crs.ellipsoid is not None:
+        return 2 * math.pi * crs.ellipsoid.semi_major_metre
+    return 0.0

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of XYZ tiles as a layer of a map."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyproj
+from affine import Affine
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.maps.layers import Bands, Block, Layer, Level, to_block
+
+_WEB_MERCATOR_HALF_M = math.pi * 6378137.0
+TILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _numbered(folder: str | Path) -> list[str]:
+    """Names of the entries that are plain numbers."""
+    return [name for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+
+
+def _is_tile(name: str) -> bool:
+    stem, suffix = os.path.splitext(name)
+    return stem.isdigit() and suffix in TILE_SUFFIXES
+
+
+def _tile_extent(folder: Path) -> tuple[int, int, int, int] | None:
+    """Smallest and largest x and y (x0, y0, x1, y1) of the tiles of one zoom; None if there are none."""
+    xs, ys = [], []
+    for x in _numbered(folder):
+        # Only names are read: a folder may hold a million tiles.
+        rows = [int(os.path.splitext(name)[0]) for name in os.listdir(folder / x) if _is_tile(name)]
+        if rows:
+            xs.append(int(x))
+            ys += [min(rows), max(rows)]
+    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
+
+
+def _tile_level(zoom: int, extent: tuple[int, int, int, int], side_px: int) -> Level:
+    left, top, right, bottom = extent
+    tile_m = 2 * _WEB_MERCATOR_HALF_M / 2**zoom
+    west_m, north_m = left * tile_m - _WEB_MERCATOR_HALF_M, _WEB_MERCATOR_HALF_M - top * tile_m
+    return Level(
+        width=(right - left + 1) * side_px,
+        height=(bottom - top + 1) * side_px,
+        crs_from_pixel=Affine(tile_m / side_px, 0.0, west_m, 0.0, -tile_m / side_px, north_m),
+        block_width=side_px,
+        block_height=side_px,
+        zoom=zoom,
+        first_tile=(left, top),
+    )
+
+
+class TileFolder(Layer):
+    """A folder {z}/{x}/{y}.png (or jpg, jpeg, webp) of web Mercator tiles, y counted from the north."""
+
+    def __init__(self, path: str | Path, nodata_rgb: tuple[int, int, int] | None = None) -> None:
+        """List the tiles; GeolocError if there are none."""
+        self.name = str(path)
+        self.crs = pyproj.CRS.from_epsg(3857)
+        self.sparse = True
+        self._bands = Bands([1, 2, 3], nodata_rgb=nodata_rgb, nodata=[None] * 3)
+        self._folder = Path(path)
+        extents = {
+            int(zoom): extent for zoom in _numbered(path) if (extent := _tile_extent(self._folder / zoom))
+        }
+        if not extents:
+            raise GeolocError(
+                f"folder {path} holds no tiles; it needs files such as 17/70000/45000.png (z/x/y)"
+            )
+        side_px = self._tile_side_px()
+        self.levels = [_tile_level(zoom, extents[zoom], side_px) for zoom in sorted(extents, reverse=True)]
+        self.complete_levels()
+
+    def _tile_side_px(self) -> int:
+        """256 or 512, from the first tile that decodes."""
+        for file in self._folder.glob("*/*/*"):
+            image = (
+                cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+                if _is_tile(file.name)
+                else None
+            )
+            if image is not None:
+                return int(image.shape[0])
+        raise GeolocError(f"no tile in {self.name} can be decoded; check the files")
+
+    def read_stored(self, level: Level, row: int, col: int) -> Block:
+        x, y = level.first_tile[0] + col, level.first_tile[1] + row
+        stem = self._folder / str(level.zoom) / str(x) / str(y)
+        file = next((path for end in TILE_SUFFIXES if (path := stem.with_suffix(end)).is_file()), None)
+        if file is None:
+            return Block(None)
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None or image.shape[:2] != (level.block_height, level.block_width):
+            raise GeolocError(f"tile {file} is damaged or not {level.block_width} px square; fetch it again")
+        if image.dtype != np.uint8:
+            image = (image / 257).astype(np.uint8)
+        mask = image[..., 3] if image.ndim == 3 and image.shape[2] == 4 else None
+        grey = image.ndim == 2 or image.shape[2] == 1
+        data = [image.reshape(image.shape[:2])] if grey else [image[..., 2], image[..., 1], image[..., 0]]
+        return to_block(np.stack(data), mask, self._bands)
+
+    def close(self) -> None:
+        """No file stays open between two reads."""

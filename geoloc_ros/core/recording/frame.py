@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One camera frame with all that the vehicle knew, and recordings of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where the camera really was."""
+
+    lat_deg: float
+    lon_deg: float
+    height_above_ground_m: float
+
+
+PRIOR_RADIUS_PER_NOISE = 2.0
+"""A prior's radius is 3 sigma: one that is off by so many metres is called twice as uncertain as that."""
+
+MIN_PRIOR_RADIUS_M = 20.0
+
+
+def noisy_prior(truth: Truth, noise_m: float, seed: int) -> tuple[float, float, float]:
+    """(lat_deg, lon_deg, radius_m) of a prior `noise_m` off the truth, in a direction that the seed fixes."""
+    bearing = np.random.default_rng(seed).uniform(0.0, 2.0 * math.pi)
+    east_m, north_m = noise_m * math.sin(bearing), noise_m * math.cos(bearing)
+    lat_deg, lon_deg = LocalEnu(truth.lat_deg, truth.lon_deg).to_geodetic(east_m, north_m)
+    return lat_deg, lon_deg, max(PRIOR_RADIUS_PER_NOISE * noise_m, MIN_PRIOR_RADIUS_M)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture with all that the vehicle knew when it was taken.
+
+    A damaged picture is None and a damaged attitude is NaN throughout, so that one bad frame neither ends a
+    flight nor passes for a good one; `problem` then says what is wrong.
+    """
+
+    image: np.ndarray | None  # (h, w, 3) uint8 RGB
+    stamp_s: float
+    rotation_enu_from_optical: np.ndarray | None  # (3, 3); None: the vehicle has no attitude sensor
+    height_m: float  # above ground
+    camera: CameraModel
+    truth: Truth | None = None
+    problem: str = ""
+    velocity_enu_m_s: tuple[float, float] | None = None  # east, north, from odometry (VIO)
+    heading_deg: float = 0.0  # of the picture's top, clockwise from north; counts without an attitude only
+    # As recorded, to the last digit, for who writes them on: the picture's JPEG or PNG file, and the attitude as
+    # (qx, qy, qz, qw), ENU from the optical frame.
+    encoded: bytes | None = None
+    quaternion: tuple[float, float, float, float] | None = None
+
+
+class Recording(Protocol):
+    """A recorded flight: a flight folder or a bag."""
+
+    camera: CameraModel
+
+    @property
+    def map_path(self) -> Path:
+        """The recording's own map; GeolocError if it has none."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """All frames."""
+
+    def frames(self, first: int, stop: int) -> Iterator[Frame]:
+        """Frames `first` to `stop` - 1."""
+
+    def stamp_s(self, index: int) -> float:
+        """A frame's time without reading its picture."""
+
+    def truth(self, index: int) -> Truth | None:
+        """A frame's true place without reading its picture; None where it is not known."""

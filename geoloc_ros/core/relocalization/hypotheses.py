@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-hypothesis filter: places where a lost vehicle may be, each a track of its own with its odds.
+
+The odds are against the vehicle being anywhere else. A frame multiplies them by how much better its view fits there
+than at the other places that retrieval thought most alike (Bayes' rule). Motion carries a hypothesis on, so a
+look-alike drops out as soon as the next view does not fit where it would have moved to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.matching.match_frame import Match
+from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.matching.tracker import Tracker
+from geoloc_ros.core.recording.frame import Frame
+
+GATE_SIGMA = 4.0
+"""A hypothesis takes an answer within so many standard deviations for its own."""
+SAME_PLACE_M = 25.0
+"""Hypotheses nearer to each other are one."""
+LEAST_EVIDENCE = -3.0
+"""Most that a frame tells against a place, natural logarithm of odds: one covered lens must not end the truth."""
+LEAST_NEW_GROUND = 0.2
+"""Less than this share of `new_ground` is taken for noise of a vehicle at rest."""
+
+
+@dataclass
+class Hypothesis:
+    """A place where the vehicle may be.
+
+    log_odds: natural logarithm of its odds against everywhere else. heading_deg: to be added to the vehicle's own,
+    clockwise. similarity: cosine that retrieval gave its tile when it was found. frames: in how many the network found
+    the vehicle there. match: the network's answer there in this frame, None if it was another or none.
+    """
+
+    tracker: Tracker
+    log_odds: float
+    heading_deg: float
+    similarity: float
+    frames: int
+    match: Match | None
+    counted: tuple[float, float]
+    """Where evidence was last counted, (lat_deg, lon_deg)."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The network's answer at one place; evidence: natural logarithm of how much better the view fits there than
+    elsewhere. hypothesis: whose place it is, None for one that retrieval has named.
+    """
+
+    match: Match
+    evidence: float
+    heading_deg: float
+    similarity: float
+    hypothesis: Hypothesis | None
+
+
+class HypothesisFilter:
+    """The places under consideration, the likeliest first.
+
+    rejected: places that retrieval named for the last frame and that did not fit it, with frames 0.
+    """
+
+    def __init__(self, settings: LocalizerSettings) -> None:
+        self._settings = settings
+        self.hypotheses: list[Hypothesis] = []
+        self.rejected: list[Hypothesis] = []
+
+    def predict(self, frame: Frame) -> None:
+        """Move all hypotheses on to this frame, with odometry or at constant velocity."""
+        s = self._settings
+        for hypothesis in self.hypotheses:
+            hypothesis.tracker.advance(
+                frame.stamp_s,
+                with_heading(frame, hypothesis.heading_deg).velocity_enu_m_s,
+                s.sigma_acceleration_m_s2,
+                s.sigma_odometry_m_s,
+            )
+            hypothesis.match = None
+
+    def weigh(self, sightings: Sequence[Sighting], stamp_s: float, view_m: float, places: float) -> None:
+        """Take in the sightings of one frame whose view is view_m wide, on a map of so many distinct places."""
+        s = self._settings
+        for sighting in sightings:
+            if sighting.hypothesis is not None:
+                self._confirm(sighting.hypothesis, sighting, view_m)
+        known = list(self.hypotheses)
+        prior = -math.log(max(2.0, places))
+        self.rejected = []
+        for sighting in sightings:
+            if sighting.hypothesis is not None:
+                continue
+            found = self._found(sighting, stamp_s, prior)
+            if sighting.evidence < s.look_alike:
+                self.rejected.append(replace(found, frames=0))
+            elif not any(_apart_m(found.counted, h) < SAME_PLACE_M for h in known):
+                known.append(found)
+        self.rejected.sort(key=lambda h: -h.log_odds)
+        self.hypotheses = []
+        for hypothesis in sorted(known, key=lambda h: -h.log_odds):
+            near = any(_apart_m(hypothesis.tracker.place, h) < SAME_PLACE_M for h in self.hypotheses)
+            # Worse than a place that nobody has looked at.
+            if not near and hypothesis.log_odds >= prior:
+                self.hypotheses.append(hypothesis)
+        del self.hypotheses[s.search_hypotheses :]
+
+    def _found(self, sighting: Sighting, stamp_s: float, prior: float) -> Hypothesis:
+        """The hypothesis that starts with a sighting."""
+        s, match = self._settings, sighting.match
+        place = (match.lat_deg, match.lon_deg)
+        sigma_m = math.sqrt(float(np.linalg.eigvalsh(match.covariance_enu_m2)[-1]))
+        return Hypothesis(
+            tracker=Tracker(*place, sigma_m, s.sigma_speed_m_s, stamp_s),
+            log_odds=prior + min(sighting.evidence, s.max_evidence),
+            heading_deg=sighting.heading_deg,
+            similarity=sighting.similarity,
+            frames=1,
+            match=match,
+            counted=place,
+        )
+
+    def _confirm(self, hypothesis: Hypothesis, sighting: Sighting, view_m: float) -> None:
+        s, match = self._settings, sighting.match
+        distance2 = hypothesis.tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
+        agrees = sighting.evidence > 0 and match.support >= s.min_support and distance2 <= GATE_SIGMA**2
+        if not agrees:
+            hypothesis.log_odds += max(min(sighting.evidence, 0.0), LEAST_EVIDENCE)
+            return
+        hypothesis.tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
+        hypothesis.match = match
+        hypothesis.frames += 1
+        # What the frames before have shown already is no news: a look-alike at rest would confirm itself.
+        new = _apart_m(hypothesis.counted, hypothesis) / (s.new_ground * view_m)
+        if new >= LEAST_NEW_GROUND:
+            hypothesis.counted = hypothesis.tracker.place
+            hypothesis.log_odds += min(new, 1.0) * (min(sighting.evidence, s.max_evidence) - s.look_alike)
+
+    def margin(self) -> float:
+        """Natural logarithm of the best hypothesis's odds against all others and elsewhere together."""
+        if not self.hypotheses:
+            return -math.inf
+        best, *others = (hypothesis.log_odds for hypothesis in self.hypotheses)
+        return best - float(np.logaddexp.reduce([0.0, *others]))
+
+    def verdict(self) -> tuple[Hypothesis | None, str]:
+        """The accepted hypothesis, or None and why not yet."""
+        s = self._settings
+        if not self.hypotheses or self.hypotheses[0].log_odds <= 0:
+            return None, "lost: no place on the map fits better than others"
+        best = self.hypotheses[0]
+        margin, least = self.margin(), math.log(s.accept_odds)
+        count = len(self.hypotheses)
+        if margin < least:
+            return None, (
+                f"searching: the best of {count} places leads {math.exp(margin):.2g}:1, accepted is {s.accept_odds:g}:1"
+            )
+        if best.frames < s.accept_frames:
+            return None, f"searching: the best place was seen in {best.frames} of {s.accept_frames} frames"
+        if best.match is None:
+            return None, "searching: this frame does not show the best place"
+        heatmap = best.match.heatmap
+        if heatmap.peak < s.min_start_peak or heatmap.peak_ratio < s.min_peak_ratio:
+            return None, (
+                f"searching: {heatmap.peak:.0%} of the probability lies at the best place's peak, "
+                f"the limit is {s.min_start_peak:.0%}"
+            )
+        return best, ""
+
+
+def turned(vector_enu: np.ndarray, heading_deg: float) -> np.ndarray:
+    """(2,) east, north turned clockwise, seen from above."""
+    c, s = math.cos(math.radians(heading_deg)), math.sin(math.radians(heading_deg))
+    return np.array([c * vector_enu[0] + s * vector_enu[1], c * vector_enu[1] - s * vector_enu[0]])
+
+
+def with_heading(frame: Frame, heading_deg: float) -> Frame:
+    """The frame as it is if the vehicle's heading is off by so much, degrees clockwise."""
+    if heading_deg == 0.0:
+        return frame
+    rotation, velocity = frame.rotation_enu_from_optical, frame.velocity_enu_m_s
+    if rotation is not None:
+        east, north = turned(np.eye(2)[0], heading_deg), turned(np.eye(2)[1], heading_deg)
+        turn = np.eye(3)
+        turn[:2, 0], turn[:2, 1] = east, north
+        rotation = turn @ rotation
+    if velocity is not None:
+        east_m_s, north_m_s = turned(np.array(velocity), heading_deg).tolist()
+        velocity = east_m_s, north_m_s
+    return replace(
+        frame,
+        rotation_enu_from_optical=rotation,
+        velocity_enu_m_s=velocity,
+        heading_deg=frame.heading_deg + heading_deg,
+    )
+
+
+def _apart_m(place: tuple[float, float], hypothesis: Hypothesis) -> float:
+    return math.hypot(*LocalEnu(*place).to_enu(*hypothesis.tracker.place))

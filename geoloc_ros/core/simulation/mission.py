@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mission that shows what the fixes are worth: take off, fly a pattern, lose GNSS, fly on, land.
+
+The vehicle is a simulated one, as its simulator tells where it really is and can take GNSS away. It is flown by mission
+items, which PX4 and ArduPilot both follow by themselves. GNSS goes by PX4's SIM_GPS_USED (SIH and Gazebo; no fix
+below four satellites), else by its failure injection, or by ArduPilot's SIM_GPS1_ENABLE (SIM_GPS_DISABLE up to 4.5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from geoloc_models.errors import GeolocError
+from geoloc_ros.core.autopilot.mavlink_connection import Autopilot
+from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
+from geoloc_ros.core.autopilot.mavlink_messages import truth_from
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.simulation.ground_station import GroundStation, Parameter
+from geoloc_ros.core.simulation.trajectory import PATTERNS, pattern_corners
+
+CONNECT_S = 15.0
+READY_S = 90.0
+"""How long an autopilot may take from its start until it lets itself be armed."""
+AGAIN_S = 2.0
+STEP_S = 0.1
+QUIET_S = 3.0
+"""Without a sample for so long a position is gone."""
+FIX_AGE_S = 5.0
+"""GNSS is not taken away unless a fix went to the vehicle within so long."""
+FIRST_FIX_S = 20.0
+"""So long it hovers above the take-off for the first fix; the pattern begins with or without one."""
+LEAST_WITHOUT_S = 10.0
+"""A pattern that ends sooner after the loss shows nothing."""
+CLIMB_M_S = 0.5
+"""The slowest climb and descent that is waited for."""
+OFF_S = 10.0
+"""How long a receiver may take to report that its fix is gone."""
+
+_KINDS = {
+    "GLOBAL_POSITION_INT": "estimate",
+    "HIL_STATE_QUATERNION": "truth",
+    "SIM_STATE": "truth",
+    "GPS_RAW_INT": "gnss",
+}
+# The first of these that the autopilot has, and the value that takes GNSS away.
+_SWITCHES = {
+    Autopilot.PX4: (("SIM_GPS_USED", 0.0),),
+    Autopilot.ARDUPILOT: (("SIM_GPS1_ENABLE", 0.0), ("SIM_GPS_DISABLE", 1.0)),
+}
+
+
+class Fixes(Protocol):
+    """Who hears the localizer and its bridge."""
+
+    def count(self) -> int:
+        """Fixes sent to the autopilot so far."""
+
+    def words(self) -> str:
+        """What they last said about themselves."""
+
+
+@dataclass(frozen=True)
+class MissionPlan:
+    """What to fly. The pattern lies about the place of the take-off."""
+
+    pattern: str  # of trajectory.PATTERNS
+    size_m: float  # side of its square
+    height_m: float  # above the take-off
+    speed_m_s: float
+    gnss_loss_s: float  # after the pattern began; infinite: never
+    max_error_m: float  # of the vehicle's estimate, before it counts as lost
+    needs_fixes: bool  # False: GNSS is taken away though nobody sends fixes
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERNS:
+            raise GeolocError(f"pattern '{self.pattern}' is unknown; use one of {', '.join(PATTERNS)}")
+        for name, unit in (("size_m", "m"), ("height_m", "m"), ("speed_m_s", "m/s"), ("max_error_m", "m")):
+            number = getattr(self, name)
+            if not 0 < number < math.inf:
+                raise GeolocError(f"{name} is {number:g} {unit}; it must be positive")
+        latest_s = self.duration_s - LEAST_WITHOUT_S
+        if not (0 <= self.gnss_loss_s <= latest_s or self.gnss_loss_s == math.inf):
+            raise GeolocError(
+                f"GNSS would go after {self.gnss_loss_s:g} s of {self.duration_s:.0f} s; lose it at least "
+                f"{LEAST_WITHOUT_S:g} s before the pattern ends, or fly a larger or slower one"
+            )
+
+    @property
+    def corners_m(self) -> np.ndarray:
+        """(n, 2) metres east and north of the take-off."""
+        half = self.size_m / 2
+        return pattern_corners(self.pattern, (-half, -half, half, half), np.random.default_rng(0))
+
+    @property
+    def duration_s(self) -> float:
+        """From above the take-off through all corners at the set speed."""
+        path = np.vstack([[0.0, 0.0], self.corners_m])
+        return float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum() / self.speed_m_s)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the mission is, for a line on the screen. error_m: of the vehicle's estimate, NaN where unknown."""
+
+    phase: str
+    time_s: float
+    error_m: float
+    fixes: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The vehicle's estimates and the truth of the same moments; all arrays (n,)."""
+
+    time_s: np.ndarray
+    estimate_enu_m: np.ndarray  # (n, 2) about the take-off
+    truth_enu_m: np.ndarray  # (n, 2)
+    height_m: np.ndarray  # true, above the take-off
+
+    @property
+    def error_m(self) -> np.ndarray:
+        """Horizontal distances."""
+        return np.linalg.norm(self.estimate_enu_m - self.truth_enu_m, axis=1)
+
+    def between(self, start_s: float, end_s: float) -> np.ndarray:
+        """Errors of a part of the flight, m."""
+        return self.error_m[(self.time_s >= start_s) & (self.time_s < end_s)]
+
+
+@dataclass(frozen=True)
+class Flown:
+    """What came of a mission. Times are seconds since the pattern began, NaN for what never happened."""
+
+    plan: MissionPlan
+    vehicle: str
+    trouble: str  # empty when all went well
+    gnss_lost_s: float
+    pattern_end_s: float
+    landed_s: float
+    samples: Samples
+    fix_times_s: np.ndarray  # (fixes,)
+    texts: tuple[str, ...]  # what the vehicle said
+    words: str  # what localizer and bridge last said on the way
+
+
+class Recorder:
+    """Keeps where the vehicle believed it was and where it really was, on the vehicle's own clock.
+
+    That is right however fast a simulation runs, and whenever a busy computer comes to read a message.
+    """
+
+    def __init__(self) -> None:
+        self._estimates: list[tuple[float, float, float]] = []  # vehicle's time, latitude, longitude
+        self._truths: list[tuple[float, float, float, float]] = []  # and altitude
+        self._clock = (0.0, time.monotonic())  # vehicle's time of the newest stamped message, and its arrival
+        self._heard_s: dict[str, float] = {}  # monotonic
+        self._gnss_has_fix = False
+
+    def now_s(self) -> float:
+        """The vehicle's time, since its start."""
+        stamp_s, arrived_s = self._clock
+        return stamp_s + time.monotonic() - arrived_s
+
+    def take(self, message: Any) -> None:
+        """Any message of the vehicle; on the connection's thread."""
+        name = message.get_type()
+        stamp_s = _stamp_s(message)
+        if stamp_s is None:
+            stamp_s = self.now_s()
+        else:
+            self._clock = stamp_s, time.monotonic()
+        if name == "GLOBAL_POSITION_INT" and (message.lat or message.lon):
+            self._estimates.append((stamp_s, message.lat * 1e-7, message.lon * 1e-7))
+        elif name in ("HIL_STATE_QUATERNION", "SIM_STATE"):
+            place = truth_from(message)
+            self._truths.append((stamp_s, place.lat_deg, place.lon_deg, place.altitude_m))
+        elif name == "GPS_RAW_INT":
+            self._gnss_has_fix = message.fix_type >= mavlink.GPS_FIX_TYPE_3D_FIX
+        else:
+            return
+        self._heard_s[_KINDS[name]] = time.monotonic()
+
+    def has(self, kind: str) -> bool:
+        """Whether truth, estimate or GNSS came within the last seconds; GNSS that has no fix is none."""
+        is_fresh = time.monotonic() - self._heard_s.get(kind, -math.inf) < QUIET_S
+        return is_fresh and (kind != "gnss" or self._gnss_has_fix)
+
+    def samples(self, begun_s: float, last: int | None = None) -> Samples:
+        """Estimates with the truth between its neighbours; the take-off is the first truth. last: so many only."""
+        truths = np.array(self._truths[-last:] if last else self._truths, dtype=float).reshape(-1, 4)
+        estimates = np.array(self._estimates[-last:] if last else self._estimates, dtype=float).reshape(-1, 3)
+        if len(truths):
+            inside = (estimates[:, 0] >= truths[0, 0]) & (estimates[:, 0] <= truths[-1, 0])
+            estimates = estimates[inside]
+        if not len(truths) or not len(estimates):
+            return Samples(np.zeros(0), np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+        stamps_s = estimates[:, 0]
+        true = np.stack([np.interp(stamps_s, truths[:, 0], truths[:, i]) for i in (1, 2, 3)], axis=1)
+        _, lat_deg, lon_deg, ground_m = self._truths[0]
+        frame = LocalEnu(lat_deg, lon_deg)
+        return Samples(
+            stamps_s - begun_s,
+            np.stack(frame.to_enu(estimates[:, 1], estimates[:, 2]), axis=1),
+            np.stack(frame.to_enu(true[:, 0], true[:, 1]), axis=1),
+            true[:, 2] - ground_m,
+        )
+
+    def error_now_m(self) -> float:
+        """The newest error; NaN before there is one."""
+        recent = self.samples(0.0, last=60).error_m
+        return float(recent[-1]) if len(recent) else math.nan
+
+
+def _stamp_s(message: Any) -> float | None:
+    """Time since the vehicle's start; None where a message has none, as ArduPilot's SIM_STATE."""
+    if message.get_type() == "HIL_STATE_QUATERNION":
+        return float(message.time_usec * 1e-6)
+    return message.time_boot_ms * 1e-3 if hasattr(message, "time_boot_ms") else None
+
+
+class GnssSwitch:
+    """Takes a simulated vehicle's GNSS away, and puts it back as it was."""
+
+    def __init__(self, station: GroundStation) -> None:
+        """Look for what this simulator offers; GeolocError if it offers nothing."""
+        self._station = station
+        self._before: Parameter | None = None
+        self._failures: Parameter | None = None
+        self._off_value = 0.0
+        self.is_off = False
+        for name, off_value in _SWITCHES[station.autopilot]:
+            self._before, self._off_value = station.parameter(name), off_value
+            if self._before is not None:
+                return
+        if station.autopilot is Autopilot.PX4:
+            self._failures = station.parameter("SYS_FAILURE_EN")
+        if self._failures is None:
+            names = " nor ".join(name for name, _ in _SWITCHES[station.autopilot])
+            raise GeolocError(
+                f"the vehicle has no parameter {names}, so that its GNSS cannot be taken away; "
+                "fly a simulated one"
+            )
+
+    def off(self) -> None:
+        """GeolocError if the vehicle does not let it go."""
+        self.is_off = True  # whatever comes, it is put back
+        if not self._set(off=True):
+            raise GeolocError(f"the vehicle does not let its GNSS go{self._station.last_words()}")
+
+    def on(self) -> bool:
+        """Put it back; whether it is there again."""
+        self.is_off = not self._set(off=False)
+        return not self.is_off
+
+    def _set(self, off: bool) -> bool:
+        if self._before is not None:
+            value = self._off_value if off else self._before.value
+            return self._station.set_parameter(replace(self._before, value=value))
+        assert self._failures is not None
+        kind = mavlink.FAILURE_TYPE_OFF if off else mavlink.FAILURE_TYPE_OK
+        enabled = replace(self._failures, value=1.0)
+        numbers = mavlink.MAV_CMD_INJECT_FAILURE, mavlink.FAILURE_UNIT_SENSOR_GPS, kind, 0.0
+        done = self._station.set_parameter(enabled) and self._station.try_command(*numbers)
+        return done and (off or self._station.set_parameter(self._failures))
+
+
+@dataclass
+class Mission:
+    """One flight of a plan. tell: milestones, in words; show: progress, ten times a second."""
+
+    station: GroundStation
+    recorder: Recorder
+    plan: MissionPlan
+    fixes: Fixes
+    tell: Callable[[str], None]
+    show: Callable[[Progress], None]
+    _begun_s: float = field(default=math.nan, init=False)
+    _lost_s: float = field(default=math.nan, init=False)
+    _ended_s: float = field(default=math.nan, init=False)
+    _landed_s: float = field(default=math.nan, init=False)
+    _fix_times_s: list[float] = field(default_factory=list, init=False)
+    _words: str = field(default="", init=False)
+    _phase: str = field(default="connecting", init=False)
+
+    def fly(self) -> Flown:
+        """Fly it. GeolocError if it cannot be flown at all or no fixes come; what happens later is the outcome.
+
+        Whatever ends it, Ctrl-C too: GNSS is put back and the vehicle is asked to land.
+        """
+        self.station.connect(CONNECT_S)
+        self._wait_until_ready()
+        switch = GnssSwitch(self.station) if math.isfinite(self.plan.gnss_loss_s) else None
+        try:
+            last = self._start()
+            trouble = self._fly_pattern(last, switch)
+            if not trouble:
+                trouble = self._land()
+            self._landed_s = self.recorder.now_s()
+        finally:
+            self._bring_home(switch)
+        samples = self.recorder.samples(self._begun_s)
+        return Flown(
+            self.plan,
+            str(self.station),
+            trouble,
+            self._lost_s - self._begun_s,
+            self._ended_s - self._begun_s,
+            self._landed_s - self._begun_s,
+            samples,
+            np.array(self._fix_times_s) - self._begun_s,
+            tuple(self.station.texts),
+            self._words,
+        )
+
+    # --- stages ---------------------------------------------------------------------------------------------
+
+    def _wait_until_ready(self) -> None:
+        self._phase = "waiting for position and truth"
+        self.tell(f"connected to {self.station} on {self.station.url}")
+        if not self._step_until(lambda: self.recorder.has("estimate"), READY_S):
+            raise GeolocError(
+                f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start"
+                f"{self.station.last_words()}"
+            )
+        if not self._step_until(lambda: self.recorder.has("truth"), CONNECT_S):
+            raise GeolocError(
+                "the vehicle does not say where it really is (HIL_STATE_QUATERNION of PX4's SIH and Gazebo, SIM_STATE "
+                "of ArduPilot's simulator); a mission without GNSS is for simulated vehicles only"
+            )
+
+    def _start(self) -> int:
+        """Upload, arm, climb, begin; returns the last item's number."""
+        position = self.station.latest("GLOBAL_POSITION_INT")
+        frame = LocalEnu(position.lat * 1e-7, position.lon * 1e-7)
+        corners = self.plan.corners_m
+        lat_deg, lon_deg = frame.to_geodetic(corners[:, 0], corners[:, 1])
+        last = self.station.upload(list(zip(lat_deg, lon_deg, strict=True)), self.plan.height_m)
+        self._arm()
+        self.station.take_off(self.plan.height_m)
+        self._phase = "climbing"
+        self.tell(f"armed, climbing to {self.plan.height_m:g} m")
+        climb_s = self.plan.height_m / CLIMB_M_S + READY_S
+        if not self._step_until(self._is_up, climb_s):
+            raise GeolocError(
+                f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s"
+                f"{self.station.last_words()}"
+            )
+        if self.plan.needs_fixes and math.isfinite(self.plan.gnss_loss_s):
+            self._phase = "waiting for a fix"
+            self._step_until(self._has_fix, FIRST_FIX_S)
+        self.station.command("start the mission", mavlink.MAV_CMD_MISSION_START, 0.0, 0.0)
+        if not self._step_until(lambda: self.station.is_in("mission"), QUIET_S):
+            raise GeolocError(
+                f"the vehicle does not fly its mission but {self.station.mode}{self.station.last_words()}"
+            )
+        self.station.try_command(mavlink.MAV_CMD_DO_CHANGE_SPEED, 1.0, self.plan.speed_m_s, -1.0)
+        self._begun_s = self.recorder.now_s()
+        self.tell(f"flying a {self.plan.pattern} of {len(corners)} corners, {self.plan.duration_s:.0f} s")
+        return last
+
+    def _arm(self) -> None:
+        self._phase = "arming"
+        end_s = time.monotonic() + READY_S
+        while True:
+            self.station.set_mode("hold")
+            if self.station.try_command(mavlink.MAV_CMD_COMPONENT_ARM_DISARM, 1.0):
+                break
+            if time.monotonic() > end_s:
+                raise GeolocError(f"the vehicle refuses to arm for {READY_S:g} s{self.station.last_words()}")
+            self._step_until(lambda: False, AGAIN_S)
+        self._step_until(lambda: self.station.is_armed, QUIET_S)
+
+    def _is_up(self) -> bool:
+        return bool(
+            self.station.latest("GLOBAL_POSITION_INT").relative_alt * 1e-3 > 0.95 * self.plan.height_m
+        )
+
+    def _fly_pattern(self, last: int, switch: GnssSwitch | None) -> str:
+        """To the last corner, with GNSS and then without; returns what went wrong, if anything."""
+        self._phase = "with GNSS"
+        end_s = self._begun_s + 2.0 * self.plan.duration_s + READY_S
+        trouble = ""
+        while not self._has_reached(last) and not trouble:
+            now_s = self.recorder.now_s()
+            if switch is not None and not switch.is_off and now_s - self._begun_s >= self.plan.gnss_loss_s:
+                self._check_fixes()
+                switch.off()
+                self._lost_s = self.recorder.now_s()
+                self._phase = "without GNSS"
+                self.tell(f"GNSS is gone, with the estimate {self.recorder.error_now_m():.1f} m off")
+            self._step()
+            # PX4 leaves the mode with the last corner.
+            trouble = "" if self._has_reached(last) else self._trouble()
+            if now_s > end_s:
+                trouble = f"the last corner was not reached within {end_s - self._begun_s:.0f} s"
+        self._ended_s, self._words = self.recorder.now_s(), self.fixes.words()
+        return trouble
+
+    def _land(self) -> str:
+        self._phase = "landing"
+        self.tell("the pattern is flown, landing")
+        if not self.station.set_mode("land"):
+            return f"the vehicle does not land{self.station.last_words()}"
+        down_s = self.plan.height_m / CLIMB_M_S + READY_S
+        if not self._step_until(lambda: not self.station.is_armed, down_s):
+            return f"the vehicle did not land within {down_s:.0f} s{self.station.last_words()}"
+        self.tell("landed")
+        return ""
+
+    def _bring_home(self, switch: GnssSwitch | None) -> None:
+        """GNSS back on; down, if it is up."""
+        if switch is not None and switch.is_off:
+            self.tell("GNSS is back" if switch.on() else "GNSS could not be put back: restart the simulator")
+        if self.station.is_armed:
+            landing = self.station.is_in("land") or self.station.set_mode("land")
+            self.tell("the vehicle was asked to land" if landing else "the vehicle does not answer")
+
+    # --- watching -------------------------------------------------------------------------------------------
+
+    def _has_reached(self, last: int) -> bool:
+        reached = self.station.latest("MISSION_ITEM_REACHED")
+        return reached is not None and reached.seq >= last
+
+    def _has_fix(self) -> bool:
+        return bool(self._fix_times_s) and self.recorder.now_s() - self._fix_times_s[-1] < FIX_AGE_S
+
+    def _check_fixes(self) -> None:
+        if not self.plan.needs_fixes or self._has_fix():
+            return
+        raise GeolocError(
+            f"no fix of ours went to the vehicle in the last {FIX_AGE_S:g} s, so GNSS stays on; {self.fixes.words()}; "
+            "start both over the right map, or show with --without-fixes what becomes of the vehicle alone"
+        )
+
+    def _trouble(self) -> str:
+        """What is wrong with a vehicle that flies its mission; empty: nothing."""
+        station, recorder = self.station, self.recorder
+        error_m = recorder.error_now_m()
+        if station.is_silent:
+            return "the vehicle is silent"
+        if not station.is_armed:
+            return f"the vehicle disarmed in flight{station.last_words()}"
+        if not station.is_in("mission"):
+            return f"the vehicle left its mission for {station.mode}{station.last_words()}"
+        if not recorder.has("truth"):
+            return "the simulator no longer says where the vehicle is"
+        if not recorder.has("estimate"):
+            return f"the vehicle has no position any more{station.last_words()}"
+        if error_m > self.plan.max_error_m:
+            return f"its estimate is {error_m:.1f} m off, the limit is {self.plan.max_error_m:g} m"
+        if recorder.now_s() - self._lost_s > OFF_S and recorder.has("gnss"):
+            return f"its GNSS has a fix {OFF_S:g} s after it was taken away"
+        return ""
+
+    def _step_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end_s:
+                return False
+            self._step()
+        return True
+
+    def _step(self) -> None:
+        """A tenth of a second: count fixes, show where we are."""
+        time.sleep(STEP_S)
+        now_s, count = self.recorder.now_s(), self.fixes.count()
+        self._fix_times_s += itertools.repeat(now_s, count - len(self._fix_times_s))
+        time_s = now_s - self._begun_s
+        self.show(Progress(self._phase, time_s, self.recorder.error_now_m(), count))

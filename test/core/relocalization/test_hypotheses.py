@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter of hypotheses: Bayes' rule to the last digit, look-alikes told apart, nothing accepted early."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from geoloc_models.drl.heatmap import heatmap_from_logits
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.geometry.rectify import RectifiedView
+from geoloc_ros.core.geometry.rotations import nadir_rotation
+from geoloc_ros.core.maps.crop import CropStatus, MapCrop
+from geoloc_ros.core.matching.match_frame import Match
+from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.relocalization.hypotheses import (
+    Hypothesis,
+    HypothesisFilter,
+    Sighting,
+    turned,
+    with_heading,
+)
+
+HOME = LocalEnu(58.4, 26.7)
+VIEW_M = 100.0
+CAMERA = CameraModel(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+SETTINGS = LocalizerSettings(
+    accept_odds=1000.0, accept_frames=3, max_evidence=10.0, look_alike=0.0, new_ground=0.25, min_support=0.25
+)
+
+
+def match(east_m: float, north_m: float, sharp: bool = True) -> Match:
+    """The network's answer that the vehicle is at a place about HOME."""
+    logits = np.zeros((21, 21), np.float32)
+    logits[10, 10] = 12.0 if sharp else 0.0
+    place = HOME.to_geodetic(east_m, north_m)
+    crop = MapCrop(PICTURE, *place, 80.0, 10.0, 1.0, CropStatus.OK, "")
+    heatmap = heatmap_from_logits(logits, 4.0)
+    view = RectifiedView(PICTURE, 1.0, (0.0, 0.0), 1.0)
+    return Match(*place, np.eye(2) * 4.0, heatmap, heatmap.peak, crop, view, {})
+
+
+def named(east_m: float, evidence: float) -> Sighting:
+    return Sighting(match(east_m, 0.0), evidence, 0.0, 0.5, None)
+
+
+def again(hypothesis: Hypothesis, east_m: float, evidence: float) -> Sighting:
+    return Sighting(match(east_m, 0.0), evidence, 0.0, 0.5, hypothesis)
+
+
+def frame(stamp_s: float, velocity: tuple[float, float] | None = None) -> Frame:
+    return Frame(PICTURE, stamp_s, nadir_rotation(), 100.0, CAMERA, velocity_enu_m_s=velocity)
+
+
+def test_odds_are_bayes_rule() -> None:
+    """Against probabilities multiplied one by one: one place in 200, then frames with new ground in full."""
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 3.0), named(400.0, 1.0)], 0.0, VIEW_M, 200.0)
+    odds = [1 / 200 * math.exp(3.0), 1 / 200 * math.exp(1.0)]
+    assert [h.log_odds for h in search.hypotheses] == pytest.approx(np.log(odds))
+    for step in (1, 2):
+        search.predict(frame(2.0 * step, (20.0, 0.0)))
+        first, second = search.hypotheses
+        search.weigh(
+            [again(first, 40.0 * step, 2.0), again(second, 400.0 + 40.0 * step, 0.5)],
+            2.0 * step,
+            VIEW_M,
+            200.0,
+        )
+        odds = [odds[0] * math.exp(2.0), odds[1] * math.exp(0.5)]
+    assert [h.log_odds for h in search.hypotheses] == pytest.approx(np.log(odds))
+    assert search.margin() == pytest.approx(math.log(odds[0] / (1.0 + odds[1])))
+
+
+def test_a_look_alike_that_does_not_move_as_the_vehicle_does_drops_out() -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 8.0), named(400.0, 9.0)], 0.0, VIEW_M, 100.0)
+    accepted = None
+    for step in range(1, 8):
+        search.predict(frame(1.0 * step, (25.0, 0.0)))
+        sightings = [
+            # The look-alike's best place stays where it was, 25 m behind at first and then ever more.
+            again(h, 25.0 * step if h.tracker.place[1] < HOME.to_geodetic(300.0, 0.0)[1] else 400.0, 6.0)
+            for h in search.hypotheses
+        ]
+        search.weigh(sightings, 1.0 * step, VIEW_M, 100.0)
+        accepted, _ = search.verdict()
+        if accepted:
+            break
+    assert accepted is not None
+    assert LocalEnu(*accepted.tracker.place).to_enu(*HOME.to_geodetic(25.0 * step, 0.0)) == pytest.approx(
+        (0.0, 0.0), abs=3.0
+    )
+    assert search.hypotheses[0].frames == 1 + step
+
+
+def test_evidence_that_any_look_alike_gives_counts_against() -> None:
+    search = HypothesisFilter(replace(SETTINGS, look_alike=4.0))
+    search.weigh([named(0.0, 9.0)], 0.0, VIEW_M, 100.0)
+    before = search.hypotheses[0].log_odds
+    for step, evidence in ((1, 3.0), (2, 9.5), (3, 30.0)):
+        search.predict(frame(1.0 * step, (25.0, 0.0)))
+        search.weigh([again(search.hypotheses[0], 25.0 * step, evidence)], 1.0 * step, VIEW_M, 100.0)
+    assert search.hypotheses[0].log_odds - before == pytest.approx(-1.0 + 5.5 + 6.0, abs=0.02)
+
+
+def test_two_equal_places_are_never_accepted() -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 9.0), named(400.0, 9.0)], 0.0, VIEW_M, 100.0)
+    for step in range(1, 20):
+        search.predict(frame(1.0 * step, (25.0, 0.0)))
+        first, second = sorted(search.hypotheses, key=lambda h: h.tracker.place[1])
+        search.weigh(
+            [again(first, 25.0 * step, 9.0), again(second, 400.0 + 25.0 * step, 9.0)], step, VIEW_M, 100.0
+        )
+        winner, reason = search.verdict()
+        assert winner is None
+    assert "the best of 2 places leads 1:1" in reason
+
+
+def test_a_vehicle_at_rest_does_not_confirm_itself() -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 8.0)], 0.0, VIEW_M, 100.0)
+    before = search.hypotheses[0].log_odds
+    for step in range(1, 50):
+        search.predict(frame(0.1 * step))
+        search.weigh([again(search.hypotheses[0], 0.5 * (step % 2), 9.0)], 0.1 * step, VIEW_M, 100.0)
+    assert search.hypotheses[0].frames == 50
+    assert search.hypotheses[0].log_odds == before
+
+
+@pytest.mark.parametrize(
+    ("sharp", "evidence", "east_m"),
+    [(True, -50.0, 20.0), (False, 9.0, 20.0), (True, 9.0, 300.0)],
+    ids=["does not fit", "no peak", "off the track"],
+)
+def test_a_frame_that_does_not_confirm_never_helps(sharp: bool, evidence: float, east_m: float) -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 8.0)], 0.0, VIEW_M, 100.0)
+    hypothesis = search.hypotheses[0]
+    before = hypothesis.log_odds
+    search.predict(frame(1.0, (20.0, 0.0)))
+    search.weigh([Sighting(match(east_m, 0.0, sharp), evidence, 0.0, 0.5, hypothesis)], 1.0, VIEW_M, 100.0)
+    assert hypothesis.log_odds == pytest.approx(before - (3.0 if evidence < 0 else 0.0))
+    assert (hypothesis.match, hypothesis.frames) == (None, 1)
+    assert search.verdict()[0] is None
+
+
+def test_the_best_are_kept_and_one_place_once() -> None:
+    search = HypothesisFilter(replace(SETTINGS, search_hypotheses=3))
+    search.weigh(
+        [named(100.0 * n + (10.0 if n == 5 else 0.0), float(n)) for n in range(6)], 0.0, VIEW_M, 50.0
+    )
+    search.weigh([named(515.0, 9.0)], 0.5, VIEW_M, 50.0)  # where there is one already
+    assert [round(h.log_odds + math.log(50.0), 6) for h in search.hypotheses] == [5.0, 4.0, 3.0]
+
+
+@pytest.mark.parametrize("heading_deg", [-170.0, -35.0, 90.0])
+def test_a_corrected_heading_turns_attitude_and_velocity_alike(heading_deg: float) -> None:
+    seen = frame(0.0, (3.0, 4.0))
+    right = with_heading(seen, heading_deg)
+    assert right.rotation_enu_from_optical is not None
+    np.testing.assert_allclose(right.rotation_enu_from_optical, nadir_rotation(heading_deg), atol=1e-12)
+    assert math.hypot(*right.velocity_enu_m_s) == pytest.approx(5.0)  # type: ignore[misc]
+    bearing_deg = math.degrees(math.atan2(3.0, 4.0)) + heading_deg
+    np.testing.assert_allclose(
+        right.velocity_enu_m_s,
+        5.0 * np.array([math.sin(math.radians(bearing_deg)), math.cos(math.radians(bearing_deg))]),
+    )
+    np.testing.assert_allclose(turned(turned(np.array([3.0, 4.0]), heading_deg), -heading_deg), [3.0, 4.0])

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pair protocol: labels are where the view really is, draws repeat, and nothing of training leaks in."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from geoloc_models.datasets.image_pairs import calibrates, is_held_out, list_pairs
+from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.errors import GeolocError
+from geoloc_models.evaluation.view_sets import HeldOutPairs, PairProtocol, PairSample
+from geoloc_models.evaluation.views import PairScores, evaluate_set, fit_to_engine
+
+
+class Finder:
+    """An engine that finds the centroid of what is red, and notes what it was given."""
+
+    weights_id = "red"
+    device = "cpu"
+    query_px = 96
+    map_multiple_px = 16
+    gsd_range_m = (0.2, 2.0)
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, int]] = []
+
+    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
+        self.shapes.append((query.shape[0], search_map.shape[0]))
+        x, y = red_centroid(search_map)
+        flat = np.full((2, 2), 0.25, np.float32)
+        return Heatmap(flat, float(search_map.shape[0]), (x, y), np.eye(2), 1.0, 2.0)
+
+
+def red_centroid(picture: np.ndarray) -> tuple[float, float]:
+    """Pixel-edge (x, y) of the centre of mass of what is clearly red."""
+    weight = np.clip(picture[..., 0].astype(float) - picture[..., 1] - 20, 0, None)
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
+    return float((x * weight).sum() / weight.sum()), float((y * weight).sum() / weight.sum())
+
+
+@pytest.fixture(scope="module")
+def held_out_names() -> list[str]:
+    names = [f"test1_1_istrain_True_{index}_0_0" for index in range(200, 260)]
+    return [name for name in names if is_held_out(name)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, held_out_names: list[str]) -> Path:
+    """Grey pairs of 512 px at 0.5 m with a red blob at the same place of both dates; and training pairs."""
+    root = tmp_path_factory.mktemp("data")
+    for index in range(200, 260):
+        name = f"test1_1_istrain_True_{index}_0_0"
+        picture = np.full((512, 512, 3), 90, np.uint8)
+        if name in held_out_names:
+            cv2.circle(picture, (256, 256), 7, (30, 30, 230), -1)  # BGR; centre at pixel-edge 256.5
+        for date in "AB":
+            folder = root / "pairs" / "levir" / date
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{name}.png"), picture)
+    return root
+
+
+def drawn(data: Path, protocol: PairProtocol, source: str = "levir") -> list[PairSample]:
+    """All samples of a set that could be drawn."""
+    chosen = HeldOutPairs(data, source, protocol)
+    return [sample for sample in map(chosen.draw, range(len(chosen))) if sample is not None]
+
+
+def evaluate_pairs(data: Path, protocol: PairProtocol, engines: Any, **options: Any) -> list[PairScores]:
+    return evaluate_set(HeldOutPairs(data, "levir", protocol), engines, **options)
+
+
+def test_only_held_out_scenes_in_both_directions(data: Path, held_out_names: list[str]) -> None:
+    chosen = HeldOutPairs(data, "levir", PairProtocol()).chosen
+    assert sorted(pair.name for pair, _, _ in chosen) == sorted(2 * held_out_names)
+    assert sum(swapped for _, swapped, _ in chosen) == len(held_out_names)
+
+
+def test_limit_takes_the_same_samples_first(data: Path) -> None:
+    full = HeldOutPairs(data, "levir", PairProtocol(seed=3), views=2)
+    few = HeldOutPairs(data, "levir", PairProtocol(seed=3, limit=4), views=2)
+    assert [pair.name for pair, *_ in few.chosen] == [pair.name for pair, *_ in full.chosen[:4]]
+    assert len(full) == 2 * len(HeldOutPairs(data, "levir", PairProtocol(seed=3)))
+
+
+def test_the_two_parts_share_no_scene_and_leave_none_out(data: Path) -> None:
+    parts = {
+        part: {pair.name for pair, *_ in HeldOutPairs(data, "levir", PairProtocol(part=part)).chosen}
+        for part in ("all", "calibration", "judging")
+    }
+    assert parts["calibration"] and parts["judging"]
+    assert not parts["calibration"] & parts["judging"]
+    assert parts["calibration"] | parts["judging"] == parts["all"]
+    assert {name for name in parts["all"] if calibrates(name)} == parts["calibration"]
+
+
+def test_views_of_one_pair_lie_at_different_places(data: Path) -> None:
+    both = HeldOutPairs(data, "levir", PairProtocol(), views=2)
+    first, second = (both.draw(index) for index in (0, len(both) // 2))
+    assert first is not None and second is not None
+    assert second.name == f"{first.name} 1"
+    assert first.target_xy_px != second.target_xy_px
+
+
+def test_label_is_the_ground_point_at_the_views_centre(data: Path) -> None:
+    """A view without errors shows the blob where the label and the blob's place in the map say."""
+    protocol = PairProtocol(attitude_deg=0.0, height_percent=0.0, view_m=110.0)
+    seen = 0
+    for sample in drawn(data, protocol):
+        assert sample.query.shape == (220, 220, 3)
+        assert sample.search_map.shape == (400, 400, 3)
+        in_map, in_view = red_centroid(sample.search_map), np.full(2, np.nan)
+        if sample.query[..., 0].max() > 200:
+            in_view = np.array(red_centroid(sample.query))
+        offset = in_view - 110.0
+        if np.abs(offset).max() < 95:  # the whole blob is in the view
+            np.testing.assert_allclose(np.array(sample.target_xy_px) + offset, in_map, atol=0.1)
+            seen += 1
+    assert seen >= 3
+
+
+def test_offsets_fill_the_allowed_range_and_maps_stay_inside(data: Path) -> None:
+    offsets = []
+    for seed in range(200, 260):
+        (sample,) = drawn(data, PairProtocol(seed=seed, limit=1))
+        offsets.append((np.array(sample.target_xy_px) - 200) / 400)
+        # Nothing but the picture's own grey and red: no fill from outside.
+        assert np.unique(sample.search_map[..., 2]).max() <= 90
+    assert 0.38 < np.abs(offsets).max() <= 0.425
+    assert abs(np.mean(offsets)) < 0.08
+
+
+def test_attitude_errors_stay_centred_on_the_label() -> None:
+    """The principal ray hits the label whatever the attitude: the blob stays at the view's centre."""
+    from geoloc_models.datasets.homography import render_view
+
+    picture = np.full((512, 512, 3), 90, np.uint8)
+    cv2.circle(picture, (256, 256), 6, (230, 30, 30), -1)
+    view = render_view(picture, (256.5, 256.5), 140, 140, *np.deg2rad([6.0, -6.0, 6.0]), scale=1.07)
+    np.testing.assert_allclose(red_centroid(view), (70, 70), atol=0.3)
+
+
+def test_fit_keeps_one_scale_and_one_centre() -> None:
+    sample = PairSample(
+        "", np.zeros((140, 140, 3), np.uint8), np.zeros((400, 400, 3), np.uint8), 0.5, (1.0, 2.0)
+    )
+    sample.query[:] = sample.search_map[0, 0]
+    cv2.circle(sample.query, (90, 40), 8, (255, 0, 0), -1)
+    cv2.circle(sample.search_map, (290, 340), 8, (255, 0, 0), -1)
+    query, search_map, ratio = fit_to_engine(sample, Finder())
+    assert query.shape == (96, 96, 3)
+    assert search_map.shape == (272, 272, 3)
+    assert ratio == 400 / 272
+    np.testing.assert_allclose(np.array(red_centroid(search_map)) * ratio, (290.5, 340.5), atol=0.1)
+    np.testing.assert_allclose((np.array(red_centroid(query)) - 48) * ratio + 70, (90.5, 40.5), atol=0.1)
+
+
+def test_errors_are_in_metres_for_every_way_of_feeding(data: Path) -> None:
+    protocol = PairProtocol(limit=8)
+    small, full = Finder(), Finder()
+    scores = evaluate_pairs(data, protocol, {"small": small, "full": full}, native=frozenset({"full"}))
+    expected = []
+    for sample in drawn(data, protocol):
+        off = np.array(red_centroid(sample.search_map)) - sample.target_xy_px
+        expected.append(0.5 * float(np.hypot(*off)))
+    np.testing.assert_allclose(scores[1].column("error_m"), expected, rtol=1e-6)
+    np.testing.assert_allclose(scores[0].column("error_m"), expected, atol=0.15)
+    assert set(small.shapes) == {(96, 272)}
+    assert set(full.shapes) == {(140, 400)}
+    figures: dict[str, Any] = scores[1].summary()
+    assert figures["samples"] == 8
+    assert figures["ma"]["50"] == pytest.approx(np.mean(np.array(expected) <= 50))
+
+
+def test_what_cannot_be_drawn_is_counted(data: Path) -> None:
+    class Gaps(HeldOutPairs):
+        def draw(self, index: int) -> PairSample | None:
+            return None if index % 2 else super().draw(index)
+
+    (score,) = evaluate_set(Gaps(data, "levir", PairProtocol(limit=5)), {"red": Finder()})
+    figures = score.summary()
+    assert (figures["samples"], figures["skipped"]) == (3, 2)
+
+
+def test_draws_repeat(data: Path) -> None:
+    runs = [evaluate_pairs(data, PairProtocol(limit=5, seed=9), {"red": Finder()}) for _ in range(2)]
+    assert runs[0][0].column("error_m").tolist() == runs[1][0].column("error_m").tolist()
+    other = evaluate_pairs(data, PairProtocol(limit=5, seed=10), {"red": Finder()})
+    assert other[0].column("error_m").tolist() != runs[0][0].column("error_m").tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"crop_m": 400.0}, "--crop-m"),
+        ({"view_m": 300.0}, "--view-m"),
+        ({"attitude_deg": 90.0}, "degrees"),
+        ({"limit": 0}, "at least 1"),
+    ],
+)
+def test_mistakes_are_said_in_words(data: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(GeolocError, match=words):
+        HeldOutPairs(data, "levir", PairProtocol(**settings))
+    with pytest.raises(GeolocError, match="mars"):
+        HeldOutPairs(data, "mars", PairProtocol())
+
+
+def test_real_pairs_of_both_kinds_draw(shared_data: Path) -> None:
+    assert drawn(shared_data, PairProtocol(limit=6))
+    assert drawn(shared_data, PairProtocol(crop_m=70.0, view_m=25.0, limit=6), "srif")
+    assert len(list_pairs(shared_data, "levir", held_out=True)) > 50
