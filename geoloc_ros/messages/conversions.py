@@ -39,7 +39,7 @@ from geoloc_ros.srv import GetMap
 
 if TYPE_CHECKING:  # these bring the network along, which the map server has no use for
     from geoloc_models.drl.heatmap import Heatmap
-    from geoloc_ros.core.localization.localizer import Estimate
+    from geoloc_ros.core.localization.estimate import Estimate
 
 UNKNOWN_ALTITUDE_VARIANCE_M2 = 1e6
 """Stands in a fix whose altitude is not known: one standard deviation of a kilometre."""

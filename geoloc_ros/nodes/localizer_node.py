@@ -34,7 +34,9 @@ from std_srvs.srv import Trigger
 from geoloc_models.engines.choice import NAMES, open_engine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.localization.localizer import Estimate, Localizer, State
+from geoloc_ros.core.localization.estimate import Estimate
+from geoloc_ros.core.localization.localizer import Localizer
+from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.messages import conversions as messages
 from geoloc_ros.nodes.diagnostics import Diagnostics

@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image, NavSatFix
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import rotation_from_quaternion
-from geoloc_ros.core.localization.localizer import Estimate
+from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.overlay import draw_candidates, draw_overlay
 from geoloc_ros.messages import conversions as messages
 from geoloc_ros.msg import LocalizerStatus

@@ -24,8 +24,10 @@ from geoloc_ros.core.evaluation.scores import Closeup, FrameScore, Run, SearchRe
 from geoloc_ros.core.evaluation.search_protocols import Kidnap, Step, kidnapped, times_to_relocalize_s
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rectify import RectifiedView
-from geoloc_ros.core.localization.localizer import Estimate, Localizer, State
+from geoloc_ros.core.localization.estimate import Estimate
+from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.overlay import draw_candidates
+from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop, MapSource
 from geoloc_ros.core.matching.match_frame import Match, Refused, match_frame
 from geoloc_ros.core.matching.settings import LocalizerSettings

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,46 +15,18 @@ from geoloc_models.engines import Engine
 from geoloc_models.engines.network_engine import NetworkEngine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.rectify import RectifiedView
-from geoloc_ros.core.localization.state import State as State
+from geoloc_ros.core.localization.estimate import Estimate
+from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.localization.track_loss import Doubt
 from geoloc_ros.core.maps.cached_crop import CachedCrop
 from geoloc_ros.core.maps.crop import MapCrop, MapSource
 from geoloc_ros.core.matching.match_frame import Match, Refused, match_frame
 from geoloc_ros.core.matching.settings import LocalizerSettings
-from geoloc_ros.core.matching.tracker import Track, Tracker
+from geoloc_ros.core.matching.tracker import Tracker
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.gallery import Area
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, with_heading
 from geoloc_ros.core.relocalization.relocalizer import Relocalizer
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one frame said.
-
-    lat_deg, lon_deg, covariance_enu_m2 (2, 2): the frame's own fix (the vehicle, not the picture's centre; while
-    TRACKING the heatmap's posterior given the track), NaN when there is none. `valid` is True only for a fix that
-    passed every gate; `reason` says in words why it did not. filtered: the track after this frame and without fixes
-    that wait for confirmation, None without a track. candidates: of a search on the whole map (`Search`).
-    crops: of the map, in how many of them a heatmap was computed.
-    latencies_ms: rectify, retrieve (searches only), crop, network, post, total.
-    """
-
-    stamp_s: float
-    state: State
-    valid: bool
-    reason: str
-    lat_deg: float
-    lon_deg: float
-    covariance_enu_m2: np.ndarray
-    filtered: Track | None
-    heatmap: Heatmap | None
-    crop: MapCrop | None
-    view: RectifiedView | None
-    search_size_m: float
-    latencies_ms: dict[str, float]
-    candidates: tuple[Hypothesis, ...] = ()
-    crops: int = 0
 
 
 class Localizer:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_ros.core.localization.localizer import Estimate
+from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.matching.match_frame import flipped
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis

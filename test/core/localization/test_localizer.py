@@ -15,7 +15,9 @@ from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import nadir_rotation
-from geoloc_ros.core.localization.localizer import Estimate, Localizer, State
+from geoloc_ros.core.localization.estimate import Estimate
+from geoloc_ros.core.localization.localizer import Localizer
+from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.matching.settings import LocalizerSettings

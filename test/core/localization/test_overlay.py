@@ -9,7 +9,7 @@ import pytest
 
 from geoloc_models.drl.heatmap import heatmap_from_logits
 from geoloc_ros.core.geometry.rectify import RectifiedView
-from geoloc_ros.core.localization.localizer import Estimate, State
+from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.overlay import (
     FIX_RGB,
     PANEL_PX,
@@ -20,6 +20,7 @@ from geoloc_ros.core.localization.overlay import (
     draw_overlay,
     odds_text,
 )
+from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.tracker import Tracker
