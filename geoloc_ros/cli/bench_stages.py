@@ -25,10 +25,12 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import nadir_rotation
-from geoloc_ros.core.maps.cached_crop import CachedCrop
+from geoloc_ros.core.maps.cached_crop import CachedCrop, moved
 from geoloc_ros.core.maps.raster import MapAhead, RasterMap
-from geoloc_ros.core.matching.match_frame import Refused, match_frame
+from geoloc_ros.core.matching.gates import Refused
+from geoloc_ros.core.matching.match_frame import match_view, rectified_view, search_px
 from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.matching.tracker import Tracker
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.recording.images import decode_compressed, decode_image, encode_image
@@ -74,8 +76,8 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
     settings = LocalizerSettings()
     with RasterMap(map_path) as source:
         crops = MapAhead(source)
-        kept = CachedCrop(crops, engine.map_multiple_px, settings.max_search_px)
-        tracker = Tracker(*PLACE, SEARCH_M / 3, settings.sigma_speed_m_s, None)
+        cached = CachedCrop(crops, engine.map_multiple_px, settings.map.max_search_px)
+        tracker = Tracker(*PLACE, SEARCH_M / 3, settings.track.sigma_speed_m_s, None)
         for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + 1)):
             lap = _Lap(stages if index else defaultdict(list))
             image = decode_compressed(jpeg)
@@ -86,7 +88,13 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
             lap("decode raw")
             frame = Frame(image, 0.1 * index, rotation, HEIGHT_M, CAMERA)
             try:
-                match = match_frame(frame, place, SEARCH_M, engine, crops, settings, kept=kept)
+                times = StageTimes()
+                view = rectified_view(frame, engine, SEARCH_M, settings, like_m=cached.gsd_m)
+                times.lap("rectify")
+                viewed = moved(place, np.array(view.centre_offset_enu_m))
+                crop = cached.crop(viewed, search_px(SEARCH_M, view, engine), view.gsd_m)
+                times.lap("crop")
+                match = match_view(frame, view, crop, engine, settings, times)
             except Refused as refused:
                 raise GeolocError(f"the bench's own picture was refused: {refused}") from None
             # The engine ends with this very step; timed again by itself, it is taken out of the network's share.
@@ -95,15 +103,15 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
             lap.restart()
             heatmap_from_logits(logits, match.heatmap.stride_px)
             heatmap_ms = lap("heatmap")
-            tracker.predict(frame.stamp_s, settings.sigma_acceleration_m_s2)
+            tracker.predict(frame.stamp_s, settings.track.sigma_acceleration_m_s2)
             tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
             tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
-            took = match.latencies_ms
+            took = times.ms
             lap("fix", extra_ms=took["post"])
             lap.stages["rectify"].append(took["rectify"])
             lap.stages["crop"].append(took["crop"])
             lap.stages["network"].append(took["network"] - heatmap_ms)
-    return Samples(dict(stages), match.view.image, match.crop.image)
+    return Samples(dict(stages), view.image, crop.image)
 
 
 class _Lap:

@@ -20,7 +20,7 @@ from geoloc_ros.cli.evaluate import summary_table
 from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
 from geoloc_ros.cli.simulate import DEFAULT_CAMERA
 from geoloc_ros.core.bags.bag import Bag
-from geoloc_ros.core.evaluation.protocols import FlightProtocol, evaluate_flight
+from geoloc_ros.core.evaluation.protocols import Evaluation
 from geoloc_ros.core.evaluation.scores import Run, summarize
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.flight_folder import Flight, write_flight
@@ -173,15 +173,10 @@ def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, con
 def _evaluate(flight: Flight | Bag, raster: RasterMap, args: argparse.Namespace, console: Console) -> Run:
     """The same flight without the graph."""
     fix_threads(args.threads)
-    protocol = FlightProtocol(prior_noise_m=args.prior_noise, seed=args.seed)
     engine = TorchEngine(args.weights)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluate", total=len(flight))
-        return evaluate_flight(
-            flight,
-            engine,
-            raster,
-            protocol,
-            name="evaluate",
-            advance=functools.partial(progress.advance, task),
+        evaluation = Evaluation(
+            engine, raster, name="evaluate", advance=functools.partial(progress.advance, task)
         )
+        return evaluation.tracking(flight, args.prior_noise, args.seed)

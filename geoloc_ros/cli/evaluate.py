@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from geoloc_ros.cli.progress import rated_progress
     from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
     from geoloc_ros.core.evaluation.baselines.ncc import make_baseline
-    from geoloc_ros.core.evaluation.protocols import FlightProtocol, evaluate_flight
+    from geoloc_ros.core.evaluation.protocols import Evaluation
     from geoloc_ros.core.evaluation.scores import summarize
     from geoloc_ros.core.maps.raster import RasterMap
 
@@ -132,9 +132,8 @@ def run(args: argparse.Namespace) -> int:
         raise GeolocError(
             f"{args.starts} starts of {args.start_frames} frames score nothing: give 1 or more of each"
         )
-    protocol = FlightProtocol(
-        args.prior_noise, args.crop if args.independent else None, args.seed, kidnap=args.kidnap
-    )
+    if args.kidnap and args.frames is not None:
+        raise GeolocError("only a whole recording can be staged for a kidnap: leave --frames out")
     recording = open_told(args.flight, args.topic, args.camera_mount)
     require_truth(recording)
     make_writable(args.out, args.json)
@@ -156,16 +155,20 @@ def run(args: argparse.Namespace) -> int:
             frames = recording if args.frames is None else itertools.islice(recording, args.frames)
             expected = min(len(recording), args.frames or len(recording))
             task = progress.add_task(name, total=expected)
-            done = evaluate_flight(
-                frames,
+            evaluation = Evaluation(
                 engine,
                 raster,
-                protocol,
                 name=name,
                 advance=functools.partial(progress.advance, task),
                 relocalizer=relocalizer if engine is network else None,
                 expected=expected,
             )
+            if args.independent:
+                done = evaluation.independent(frames, args.crop, args.seed)
+            elif args.kidnap:
+                done = evaluation.kidnapped(recording, args.prior_noise, args.seed)
+            else:
+                done = evaluation.tracking(frames, args.prior_noise, args.seed)
             if not done.stopped and all(math.isnan(frame.peak) for frame in done.frames):
                 raise GeolocError(f"no frame could be searched on {map_path}: {done.frames[0].reason}")
             done.about |= about
@@ -221,8 +224,8 @@ def _cold_start(
     from rich.progress import Progress
     from rich.table import Table
 
+    from geoloc_ros.core.evaluation.cold_start import cold_starts, summarize_starts
     from geoloc_ros.core.evaluation.scores import rounded
-    from geoloc_ros.core.evaluation.search_protocols import cold_starts, summarize_starts
     from geoloc_ros.core.localization.localizer import Localizer
     from geoloc_ros.core.localization.overlay import odds_text
     from geoloc_ros.core.maps.raster import RasterMap

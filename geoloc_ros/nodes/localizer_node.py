@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.state import State
-from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.matching.settings import LocalizerSettings, described_settings
 from geoloc_ros.messages import conversions as messages
 from geoloc_ros.nodes.diagnostics import Diagnostics
 from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, declare_input_parameters
@@ -126,8 +126,9 @@ class LocalizerNode(LifecycleNode):
         declare_search_parameters(self)
         declare_input_parameters(self)
         declare_output_parameters(self)
-        for field in fields(LocalizerSettings):
-            declare(self, field.name, field.default, field.metadata.get("description", ""))
+        for name, setting in described_settings():
+            low, high = setting.metadata.get("range", (None, None))
+            declare(self, name, setting.default, setting.metadata["description"], low, high)
 
     # --- lifecycle ------------------------------------------------------------------------------------------
 
@@ -145,8 +146,7 @@ class LocalizerNode(LifecycleNode):
         return super().on_configure(state)
 
     def _configure(self) -> None:
-        settings = {field.name: value(self, field.name) for field in fields(LocalizerSettings)}
-        self._settings = LocalizerSettings(**settings)
+        self._settings = LocalizerSettings.of({name: value(self, name) for name, _ in described_settings()})
         threads = value(self, "threads")
         self._engine = open_engine(
             value(self, "weights"),
@@ -338,7 +338,7 @@ class LocalizerNode(LifecycleNode):
             self._note += f" ({clocks} nodes publish /clock, stop all but one)"
         # Two players at once turn the clock back a hundred times a second.
         self.get_logger().warning(self._note, throttle_duration_sec=1.0)
-        searches = self._search is not None and self._settings.cold_start
+        searches = self._search is not None and self._settings.search.cold_start
         what_next = "the whole map is searched" if searches else "a new prior is needed"
         self._diagnostics.set(DiagnosticStatus.WARN, f"{self._note}, {what_next}")
 

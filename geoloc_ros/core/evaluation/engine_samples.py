@@ -11,7 +11,8 @@ from geoloc_ros.core.bags.bag import Bag
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.core.matching.match_frame import Refused, rectified_view, search_px
+from geoloc_ros.core.matching import gates
+from geoloc_ros.core.matching.match_frame import rectified_view, search_px
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.flight_folder import Flight
 
@@ -32,14 +33,15 @@ def draw_samples(
             continue
         off_m = rng.uniform(-HALF_WIDTH_M, HALF_WIDTH_M, 2)
         try:
-            view, _ = rectified_view(frame, network, HALF_WIDTH_M, settings, whole_views=True)
-        except Refused:
+            view = rectified_view(frame, network, HALF_WIDTH_M, settings)
+            gates.check_view(view, settings.gate)
+        except gates.Refused:
             continue
         offset_m = np.array(view.centre_offset_enu_m)
         place = moved((frame.truth.lat_deg, frame.truth.lon_deg), offset_m)
-        size_px = search_px(HALF_WIDTH_M, view, network, whole_views=True)
+        size_px = search_px(HALF_WIDTH_M, view, network)
         crop = raster.crop(*LocalEnu(*place).to_geodetic(*off_m), size_px * view.gsd_m, size_px)
-        if crop.coverage < settings.min_coverage:
+        if crop.coverage < settings.gate.min_map_coverage:
             continue
         x_px, y_px = crop.geodetic_to_pixel(*place)
         samples.append(Sample(view.image, crop.image, view.gsd_m, (float(x_px), float(y_px))))

@@ -1,47 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides when a track is lost: doubt that frames without a fix add to and accepted fixes take away."""
+"""Decides when a track is lost: a score that frames without a fix raise and accepted fixes lower."""
 
 from __future__ import annotations
 
 import math
 
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.matching.settings import TrackSettings
 
 
-class Doubt:
-    """Seconds of doubt about a track.
+class TrackLoss:
+    """The loss score of a track, s.
 
     A frame without a fix adds the time since the last frame; one whose heatmap is spread out (max_entropy) adds more,
-    for the place is hardly in the search map, and one that clearly contradicts the track most. A fix takes time away
-    but not all at once, so that a lucky one among misses does not keep a wrong track.
+    because the place is unlikely to be in the search map, and one that clearly contradicts the track adds most. A fix
+    lowers the score gradually, so that one lucky fix among misses does not keep a wrong track.
     """
 
-    def __init__(self, settings: LocalizerSettings) -> None:
+    def __init__(self, settings: TrackSettings) -> None:
         self._settings = settings
-        self.seconds = 0.0
+        self.score_s = 0.0
         self.misses = 0
         self._stamp_s = math.nan
 
     def miss(self, stamp_s: float, heatmap: Heatmap | None, contradicts: bool) -> None:
-        """A frame gave no fix: too low a peak or ratio (its heatmap), no heatmap (None), or one off the track."""
+        """A frame gave no fix; heatmap: None if it got none. contradicts: it is clear, but off the track."""
         s = self._settings
         rate = 1.0
         if contradicts:
-            rate = s.doubt_contradicted
+            rate = s.loss_rate_contradicted
         elif heatmap is not None and heatmap.entropy > s.max_entropy:
-            rate = s.doubt_diffuse
-        self.seconds += rate * self._elapsed_s(stamp_s)
+            rate = s.loss_rate_diffuse
+        self.score_s += rate * self._elapsed_s(stamp_s)
         self.misses += 1
 
     def fix(self, stamp_s: float) -> None:
         """A fix was accepted."""
-        self.seconds = max(0.0, self.seconds - self._settings.doubt_relief * self._elapsed_s(stamp_s))
+        self.score_s = max(0.0, self.score_s - self._settings.loss_relief * self._elapsed_s(stamp_s))
         self.misses = 0
 
-    def is_lost(self, limit_s: float) -> bool:
-        """Whether misses in a row have come to so much doubt."""
-        return self.seconds > limit_s and self.misses >= self._settings.lost_after_misses
+    def exceeds(self, limit_s: float) -> bool:
+        """Whether enough consecutive misses have raised the score above the limit."""
+        return self.score_s > limit_s and self.misses >= self._settings.lost_after_misses
 
     def _elapsed_s(self, stamp_s: float) -> float:
         last, self._stamp_s = self._stamp_s, stamp_s

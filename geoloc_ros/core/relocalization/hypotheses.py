@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.matching.gates import Refused, check_heatmap
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.tracker import Tracker
 from geoloc_ros.core.recording.frame import Frame
 
-GATE_SIGMA = 4.0
-"""A hypothesis takes an answer within so many standard deviations for its own."""
 SAME_PLACE_M = 25.0
 """Hypotheses nearer to each other are one."""
 LEAST_EVIDENCE = -3.0
@@ -75,7 +74,7 @@ class HypothesisFilter:
 
     def predict(self, frame: Frame) -> None:
         """Move all hypotheses on to this frame, with odometry or at constant velocity."""
-        s = self._settings
+        s = self._settings.track
         for hypothesis in self.hypotheses:
             hypothesis.tracker.advance(
                 frame.stamp_s,
@@ -87,7 +86,7 @@ class HypothesisFilter:
 
     def weigh(self, sightings: Sequence[Sighting], stamp_s: float, view_m: float, places: float) -> None:
         """Take in the sightings of one frame whose view is view_m wide, on a map of so many distinct places."""
-        s = self._settings
+        s = self._settings.search
         for sighting in sightings:
             if sighting.hypothesis is not None:
                 self._confirm(sighting.hypothesis, sighting, view_m)
@@ -109,15 +108,15 @@ class HypothesisFilter:
             # Worse than a place that nobody has looked at.
             if not near and hypothesis.log_odds >= prior:
                 self.hypotheses.append(hypothesis)
-        del self.hypotheses[s.search_hypotheses :]
+        del self.hypotheses[s.hypotheses :]
 
     def _found(self, sighting: Sighting, stamp_s: float, prior: float) -> Hypothesis:
         """The hypothesis that starts with a sighting."""
-        s, match = self._settings, sighting.match
+        s, match = self._settings.search, sighting.match
         place = (match.lat_deg, match.lon_deg)
         sigma_m = math.sqrt(float(np.linalg.eigvalsh(match.covariance_enu_m2)[-1]))
         return Hypothesis(
-            tracker=Tracker(*place, sigma_m, s.sigma_speed_m_s, stamp_s),
+            tracker=Tracker(*place, sigma_m, self._settings.track.sigma_speed_m_s, stamp_s),
             log_odds=prior + min(sighting.evidence, s.max_evidence),
             heading_deg=sighting.heading_deg,
             similarity=sighting.similarity,
@@ -127,9 +126,11 @@ class HypothesisFilter:
         )
 
     def _confirm(self, hypothesis: Hypothesis, sighting: Sighting, view_m: float) -> None:
-        s, match = self._settings, sighting.match
+        s, gate, match = self._settings.search, self._settings.gate, sighting.match
         distance2 = hypothesis.tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
-        agrees = sighting.evidence > 0 and match.support >= s.min_support and distance2 <= GATE_SIGMA**2
+        agrees = (
+            sighting.evidence > 0 and match.support >= gate.min_support and distance2 <= gate.max_sigma**2
+        )
         if not agrees:
             hypothesis.log_odds += max(min(sighting.evidence, 0.0), LEAST_EVIDENCE)
             return
@@ -151,7 +152,7 @@ class HypothesisFilter:
 
     def verdict(self) -> tuple[Hypothesis | None, str]:
         """The accepted hypothesis, or None and why not yet."""
-        s = self._settings
+        s = self._settings.search
         if not self.hypotheses or self.hypotheses[0].log_odds <= 0:
             return None, "lost: no place on the map fits better than others"
         best = self.hypotheses[0]
@@ -165,12 +166,10 @@ class HypothesisFilter:
             return None, f"searching: the best place was seen in {best.frames} of {s.accept_frames} frames"
         if best.match is None:
             return None, "searching: this frame does not show the best place"
-        heatmap = best.match.heatmap
-        if heatmap.peak < s.min_start_peak or heatmap.peak_ratio < s.min_peak_ratio:
-            return None, (
-                f"searching: {heatmap.peak:.0%} of the probability lies at the best place's peak, "
-                f"the limit is {s.min_start_peak:.0%}"
-            )
+        try:
+            check_heatmap(best.match.heatmap, best.match.support, self._settings.gate, confirmed=False)
+        except Refused as refused:
+            return None, f"searching: the best place is {refused}"
         return best, ""
 
 

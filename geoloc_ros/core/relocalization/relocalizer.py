@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,16 +17,18 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rectify import RectifiedView, rectify
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop, MapSource
+from geoloc_ros.core.matching import gates
+from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.match_frame import (
     Match,
-    Refused,
     camera_rotation,
     flipped,
-    lap,
     pointing_covariance,
     rectified_view,
+    search_px,
 )
 from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting, turned
@@ -35,11 +36,11 @@ from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilt
 
 @dataclass(frozen=True)
 class Search:
-    """What one frame of a search came to.
+    """The result of one frame of a search.
 
-    candidates: copies of the hypotheses after the frame, the likeliest first, then what retrieval named and did not
-    fit, with frames 0. accepted: the first of them if it has won, with its match of this frame; else None, and `reason`
-    says why in words. crops: how many the network looked at.
+    candidates: copies of the hypotheses after the frame, the likeliest first, then the places that retrieval proposed
+    and that did not fit, with frames 0. accepted: the first of them if it has won, with its match of this frame; else
+    None, and `reason` states why. crops: how many the network matched.
     """
 
     candidates: tuple[Hypothesis, ...]
@@ -47,7 +48,7 @@ class Search:
     reason: str
     view: RectifiedView
     crops: int
-    latencies_ms: dict[str, float]
+    times: StageTimes
 
 
 @dataclass(frozen=True)
@@ -109,30 +110,42 @@ class Relocalizer:
         self._passed_over: list[tuple[float, float, float]] = []  # stamp_s, lat_deg, lon_deg
 
     def process(self, frame: Frame) -> Search:
-        """Weigh one frame. Refused, with the reason, if nothing can be told from it."""
-        stages: dict[str, float] = {}
-        clock = time.perf_counter()
-        view, tilt_sigma = rectified_view(frame, self._engine, 0.0, self._settings, whole_views=True)
-        if is_flat(view.image):
-            raise Refused("lost: the camera sees one colour, nothing tells places apart", view=view)
-        view_m = view.gsd_m * self._engine.query_px
-        tile_m = self._tile_m(view_m)
-        tile_view = self._tile_view(frame, tile_m)
-        clock = lap(stages, "rectify", clock)
+        """Weigh one frame. Raises Refused if it says nothing about the place."""
+        times = StageTimes()
+        view, tile_view, tile_m = self._views(frame)
+        times.lap("rectify")
         self._filter.predict(frame)
-        oldest_s = frame.stamp_s - self._settings.search_memory_s
+        oldest_s = frame.stamp_s - self._settings.search.memory_s
         self._passed_over = [place for place in self._passed_over if place[0] >= oldest_s]
         sites = self._sites(view, tile_view, tile_m)
-        clock = lap(stages, "retrieve", clock)
-        half_m = tile_m / 2
-        crops, sites = self._crops(view, sites, half_m)
-        clock = lap(stages, "crop", clock)
+        times.lap("retrieve")
+        crops, sites = self._crops(view, sites, tile_m / 2)
+        times.lap("crop")
         logits, stride_px = self._verify(view, sites, crops)
-        clock = lap(stages, "network", clock)
+        times.lap("network")
         answers = [
-            self._answer(frame, view, site, crop, plane, stride_px, tilt_sigma, half_m, crops[0], stages)
+            self._answer(frame, view, site, crop, plane, stride_px, tile_m / 2, crops[0])
             for site, crop, plane in zip(sites, crops, logits, strict=True)
         ]
+        winner, reason = self._weigh(answers, frame.stamp_s, view.gsd_m * self._engine.query_px)
+        times.lap("post")
+        candidates = (
+            *(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses),
+            *self._filter.rejected,
+        )
+        return Search(candidates, candidates[0] if winner else None, reason, view, len(crops), times)
+
+    def _views(self, frame: Frame) -> tuple[RectifiedView, np.ndarray, float]:
+        """The view for the network, and for retrieval the view that a tile would show, with the tile's side in m."""
+        view = rectified_view(frame, self._engine, 0.0, self._settings)
+        gates.check_view(view, self._settings.gate)
+        if is_flat(view.image):
+            raise Refused("lost: the camera sees one colour, nothing tells places apart", view=view)
+        tile_m = self._tile_m(view.gsd_m * self._engine.query_px)
+        return view, self._tile_view(frame, tile_m), tile_m
+
+    def _weigh(self, answers: list[_Answer], stamp_s: float, view_m: float) -> tuple[Hypothesis | None, str]:
+        """Take the answers of one frame into the filter; its verdict."""
         sightings = [
             Sighting(
                 answer.match,
@@ -143,19 +156,13 @@ class Relocalizer:
             )
             for answer in answers
         ]
-        self._filter.weigh(sightings, frame.stamp_s, view_m, self._distinct_places())
+        self._filter.weigh(sightings, stamp_s, view_m, self._distinct_places())
         self._passed_over += [
-            (frame.stamp_s, answer.site.lat_deg, answer.site.lon_deg)
+            (stamp_s, answer.site.lat_deg, answer.site.lon_deg)
             for answer, sighting in zip(answers, sightings, strict=True)
-            if answer.site.hypothesis is None and sighting.evidence < self._settings.look_alike
+            if answer.site.hypothesis is None and sighting.evidence < self._settings.search.look_alike
         ]
-        winner, reason = self._filter.verdict()
-        lap(stages, "post", clock)
-        candidates = (
-            *(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses),
-            *self._filter.rejected,
-        )
-        return Search(candidates, candidates[0] if winner else None, reason, view, len(crops), stages)
+        return self._filter.verdict()
 
     def _tile_m(self, seen_m: float) -> float:
         """The ground side of tiles to compare with: the largest that the camera sees whole, or nearly."""
@@ -164,7 +171,7 @@ class Relocalizer:
 
     def _tile_view(self, frame: Frame, tile_m: float) -> np.ndarray:
         """(input_px, input_px, 3): the frame as a tile of this side would show it."""
-        rotation, _ = camera_rotation(frame, self._settings)
+        rotation = camera_rotation(frame)
         side_px = self._retriever.input_px
         assert frame.image is not None  # the rectified view has been made of it
         return rectify(frame.image, frame.camera, rotation, frame.height_m, tile_m / side_px, side_px).image
@@ -175,15 +182,16 @@ class Relocalizer:
         return tiles / len(self._gallery.info.tile_m)
 
     def _sites(self, view: RectifiedView, tile_view: np.ndarray, tile_m: float) -> list[_Site]:
-        """Where the hypotheses went, then what retrieval names besides; search_places in all."""
-        s = self._settings
-        headings = [0.0] if s.heading_trusted else np.arange(0.0, 360.0, HEADING_STEP_DEG).tolist()
+        """Where the hypotheses went, then what retrieval proposes besides; `search.places` in all."""
+        s = self._settings.search
+        trusted = self._settings.pose.heading_trusted
+        headings = [0.0] if trusted else np.arange(0.0, 360.0, HEADING_STEP_DEG).tolist()
         vectors = self._retriever.embed(np.stack([posed(tile_view, heading, 1.0) for heading in headings]))
-        count = s.search_places + len(self._passed_over)
+        count = s.places + len(self._passed_over)
         places = self._gallery.search_places(vectors, count, self._area, tile_m / 2)
         if not len(places.tile):
             raise Refused(
-                "lost: the gallery has no tile in the allowed area, widen search_radius_m", view=view
+                "lost: the gallery has no tile in the allowed area, increase search.radius_m", view=view
             )
         sites: list[_Site] = []
         for hypothesis in self._filter.hypotheses:
@@ -198,14 +206,13 @@ class Relocalizer:
             enu = LocalEnu(*place)
             if all(math.hypot(*enu.to_enu(*other)) >= tile_m / 4 for other in known):
                 sites.append(_Site(*place, headings[places.query[row]], float(places.score[row]), None))
-        return sites[: s.search_places]
+        return sites[: s.places]
 
     def _crops(
         self, view: RectifiedView, sites: list[_Site], half_m: float
     ) -> tuple[list[MapCrop], list[_Site]]:
         """The crops that hold map data, all of one size, and their sites."""
-        multiple = self._engine.map_multiple_px
-        side_px = math.ceil((2 * half_m / view.gsd_m + self._engine.query_px) / multiple) * multiple
+        side_px = search_px(half_m, view, self._engine)
         kept = []
         text = ""
         for site in sites:
@@ -215,7 +222,7 @@ class Relocalizer:
                 if crop.status == CropStatus.TIMED_OUT:
                     # The others would take as long, and without its rivals a place must not win.
                     raise Refused(f"lost: no map: {text}", view=view)
-            elif crop.coverage >= self._settings.min_coverage:
+            elif crop.coverage >= self._settings.gate.min_map_coverage:
                 kept.append((crop, site))
         if not kept:
             raise Refused(f"lost: no map where the gallery has tiles: {text or 'too little data'}", view=view)
@@ -239,10 +246,8 @@ class Relocalizer:
         crop: MapCrop,
         logits: np.ndarray,
         stride_px: float,
-        tilt_sigma: float,
         half_m: float,
         shared: MapCrop,
-        stages: dict[str, float],
     ) -> _Answer:
         rows, cols = np.ogrid[: logits.shape[0], : logits.shape[1]]
         east_m = cols * stride_px * crop.gsd_m - crop.size_m / 2
@@ -252,7 +257,7 @@ class Relocalizer:
         logits = np.where(inside, logits, -np.inf).astype(np.float32)
         alone = heatmap = heatmap_from_logits(logits, stride_px)
         offset = turned(np.array(view.centre_offset_enu_m), site.heading_deg)
-        pointing = pointing_covariance(frame.height_m, offset, tilt_sigma, self._settings)
+        pointing = pointing_covariance(frame, offset, self._settings)
         before = inside.astype(np.float64)
         if site.hypothesis is not None:
             spread = site.hypothesis.tracker.track().covariance[:2, :2] + pointing
@@ -266,8 +271,6 @@ class Relocalizer:
             heatmap,
             alone.mass_near(heatmap.peak_xy_px),
             crop,
-            view,
-            stages,
         )
         east, north = LocalEnu(shared.lat_deg, shared.lon_deg).to_enu(crop.lat_deg, crop.lon_deg)
         return _Answer(site, match, logits, east_m + east, north_m + north, before / before.sum())

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 from matplotlib.figure import Figure
 
-from geoloc_ros.core.evaluation.search_protocols import Start
+from geoloc_ros.core.evaluation.cold_start import Start
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.raster import RasterMap
 

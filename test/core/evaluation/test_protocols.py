@@ -3,7 +3,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +14,9 @@ import pytest
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import haversine_m
-from geoloc_ros.core.evaluation import protocols as evaluation
+from geoloc_ros.core.evaluation.answers import CLOSEUPS, Answer, SearchLog
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
-from geoloc_ros.core.evaluation.protocols import CLOSEUPS, FlightProtocol, evaluate_flight
+from geoloc_ros.core.evaluation.protocols import Evaluation
 from geoloc_ros.core.evaluation.scores import Run, SearchRecord, summarize
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.flight_folder import Flight
@@ -39,13 +39,8 @@ def test_tracking_follows_a_flight_from_a_wrong_prior(
     small_flight: Path, engine: NccEngine, raster: RasterMap
 ) -> None:
     ticks: list[int] = []
-    run = evaluate_flight(
-        Flight.open(small_flight),
-        engine,
-        raster,
-        FlightProtocol(prior_noise_m=15.0, seed=2),
-        advance=lambda: ticks.append(1),
-    )
+    evaluation = Evaluation(engine, raster, advance=lambda: ticks.append(1))
+    run = evaluation.tracking(Flight.open(small_flight), 15.0, 2)
     figures = summarize(run)
     assert figures["frames"] == len(ticks) == 24
     assert figures["mode"] == "tracking"
@@ -63,6 +58,15 @@ def test_tracking_follows_a_flight_from_a_wrong_prior(
     assert min(np.diff(shown), default=5) >= 5  # one bad place does not fill the page
 
 
+def evaluate(evaluation: Evaluation, frames: Iterable[Frame], crop_m: float | None, seed: int = 0) -> Run:
+    """Tracked without a crop, else independent."""
+    return (
+        evaluation.tracking(frames, 5.0, seed)
+        if crop_m is None
+        else evaluation.independent(frames, crop_m, seed)
+    )
+
+
 def without_times(run: Run) -> list[tuple[Any, ...]]:
     return [
         (f.index, f.state, f.valid, f.lat_deg, f.lon_deg, f.error_m, f.nees, f.rds, f.peak, f.reason)
@@ -76,8 +80,7 @@ def test_figures_repeat_to_the_last_digit(
     small_flight: Path, engine: NccEngine, raster: RasterMap, crop_m: float | None
 ) -> None:
     runs = [
-        evaluate_flight(Flight.open(small_flight), engine, raster, FlightProtocol(10.0, crop_m, seed))
-        for seed in (4, 4, 5)
+        evaluate(Evaluation(engine, raster), Flight.open(small_flight), crop_m, seed) for seed in (4, 4, 5)
     ]
     assert without_times(runs[0]) == without_times(runs[1])
     assert without_times(runs[0]) != without_times(runs[2])
@@ -102,7 +105,7 @@ class Stubborn:
 
 def test_independent_offsets_are_what_the_crop_is_off_by(small_flight: Path, raster: RasterMap) -> None:
     """An engine that always answers the crop's centre is off by exactly the offset that was drawn."""
-    run = evaluate_flight(Flight.open(small_flight), Stubborn(0.9), raster, FlightProtocol(0.0, 130.0, 6))
+    run = Evaluation(Stubborn(0.9), raster).independent(Flight.open(small_flight), 130.0, 6)
     expected = []
     for index in range(24):
         off = 130.0 * np.random.default_rng((6, index)).uniform(-0.425, 0.425, 2)
@@ -115,16 +118,14 @@ def test_independent_offsets_are_what_the_crop_is_off_by(small_flight: Path, ras
 
 
 def test_unsure_answers_are_scored_alone_but_are_no_fixes(small_flight: Path, raster: RasterMap) -> None:
-    sure = evaluate_flight(Flight.open(small_flight), Stubborn(0.9), raster, FlightProtocol(0.0, 130.0, 6))
-    unsure = evaluate_flight(Flight.open(small_flight), Stubborn(0.1), raster, FlightProtocol(0.0, 130.0, 6))
+    sure = Evaluation(Stubborn(0.9), raster).independent(Flight.open(small_flight), 130.0, 6)
+    unsure = Evaluation(Stubborn(0.1), raster).independent(Flight.open(small_flight), 130.0, 6)
     a, b = summarize(sure), summarize(unsure)
     assert b["availability"] == 0.0
     assert b["false_fix_rate"] == 0.0
     assert a["false_fix_rate"] > 0.5
     assert (a["ma"], a["median_error_m"], a["rds"]) == (b["ma"], b["median_error_m"], b["rds"])
-    tracked = summarize(
-        evaluate_flight(Flight.open(small_flight), Stubborn(0.1), raster, FlightProtocol(0.0))
-    )
+    tracked = summarize(Evaluation(Stubborn(0.1), raster).tracking(Flight.open(small_flight), 0.0))
     assert tracked["availability"] == 0.0
     assert tracked["median_error_m"] is None
 
@@ -138,8 +139,8 @@ def test_bad_frames_are_misses(small_flight: Path, engine: NccEngine, raster: Ra
         dataclasses.replace(frames[6], rotation_enu_from_optical=np.full((3, 3), np.nan)),
         frames[7],
     ]
-    for protocol in (FlightProtocol(5.0), FlightProtocol(5.0, 130.0)):
-        run = evaluate_flight(broken, engine, raster, protocol)
+    for crop_m in (None, 130.0):
+        run = evaluate(Evaluation(engine, raster), broken, crop_m)
         assert [f.valid for f in run.frames[4:]] == [False, False, False, True]
         assert all(f.reason for f in run.frames[4:7])
         assert all(math.isnan(f.error_m) for f in run.frames[4:7])
@@ -150,8 +151,8 @@ def test_dropped_frames_and_stages_are_noted(
 ) -> None:
     frames = list(Flight.open(small_flight))[:6]
     frames[3] = dataclasses.replace(frames[3], image=None, problem="frames/x.jpg does not decode")
-    for protocol in (FlightProtocol(5.0), FlightProtocol(5.0, 130.0)):
-        run = evaluate_flight(frames, engine, raster, protocol)
+    for crop_m in (None, 130.0):
+        run = evaluate(Evaluation(engine, raster), frames, crop_m)
         assert [frame.dropped for frame in run.frames] == [False] * 3 + [True] + [False] * 2
         assert list(run.frames[5].stages_ms) == ["rectify", "crop", "network", "post"]
         assert sum(run.frames[5].stages_ms.values()) == pytest.approx(run.frames[5].latency_ms, rel=0.2)
@@ -172,14 +173,13 @@ def test_a_stopped_run_keeps_what_it_scored(
         yield from frames[:count]
         raise KeyboardInterrupt
 
-    protocol = FlightProtocol(5.0, crop_m)
-    whole = evaluate_flight(frames, engine, raster, protocol, expected=24)
+    whole = evaluate(Evaluation(engine, raster, expected=24), frames, crop_m)
     assert (whole.stopped, whole.frames_read, whole.frames_expected) == (False, 24, 24)
-    run = evaluate_flight(until_ctrl_c(10), engine, raster, protocol, expected=24)
+    run = evaluate(Evaluation(engine, raster, expected=24), until_ctrl_c(10), crop_m)
     assert (run.stopped, run.frames_read, run.frames_expected, len(run.frames)) == (True, 10, 24, 9)
     assert without_times(run) == without_times(dataclasses.replace(whole, frames=whole.frames[:9]))
     with pytest.raises(KeyboardInterrupt):
-        evaluate_flight(until_ctrl_c(0), engine, raster, protocol, expected=24)
+        evaluate(Evaluation(engine, raster, expected=24), until_ctrl_c(0), crop_m)
 
 
 class Wandering(Stubborn):
@@ -203,14 +203,14 @@ def test_pictures_of_the_worst_frames_alone_are_made(
         for frame in Flight.open(small_flight)
     ]
     made: list[int] = []
-    closeup = evaluation._closeup
+    closeup = Answer.closeup
 
-    def counted(index: int, *rest: Any) -> Any:
-        made.append(index)
-        return closeup(index, *rest)
+    def counted(answer: Answer) -> Any:
+        made.append(answer.score.index)
+        return closeup(answer)
 
-    monkeypatch.setattr(evaluation, "_closeup", counted)
-    run = evaluate_flight(frames, Wandering(0.9), raster, FlightProtocol(0.0, 130.0, 6))
+    monkeypatch.setattr(Answer, "closeup", counted)
+    run = Evaluation(Wandering(0.9), raster).independent(frames, 130.0, 6)
     assert len(run.frames) == 120
     assert len(run.closeups) == CLOSEUPS == 10
     assert len(made) < 60
@@ -226,7 +226,7 @@ def test_pictures_of_the_worst_frames_alone_are_made(
 
 
 def test_only_long_searches_keep_their_pictures() -> None:
-    log = evaluation._SearchLog()
+    log = SearchLog()
     picture = np.zeros((2, 2, 3), np.uint8)
     for number in range(40):
         duration_s = float(number * 7 % 40)
@@ -242,18 +242,21 @@ def test_frames_without_truth_are_not_scored(
 ) -> None:
     frames = [dataclasses.replace(frame, truth=None) for frame in list(Flight.open(small_flight))[:3]]
     with pytest.raises(GeolocError, match="true position"):
-        evaluate_flight(frames, engine, raster, FlightProtocol())
+        Evaluation(engine, raster).tracking(frames)
 
 
 @pytest.mark.parametrize(("noise", "crop"), [(-1.0, None), (math.nan, None), (1.0, 0.0), (1.0, math.inf)])
-def test_impossible_protocols_are_refused(noise: float, crop: float | None) -> None:
-    with pytest.raises(GeolocError):
-        FlightProtocol(noise, crop)
+def test_impossible_protocols_are_refused(
+    engine: NccEngine, raster: RasterMap, noise: float, crop: float | None
+) -> None:
+    evaluation = Evaluation(engine, raster)
+    with pytest.raises(GeolocError, match="prior noise" if crop is None else "map crop"):
+        evaluation.tracking([], noise) if crop is None else evaluation.independent([], crop)
 
 
 def test_closeups_mark_the_truth(small_flight: Path, engine: NccEngine, raster: RasterMap) -> None:
     """On an easy flight the found place and the marked truth agree, and the mark is the geodetic truth."""
-    run = evaluate_flight(Flight.open(small_flight), engine, raster, FlightProtocol(0.0, 130.0, 1))
+    run = Evaluation(engine, raster).independent(Flight.open(small_flight), 130.0, 1)
     for closeup in run.closeups:
         assert closeup.truth_xy_px is not None
         assert closeup.fix_xy_px is not None

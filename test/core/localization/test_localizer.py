@@ -49,7 +49,7 @@ def world(map_path: Path) -> Iterator[tuple[RasterMap, CameraSimulator, LocalEnu
 @pytest.fixture
 def localizer(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> Localizer:
     raster, _, home = world
-    localizer = Localizer(NccEngine(_Shape()), raster, LocalizerSettings(lost_after_s=15.0))  # type: ignore[arg-type]
+    localizer = Localizer(NccEngine(_Shape()), raster, LocalizerSettings.of({"track.lost_after_s": 15.0}))  # type: ignore[arg-type]
     localizer.set_prior(*home.to_geodetic(10.0, -8.0), 60.0, 0.0)
     return localizer
 
@@ -125,7 +125,7 @@ def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
         assert estimate.crop is not None
         # Whatever was to be searched lies on the crop.
         x, y = estimate.crop.geodetic_to_pixel(*home.to_geodetic(east, 0.0))
-        reach_px = 0.9 * LocalizerSettings().min_search_m / estimate.crop.gsd_m
+        reach_px = 0.9 * LocalizerSettings().map.min_search_m / estimate.crop.gsd_m
         assert reach_px < min(x, y) and max(x, y) < estimate.crop.image.shape[0] - reach_px
     assert 3 <= source.crops <= 13, source.crops
     # Only while the search narrows do frames wait for a crop that was not there in time.
@@ -177,7 +177,7 @@ def bad_frames(good: Frame) -> dict[str, tuple[Frame, str]]:
     assert good.image is not None
     other = CameraModel(640, 480, CAMERA.matrix)
     return {
-        "no picture": (replace(good, image=None, problem="picture is damaged"), "picture is damaged"),
+        "no image": (replace(good, image=None, problem="picture is damaged"), "picture is damaged"),
         "attitude": (
             replace(good, rotation_enu_from_optical=np.full((3, 3), np.nan)),
             "attitude is not finite",
@@ -250,7 +250,7 @@ def test_teleport_is_refused_then_lost_then_a_prior_brings_it_back(
     estimate = localizer.process(flat)
     assert (estimate.valid, estimate.state) == (False, State.LOST)
     # Three frames in 0.03 s contradicted the track, which counts threefold; the blank one took 15.17 s.
-    assert "lost after 4 frames without a fix, 15.3 s of doubt" in estimate.reason
+    assert "lost after 4 frames without a fix, loss score 15.3 s" in estimate.reason
     still = localizer.process(seen(world, 15.6, 25.0, 0.0))
     assert still.reason.startswith("lost:")
     assert still.filtered is None
@@ -341,16 +341,21 @@ def test_stamp_beyond_reason_is_told(
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("confirm_frames", 0), ("min_peak", 1.5), ("lost_after_s", -1.0), ("gate_sigma", math.nan)],
+    [
+        ("track.confirm_frames", 0),
+        ("gate.min_peak", 1.5),
+        ("track.lost_after_s", -1.0),
+        ("gate.max_sigma", math.nan),
+    ],
 )
 def test_impossible_setting_is_refused(name: str, number: float) -> None:
     with pytest.raises(GeolocError, match=f"^{name} is {number}; it must be"):
-        LocalizerSettings(**{name: number})  # type: ignore[arg-type]
+        LocalizerSettings.of({name: number})
 
 
 def test_search_smaller_than_the_view_is_refused(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> None:
-    with pytest.raises(GeolocError, match="max_search_px is 96; it must be more than the view's 96 px"):
-        Localizer(NccEngine(_Shape()), world[0], LocalizerSettings(max_search_px=96))  # type: ignore[arg-type]
+    with pytest.raises(GeolocError, match=r"map\.max_search_px is 96; it must be more than the view's 96 px"):
+        Localizer(NccEngine(_Shape()), world[0], LocalizerSettings.of({"map.max_search_px": 96}))  # type: ignore[arg-type]
 
 
 def test_pointing_error_enters_the_covariance(

@@ -77,7 +77,7 @@ def candidate(x_px: float, y_px: float, log_odds: float, seen: bool = True) -> H
     logits = np.zeros((33, 33), np.float32)
     logits[int(y_px / 4), int(x_px / 4)] = 20.0
     place = CROP.pixel_to_geodetic(x_px, y_px)
-    match = Match(*place, np.eye(2), heatmap_from_logits(logits, 4.0), 1.0, CROP, VIEW, {})
+    match = Match(*place, np.eye(2), heatmap_from_logits(logits, 4.0), 1.0, CROP)
     return Hypothesis(Tracker(*place, 5.0, 5.0, 0.0), log_odds, 0.0, 0.7, 3, match if seen else None, place)
 
 

@@ -2,7 +2,6 @@
 """The filter of hypotheses: Bayes' rule to the last digit, look-alikes told apart, nothing accepted early."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from geoloc_models.drl.heatmap import heatmap_from_logits
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.geometry.rectify import RectifiedView
 from geoloc_ros.core.geometry.rotations import nadir_rotation
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.matching.match_frame import Match
@@ -28,9 +26,15 @@ HOME = LocalEnu(58.4, 26.7)
 VIEW_M = 100.0
 CAMERA = CameraModel(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0, 1]]))
 PICTURE = np.zeros((8, 8, 3), np.uint8)
-SETTINGS = LocalizerSettings(
-    accept_odds=1000.0, accept_frames=3, max_evidence=10.0, look_alike=0.0, new_ground=0.25, min_support=0.25
-)
+VALUES = {
+    "search.accept_odds": 1000.0,
+    "search.accept_frames": 3,
+    "search.max_evidence": 10.0,
+    "search.look_alike": 0.0,
+    "search.new_ground": 0.25,
+    "gate.min_support": 0.25,
+}
+SETTINGS = LocalizerSettings.of(VALUES)
 
 
 def match(east_m: float, north_m: float, sharp: bool = True) -> Match:
@@ -40,8 +44,7 @@ def match(east_m: float, north_m: float, sharp: bool = True) -> Match:
     place = HOME.to_geodetic(east_m, north_m)
     crop = MapCrop(PICTURE, *place, 80.0, 10.0, 1.0, CropStatus.OK, "")
     heatmap = heatmap_from_logits(logits, 4.0)
-    view = RectifiedView(PICTURE, 1.0, (0.0, 0.0), 1.0)
-    return Match(*place, np.eye(2) * 4.0, heatmap, heatmap.peak, crop, view, {})
+    return Match(*place, np.eye(2) * 4.0, heatmap, heatmap.peak, crop)
 
 
 def named(east_m: float, evidence: float) -> Sighting:
@@ -99,7 +102,7 @@ def test_a_look_alike_that_does_not_move_as_the_vehicle_does_drops_out() -> None
 
 
 def test_evidence_that_any_look_alike_gives_counts_against() -> None:
-    search = HypothesisFilter(replace(SETTINGS, look_alike=4.0))
+    search = HypothesisFilter(LocalizerSettings.of(VALUES | {"search.look_alike": 4.0}))
     search.weigh([named(0.0, 9.0)], 0.0, VIEW_M, 100.0)
     before = search.hypotheses[0].log_odds
     for step, evidence in ((1, 3.0), (2, 9.5), (3, 30.0)):
@@ -151,7 +154,7 @@ def test_a_frame_that_does_not_confirm_never_helps(sharp: bool, evidence: float,
 
 
 def test_the_best_are_kept_and_one_place_once() -> None:
-    search = HypothesisFilter(replace(SETTINGS, search_hypotheses=3))
+    search = HypothesisFilter(LocalizerSettings.of(VALUES | {"search.hypotheses": 3}))
     search.weigh(
         [named(100.0 * n + (10.0 if n == 5 else 0.0), float(n)) for n in range(6)], 0.0, VIEW_M, 50.0
     )

@@ -134,7 +134,7 @@ def test_ground_that_the_map_does_not_show_is_found_nowhere(world: World) -> Non
 
 @pytest.mark.parametrize("heading_error_deg", [-95.0, 170.0])
 def test_a_wrong_heading_is_found_too_if_it_is_not_trusted(world: World, heading_error_deg: float) -> None:
-    localizer = world.localizer(LocalizerSettings(heading_trusted=False))
+    localizer = world.localizer(LocalizerSettings.of({"pose.heading_trusted": False}))
     estimate, error_m = fly(world, localizer, 12, heading_error_deg=heading_error_deg)
     assert estimate.valid, estimate.reason
     assert error_m < 8.0
@@ -143,7 +143,7 @@ def test_a_wrong_heading_is_found_too_if_it_is_not_trusted(world: World, heading
 
 
 def test_a_lost_track_is_found_again_in_the_allowed_area_only(world: World) -> None:
-    settings = LocalizerSettings(search_after_s=1.0, search_radius_m=130.0)
+    settings = LocalizerSettings.of({"search.after_s": 1.0, "search.radius_m": 130.0})
     for moved_m, found in ((50.0, True), (300.0, False)):
         localizer = world.localizer(settings)
         localizer.set_prior(*world.home.to_geodetic(-150.0, -150.0), 20.0, 0.0)
@@ -203,7 +203,7 @@ def test_places_that_did_not_fit_are_passed_over_for_a_while(world: World) -> No
             asked.append((round(lat_deg, 7), round(lon_deg, 7)))
             return world.raster.crop(lat_deg, lon_deg, size_m, size_px)
 
-    settings = LocalizerSettings(search_places=4, search_memory_s=2.0)
+    settings = LocalizerSettings.of({"search.places": 4, "search.memory_s": 2.0})
     relocalizer = Relocalizer(world.engine, world.retriever, world.gallery, Watched(), settings)
     looked = []
     for stamp_s in (0.0, 0.5, 3.0):

@@ -13,14 +13,13 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.bags.bag import Bag
 from geoloc_ros.core.bags.bag_writer import write_bag
-from geoloc_ros.core.evaluation.search_protocols import (
+from geoloc_ros.core.evaluation.cold_start import Start, summarize_starts
+from geoloc_ros.core.evaluation.kidnap import (
     BLANK_S,
     MOVED_M,
     WRONG_PRIOR_M,
     Kidnap,
-    Start,
     kidnapped,
-    summarize_starts,
     times_to_relocalize_s,
 )
 from geoloc_ros.core.geometry.camera import CameraModel
