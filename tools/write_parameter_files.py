@@ -52,14 +52,14 @@ def value_text(value: Any) -> str:
     return f"[{', '.join(value_text(item) for item in value)}]"
 
 
-def comment(descriptor: ParameterDescriptor) -> list[str]:
+def comment(descriptor: ParameterDescriptor, indent: str) -> list[str]:
     """Description, choices and range as comment lines."""
     text = descriptor.description
     if descriptor.additional_constraints:
         text += f"; {descriptor.additional_constraints}"
     for bounds in (*descriptor.floating_point_range, *descriptor.integer_range):
         text += f" ({bounds.from_value:.12g} to {bounds.to_value:.12g})"
-    return textwrap.wrap(text, WIDTH, initial_indent="    # ", subsequent_indent="    # ")
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
 
 
 def file_text(name: str, node: Node) -> str:
@@ -70,13 +70,19 @@ def file_text(name: str, node: Node) -> str:
         "/**:",
         "  ros__parameters:",
     ]
+    group = ""
     for key, parameter in node.get_parameters_by_prefix("").items():
-        if key not in RCLPY_OWN:
-            given = key == GIVEN.get(name)
-            lines += [
-                *comment(node.describe_parameter(key)),
-                f"    {key}: {value_text('' if given else parameter.value)}",
-            ]
+        if key in RCLPY_OWN:
+            continue
+        *groups, leaf = key.split(".")
+        if groups and groups[0] != group:
+            group = groups[0]
+            lines.append(f"    {group}:")
+        indent = "      " if groups else "    "
+        lines += [
+            *comment(node.describe_parameter(key), indent),
+            f"{indent}{leaf}: {value_text('' if key == GIVEN.get(name) else parameter.value)}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -112,7 +118,7 @@ def main(folder: Path) -> None:
         raster, flight = write_scene(Path(scratch))
         rclpy.init(args=["--ros-args", "-p", f"map:={raster}", "-p", f"flight:={flight}"])
         for name, maker in NODES.items():
-            make = getattr(importlib.import_module(f"geoloc_ros.nodes.{name}"), maker)
+            make = getattr(importlib.import_module(f"geoloc_ros.nodes.{name}_node"), maker)
             if isinstance(make, type):
                 node = make()
             else:

@@ -27,19 +27,19 @@ class GateSettings:
     """What a match must show to become a fix (gates.py)."""
 
     min_peak: float = _setting(
-        0.5, 0, 1, "minimum probability mass around the peak, given the track, for a fix, 0..1"
+        0.5, 0, 1, "minimum probability mass around the peak, given the track, for a fix"
     )
-    min_start_peak: float = _setting(0.8, 0, 1, "as min_peak, while no track is confirmed, 0..1")
+    min_start_peak: float = _setting(0.8, 0, 1, "as min_peak, while no track is confirmed")
     min_peak_ratio: float = _setting(3.0, 0, 1000, "minimum ratio of the peak to the second mode for a fix")
     min_support: float = _setting(
-        0.25, 0, 1, "minimum probability mass around the peak without the track, 0..1"
+        0.25, 0, 1, "minimum probability mass around the peak without the track"
     )
     max_sigma: float = _setting(
         4.0, 0, 100, "maximum distance of a fix from the predicted position, standard deviations"
     )
-    min_map_coverage: float = _setting(0.5, 0, 1, "minimum share of the search map that holds map data, 0..1")
+    min_map_coverage: float = _setting(0.5, 0, 1, "minimum share of the search map that holds map data")
     min_view_coverage: float = _setting(
-        0.6, 0, 1, "minimum share of the rectified view that the camera saw, 0..1"
+        0.6, 0, 1, "minimum share of the rectified view that the camera saw"
     )
 
 
@@ -63,7 +63,7 @@ class TrackSettings:
         150.0, 0, 1e5, "position uncertainty above which the track is lost, m (1 sigma)"
     )
     max_entropy: float = _setting(
-        0.75, 0, 1, "entropy of a heatmap above which the place is unlikely to be in the search map, 0..1"
+        0.75, 0, 1, "entropy of a heatmap above which the place is unlikely to be in the search map"
     )
     loss_rate_contradicted: float = _setting(
         3.0,
