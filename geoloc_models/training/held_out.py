@@ -14,7 +14,7 @@ from geoloc_models.drl.heatmap import published_heatmap
 from geoloc_models.drl.losses import spatial_cross_entropy
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import relative_distance_scores
-from geoloc_models.training.recipe import TrainingSettings, loss_function
+from geoloc_models.training.recipe import LocalizerRecipe, loss_function
 
 Samples = PairSamples | Ul14Samples
 
@@ -48,14 +48,14 @@ class HeldOut:
         self,
         samples: Samples,
         maps: int,
-        settings: TrainingSettings,
+        recipe: LocalizerRecipe,
         device: torch.device,
         workers: int = 0,
     ) -> None:
-        """settings: of the training; its loss tells how heatmaps are read (see `find`)."""
+        """recipe: of the training; its loss tells how heatmaps are read (see `find`)."""
         self.samples = samples
         self.maps = maps
-        self.settings = settings
+        self.recipe = recipe
         self.device = device
         self.workers = workers
 
@@ -64,12 +64,12 @@ class HeldOut:
         """MA@5, MA@20 and the median error in m (left out where metres are unknown), RDS of exact labels, and the
         loss.
         """
-        loss_of = loss_function(self.settings)
+        loss_of = loss_function(self.recipe)
         was_training = model.training
         model.eval()
         errors_m, scores, losses = [], [], []
         for batch in load(self.samples, _portions(self.maps), self.workers):
-            logits = predict(model, batch, self.device, self.settings.half)
+            logits = predict(model, batch, self.device, self.recipe.half)
             side_px = batch["map"].shape[-1]
             losses += [loss_of(logits, batch["target"].to(self.device) / side_px).item()] * len(logits)
             found = self.find(logits.cpu(), side_px)
@@ -91,14 +91,12 @@ class HeldOut:
         """(B, 2) found places (row, col), pixel edges of the map, of logits (B, 1, H, W): of the highest node for the
         spatial loss, as published for losses over single cells.
         """
-        if self.settings.loss == "spatial":
+        if self.recipe.loss == "spatial":
             best = logits.flatten(1).argmax(1)
             cols = logits.shape[-1]
             nodes = torch.stack([best // cols, best % cols], 1)
             return np.asarray((nodes * (side_px / (cols - 1))).numpy(), np.float64)
-        places = [
-            published_heatmap(one[0].numpy(), self.settings.positive_cells, side_px)[1] for one in logits
-        ]
+        places = [published_heatmap(one[0].numpy(), self.recipe.positive_cells, side_px)[1] for one in logits]
         return np.array(places, np.float64)
 
 

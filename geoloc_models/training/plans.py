@@ -1,122 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a preset is trained with on each kind of data: samples, held-out samples and settings."""
+"""Whole trainings as data: the published recipes, and those of the networks that ship.
 
-import re
-from collections.abc import Sequence
+`geoloc train DATA PLAN` runs a plan; its stages are runs in folders of their own, each resumable.
+"""
+
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
-from geoloc_models.datasets.image_pairs import calibrates, list_pairs
-from geoloc_models.datasets.pair_samples import PairSamples, SampleSettings
-from geoloc_models.datasets.ul14 import load_train
-from geoloc_models.datasets.ul14_samples import Ul14Samples, Ul14Settings, default_held_out, split_by_place
-from geoloc_models.drl.presets import Preset
-from geoloc_models.training.held_out import Samples
-from geoloc_models.training.recipe import PAPER, TrainingSettings
-
-HELD_OUT_SOURCES = ("levir", "srif")
-HELD_OUT_MAPS = 48
-"""Search maps of a check on picture pairs."""
-CALIBRATION_MAPS = 48
-_CROP_SIDES_PX = (158, 576)
-"""Sides of the squares that become search maps, in pixels of the pictures; a picture's own side limits them too."""
+from geoloc_models.training.recipe import AST_PAPER, LocalizerRecipe, RetrieverRecipe
 
 
 @dataclass(frozen=True)
-class Plan:
-    """samples, held_out: what to train on and what to check on, the first `held_out_maps` of it; None: no check.
+class Stage:
+    """One run of a localizer on image pairs; it starts from the weights of the stage before it."""
 
-    calibration: what sets the temperature, the first `calibration_maps` of it; None: it stays 1. query_px, gsd_m: how
-    the network is to be used, side of the view and range of ground sample distances.
-    """
-
-    samples: Samples
-    held_out: Samples | None
-    held_out_maps: int
-    calibration: Samples | None
-    calibration_maps: int
-    settings: TrainingSettings
+    recipe: LocalizerRecipe
     query_px: int
-    gsd_m: tuple[float, float]
+    """Side of the views; maps are three times as wide."""
 
 
-def plan_pairs(
-    root: Path, preset: Preset, settings: TrainingSettings, sources: Sequence[str], heading_deg: float = 15.0
-) -> Plan:
-    """Our recipe on the picture pairs of `root`; settings: all but what the preset decides."""
-    pairs = [pair for source in sources for pair in list_pairs(root, source, held_out=False)]
-    held_out = [p for source in sources if source in HELD_OUT_SOURCES for p in list_pairs(root, source, True)]
-    samples = SampleSettings(
-        map_px=preset.map_px,
-        query_px=preset.query_px,
-        map_scale=(_CROP_SIDES_PX[0] / preset.map_px, _CROP_SIDES_PX[1] / preset.map_px),
-        heading_deg=heading_deg,
-    )
-    # Ours see more of the ground in flight than in training, where small views make more samples.
-    query_px = preset.flown_query_px or preset.query_px
-    # Calibrated as it is used: errors of a usual IMU and altimeter, and only half of the held-out scenes, so that
-    # the other half can tell whether the calibration holds.
-    flown = replace(
-        samples,
-        query_px=query_px,
-        map_px=3 * query_px,
-        map_scale=(0.8, 1.2),
-        tilt_deg=6.0,
-        heading_deg=min(6.0, heading_deg),
-        height_share=0.07,
-    )
-    return Plan(
-        samples=PairSamples(pairs, samples, settings.seed),
-        held_out=PairSamples(held_out, samples, seed=1) if held_out else None,
-        held_out_maps=HELD_OUT_MAPS,
-        calibration=PairSamples([p for p in held_out if calibrates(p.name)] or pairs, flown, seed=2),
-        calibration_maps=CALIBRATION_MAPS,
-        settings=_with_targets(settings, preset),
-        query_px=query_px,
-        gsd_m=(0.25, 1.2),
-    )
+@dataclass(frozen=True)
+class LocalizerPlan:
+    """A localizer on image pairs."""
+
+    about: str
+    preset: str
+    stages: tuple[Stage, ...]
+    start_from: str | None = None
+    """Weights that the first stage starts from, by name."""
+    blend: float | None = None
+    """Share of the trained weights when blended with the compact network (`blend.py`); None: not blended."""
+    calibrate: bool = False
+    """Whether the temperature is fitted anew by how often the peak is right (`geoloc calibrate`)."""
 
 
-def plan_ul14(
-    root: Path,
-    preset: Preset,
-    settings: TrainingSettings = PAPER,
-    epochs: int = 12,
-    held_out_places: Sequence[str] | None = None,
-    rsc: str | None = None,
-    satellite_gsd_m: float = 0.46,
-) -> Plan:
-    """The paper's recipe on <root>/train; settings: all but what the preset and the data decide.
+@dataclass(frozen=True)
+class RetrieverPlan:
+    """A retriever; data: what the folder must be."""
 
-    held_out_places: None: every fifth. satellite_gsd_m: of the stored maps.
-    """
-    items = load_train(root)
-    places = default_held_out(items) if held_out_places is None else held_out_places
-    train_items, held_out_items = split_by_place(items, places)
-    drawn = Ul14Settings(preset.query_px, preset.map_px, rsc or preset.rsc, satellite_gsd_m)
-    samples = Ul14Samples(train_items, drawn, settings.maps_per_batch, settings.seed)
-    held_out = Ul14Samples(held_out_items, drawn, seed=1, augment=False) if held_out_items else None
-    sides_px = [int(side) for side in re.findall("[0-9]+", drawn.rsc)]
-    return Plan(
-        samples=samples,
-        held_out=held_out,
-        held_out_maps=len(held_out_items),
-        calibration=held_out,
-        calibration_maps=min(CALIBRATION_MAPS, len(held_out_items)),
-        settings=replace(
-            _with_targets(settings, preset),
-            samples=epochs * samples.epoch_items,
-            warmup_batches=preset.warmup_batches,
-            check_batches=samples.epoch_items // settings.maps_per_batch,
-            best_from=settings.best_from if held_out_items else None,
+    about: str
+    preset: str
+    data: Literal["pairs", "university1652", "denseuav"]
+    recipe: RetrieverRecipe
+
+
+_HYBRID = LocalizerRecipe(weight_decay=0.05)
+
+PLANS: dict[str, LocalizerPlan | RetrieverPlan] = {
+    "shipped/mix_compact": LocalizerPlan(
+        "mix_compact on image pairs", "mix_compact", (Stage(LocalizerRecipe(samples=125_000), 96),)
+    ),
+    "shipped/mix_hybrid": LocalizerPlan(
+        "mix_hybrid, the default: from mix_compact and DINOv2, in three runs of growing views",
+        "mix_hybrid",
+        (
+            Stage(replace(_HYBRID, samples=16_800), 96),
+            Stage(replace(_HYBRID, samples=16_200, maps_per_batch=6, learning_rate=6e-4), 128),
+            Stage(replace(_HYBRID, samples=4_560, maps_per_batch=4, learning_rate=4e-4), 192),
         ),
-        query_px=preset.query_px,
-        gsd_m=(
-            satellite_gsd_m * min(sides_px) / preset.map_px,
-            satellite_gsd_m * max(sides_px) / preset.map_px,
-        ),
-    )
-
-
-def _with_targets(settings: TrainingSettings, preset: Preset) -> TrainingSettings:
-    return replace(settings, positive_cells=preset.positive_cells, negative_weight=preset.negative_weight)
+        start_from="mix_compact",
+        blend=0.35,
+        calibrate=True,
+    ),
+    "shipped/retrieval": RetrieverPlan(
+        "the retriever, AST on DINOv2, on image pairs", "dinov2_ast", "pairs", RetrieverRecipe()
+    ),
+    "paper/university1652": RetrieverPlan(
+        "AST as published, on University-1652", "ast", "university1652", AST_PAPER
+    ),
+}
+"""`geoloc train UL14 PRESET` is the plan of every row of the DRL paper: recipe.DRL_PAPER with what the preset says."""

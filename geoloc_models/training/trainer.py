@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of a network on query/map samples: by one process or several, resumable to the same loss."""
+"""The trainer: by one process or several, resumable to the same bits. What is trained is a task."""
+
+from __future__ import annotations
 
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -16,19 +19,49 @@ from torch.optim.swa_utils import AveragedModel
 
 from geoloc_models.errors import GeolocError
 from geoloc_models.training.checkpoints import read_state, write_state
-from geoloc_models.training.distillation import TAUGHT_SHARE, Teacher, distillation_loss
-from geoloc_models.training.held_out import HeldOut, Samples, load, predict
 from geoloc_models.training.log import TrainingLog
 from geoloc_models.training.processes import Processes
-from geoloc_models.training.recipe import TrainingSettings, loss_function, schedule
+from geoloc_models.training.recipe import SCHEDULES, Recipe
+
+
+class Task(Protocol):
+    """What is trained: a network, its batches and their loss. All processes hold the same one."""
+
+    name: str
+    """Of the network; a checkpoint of another one is refused."""
+    total: int
+    """Batches of the run."""
+    pairs_per_batch: int
+    """In all processes together."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For the optimiser, each with its peak learning rate `lr`."""
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """This process's share of the batches from number `start` on; each depends on its number alone."""
+
+    def loss(self, replica: nn.Module, batch: Any) -> Tensor:
+        """Of the whole batch of all processes; replica: the model, in as many copies as there are processes."""
+
+    def check(self, model: nn.Module) -> dict[str, float] | None:
+        """Figures on held-out data; None: there is none."""
+
+    def settings(self) -> dict[str, Any]:
+        """What settings.json says of the task."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """model: the network to ship, in evaluation mode. last: the one after the last batch, where a better one was
-    chosen on held-out samples; else None. batch: how many batches had trained `model`.
+    """model: the network to export, in evaluation mode. last: the one after the last batch, if a better one was chosen
+    on held-out data; else None. batch: how many batches had trained `model`.
 
-    Only the first of several processes checks on held-out samples; the others get the last network.
+    Only the first of several processes checks on held-out data; the others get the last network.
     """
 
     model: nn.Module
@@ -36,75 +69,37 @@ class Trained:
     batch: int
 
 
-def train(
-    network: str,
-    model: nn.Module,
-    samples: Samples,
-    held_out: HeldOut | None,
-    out: Path,
-    settings: TrainingSettings,
-    processes: Processes,
-    workers: int = 0,
-    teacher: Teacher | None = None,
-) -> Trained:
-    """Train `model`, which is of the preset `network`; continues from OUT/checkpoint.pt if it is there.
+def train(task: Task, out: Path, processes: Processes) -> Trained:
+    """Train the task's model; continues from OUT/checkpoint.pt if it is there.
 
-    teacher: its posterior is a part of the loss, TAUGHT_SHARE of it.
-
-    All processes call it alike. Each draws its own share of every batch, and the loss is that of the whole batch
-    (its counts of positives and negatives included), so that the number of processes changes nothing but speed.
+    All processes call it alike. Each draws its share of every batch, and the loss is that of the whole batch, so that
+    the number of processes changes nothing but speed.
     """
-    share = processes.own_share(settings.maps_per_batch)
     cv2.setNumThreads(1)
-    model = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = _State(network, model.train(), settings)
-    checkpoint = out / "checkpoint.pt"
+    recipe, state, checkpoint = task.recipe, _State(task), out / "checkpoint.pt"
     state.resume(checkpoint, processes.device)
     if processes.is_first:
         out.mkdir(parents=True, exist_ok=True)
-        record = {
-            "network": network,
-            "training": asdict(settings),
-            "samples": asdict(samples.settings),
-            "teacher": teacher and teacher.weights_id,
-        }
+        record = {"network": task.name, "training": asdict(recipe), **task.settings()}
         (out / "settings.json").write_text(json.dumps(record, indent=2))
-    replica = processes.replicate(model)
-    loss_of = loss_function(settings)
-    batch_pairs = settings.maps_per_batch * samples.queries
-    total = max(1, settings.samples // batch_pairs)
-    firsts = range(
-        state.done * settings.maps_per_batch, total * settings.maps_per_batch, settings.maps_per_batch
-    )
-    batches = load(samples, [range(i + share.start, i + share.stop) for i in firsts], workers)
-    with TrainingLog(out, total, state.done, batch_pairs, state.mean_loss, not processes.is_first) as log:
-        for batch in batches:
-            _seed(settings.seed, state.done, processes.rank)
-            rate = settings.learning_rate * schedule(state.done, total, settings.warmup_batches)
-            logits = predict(replica, batch, processes.device, settings.half)
-            target = batch["target"].to(processes.device) / batch["map"].shape[-1]
-            whole = processes.whole_batch(logits)
-            loss = loss_of(whole, processes.whole_batch(target))
-            if teacher is not None:
-                taught = distillation_loss(whole, processes.whole_batch(teacher(batch)))
-                loss = (1 - TAUGHT_SHARE) * loss + TAUGHT_SHARE * taught
+    replica = processes.replicate(task.model)
+    quiet = not processes.is_first
+    with TrainingLog(out, task.total, state.done, task.pairs_per_batch, state.mean_loss, quiet) as log:
+        for batch in task.batches(state.done):
+            _seed(recipe.seed, state.done, processes.rank)
+            loss = task.loss(replica, batch)
             if not math.isfinite(loss.item()):
                 raise GeolocError(
                     f"the loss became {loss.item()} at batch {state.done}: lower --learning-rate, or go on from "
                     f"{checkpoint}"
                 )
-            # Processes know the gradient of their own samples only and take the mean of all; wanted is the sum.
-            state.step(loss * processes.count, rate, settings.gradient_norm)
+            # Processes know the gradient of their own samples only and take the mean of all; the sum is needed.
+            rate = state.step(loss * processes.count, loss.item())
             state.mean_loss = log.batch(state.done, loss.item(), rate)
-            if not processes.is_first:
-                continue
-            last = state.done == total
-            if held_out is not None and (last or state.done % settings.check_batches == 0):
-                figures = held_out(state.average.module)
-                log.held_out(state.done, figures)
-                if settings.best_from is not None and state.done >= settings.best_from * total:
-                    state.keep_if_best(figures["rds"])
-            if last or state.done % settings.checkpoint_batches == 0:
+            ends_epoch = state.done == task.total or state.done % recipe.check_batches == 0
+            if ends_epoch:
+                state.end_epoch(log if processes.is_first else None)
+            if processes.is_first and (ends_epoch or state.done % recipe.checkpoint_batches == 0):
                 state.save(checkpoint)
     return state.trained()
 
@@ -132,37 +127,55 @@ def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int]
 class _State:
     """All that a run is made of after `done` batches, on disk and in memory."""
 
-    def __init__(self, network: str, model: nn.Module, settings: TrainingSettings) -> None:
-        self.network = network
-        self.model = model
-        self.average = AveragedModel(model, multi_avg_fn=_moving_average(settings.average_decay))
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        decayed = [p for p in parameters if settings.decay_all or p.ndim > 1]
-        plain = [p for p in parameters if not settings.decay_all and p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-        )
+    def __init__(self, task: Task) -> None:
+        self.task, recipe = task, task.recipe
+        self.model, self.network = task.model.train(), task.name
+        self.average = AveragedModel(self.model, multi_avg_fn=_moving_average(recipe.average_decay))
+        groups = task.parameter_groups()
+        self.rates = [group["lr"] for group in groups]
+        if recipe.optimiser == "sgd":
+            self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
+                groups, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+            )
+        else:
+            self.optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        self.schedule = SCHEDULES[recipe.schedule](recipe, task.total)
         self.done = 0
         self.mean_loss = math.nan
+        self.losses: list[float] = []
         self.best: dict[str, Tensor] | None = None
         self.best_rds = -1.0
         self.best_batch = 0
 
-    def step(self, loss: Tensor, learning_rate: float, gradient_norm: float) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+    def step(self, loss: Tensor, value: float) -> float:
+        """One batch; returns the learning rate of the last group."""
+        factor = self.schedule.factor(self.done)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), gradient_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.task.recipe.gradient_norm)
         self.optimiser.step()
         self.average.update_parameters(self.model)
         self.done += 1
+        self.losses.append(value)
+        return float(self.optimiser.param_groups[-1]["lr"])
 
-    def keep_if_best(self, rds: float) -> None:
+    def end_epoch(self, log: TrainingLog | None) -> None:
+        """The batches since the last check are an epoch; log: where its figures go, None in all processes but one."""
+        losses, self.losses = self.losses, []
+        self.schedule.end_epoch(losses)
+        figures = None if log is None else self.task.check(self.average.module)
+        if log is None or figures is None:
+            return
+        log.held_out(self.done, {"epoch_loss": round(float(np.mean(losses)), 4), **figures})
+        if (
+            self.task.recipe.best_from is not None
+            and self.done >= self.task.recipe.best_from * self.task.total
+        ):
+            self._keep_if_best(figures["rds"])
+
+    def _keep_if_best(self, rds: float) -> None:
         if rds > self.best_rds:
             self.best_rds, self.best_batch = rds, self.done
             self.best = {
@@ -186,7 +199,7 @@ class _State:
         write_state(path, values)
 
     def resume(self, path: Path, device: torch.device) -> None:
-        """Go on from a checkpoint, if there is one; GeolocError if it is damaged or of another preset."""
+        """Go on from a checkpoint, if there is one; GeolocError if it is damaged or of another network."""
         if not path.is_file():
             return
         values = read_state(path, device)
@@ -198,14 +211,14 @@ class _State:
         try:
             for name in _WITH_STATE:
                 getattr(self, name).load_state_dict(values[name])
+            for name in _PLAIN:
+                setattr(self, name, values[name])
         except (RuntimeError, KeyError, ValueError) as error:
             raise GeolocError(
                 f"{path} is of another version of {network}: name another --out, or delete it "
                 f"({str(error).splitlines()[0]})"
             ) from error
-        for name in _PLAIN:
-            setattr(self, name, values[name])
 
 
-_PLAIN = ("network", "done", "mean_loss", "best", "best_rds", "best_batch")
-_WITH_STATE = ("model", "average", "optimiser")
+_PLAIN = ("network", "done", "mean_loss", "losses", "best", "best_rds", "best_batch")
+_WITH_STATE = ("model", "average", "optimiser", "schedule")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,15 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.arguments import add_device, add_verbs, make_writable, seed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
-    from geoloc_models.ast.retriever import Retriever
-    from geoloc_models.datasets.retrieval_sets import RetrievalTask
+    from geoloc_models.ast.presets import AstPreset
+    from geoloc_models.ast.retriever import Retriever, SegmentTransformer
+    from geoloc_models.datasets.retrieval_sets import DataSet, RetrievalTask
+    from geoloc_models.training.processes import Processes
+    from geoloc_models.training.recipe import RetrieverRecipe
 
 # Heavy imports wait until the command runs, so that the help page comes at once.
 
@@ -85,7 +91,7 @@ def _train_parser(verbs: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that draw pictures (default: 0)"
     )
-    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, metavar="N", help="seed (default: 42)")
     add_device(parser)
     parser.add_argument(
         "--export",
@@ -225,21 +231,11 @@ def _millions(module: Any) -> str:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train and export."""
-    import copy
     from dataclasses import replace
 
-    import torch
+    from geoloc_models.training.processes import join_processes
+    from geoloc_models.training.recipe import RETRIEVER_RECIPES
 
-    from geoloc_models.ast.presets import preset
-    from geoloc_models.ast.retriever import Retriever, SegmentTransformer
-    from geoloc_models.ast.retriever_weights import RetrieverInfo, save_retriever
-    from geoloc_models.datasets.retrieval_sets import ViewSettings, cross_date_task, training_set
-    from geoloc_models.evaluation.retrieval import evaluate_retrieval
-    from geoloc_models.training.retrieval_training import RECIPES, train
-
-    shape = preset(args.preset)
-    if not shape.head_width:
-        raise GeolocError(f"preset {args.preset!r} has nothing to train: evaluate it with --zero-shot")
     given = {
         "epochs": args.epochs,
         "per_place": args.samples_per_place,
@@ -251,29 +247,71 @@ def run_train(args: argparse.Namespace) -> int:
         if given[name] is not None and given[name] < 1:
             raise GeolocError(f"{given[name]} {name.replace('_', ' ')} train nothing: give at least 1")
     chosen = {name: value for name, value in given.items() if value is not None}
-    recipe = replace(RECIPES[args.recipe], seed=args.seed, **chosen)
-    path = args.export or args.out / f"{args.preset}.safetensors"
-    make_writable(args.out, path)
-    places = training_set(args.kind, args.data, shape.input_px)
-    torch.manual_seed(args.seed)
-    network = SegmentTransformer(shape, places.classes if shape.classify else 0)
-    if args.trunk_weights is not None:
-        network.start_from(args.trunk_weights)
-    check = None
-    if args.kind == "pairs":
-        task = cross_date_task(args.data, shape.input_px, limit=24)
-
-        def check(trained: SegmentTransformer) -> dict[str, float]:
-            figures = evaluate_retrieval(
-                Retriever(copy.deepcopy(trained), "check", args.device), task
-            ).summary()
-            return {name: figures[name] for name in ("R@1", "R@5", "R@10", "AP")}
-
-    network = train(network, places, args.out, recipe, args.device, check, args.workers)
-    tile_m = ViewSettings().tile_m if args.kind == "pairs" else None
-    digest = save_retriever(path, network, RetrieverInfo(args.preset, shape, tile_m), args.eight_bit)
-    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
+    recipe = replace(RETRIEVER_RECIPES[args.recipe], **chosen)
+    with join_processes(args.device) as processes:
+        train_retriever(args, args.preset, args.kind, recipe, args.trunk_weights, processes)
     return 0
+
+
+def train_retriever(
+    args: argparse.Namespace,
+    name: str,
+    kind: DataSet,
+    recipe: RetrieverRecipe,
+    trunk_weights: Path | None,
+    processes: Processes,
+) -> None:
+    """Train the preset `name` on args.data, which is of that kind, and export it."""
+    from dataclasses import replace
+
+    import torch
+
+    from geoloc_models.ast.presets import preset
+    from geoloc_models.ast.retriever import SegmentTransformer
+    from geoloc_models.ast.retriever_weights import RetrieverInfo, save_retriever
+    from geoloc_models.datasets.retrieval_sets import ViewSettings, training_set
+    from geoloc_models.training.retriever_task import RetrieverTask
+    from geoloc_models.training.trainer import train
+
+    shape = preset(name)
+    if not shape.head_width:
+        raise GeolocError(f"preset {name!r} has nothing to train: evaluate it with --zero-shot")
+    if args.seed is not None:
+        recipe = replace(recipe, seed=args.seed)
+    path = args.export or args.out / f"{name}.safetensors"
+    if processes.is_first:
+        make_writable(args.out, path)
+    places = training_set(kind, args.data, shape.input_px)
+    torch.manual_seed(recipe.seed)
+    network = SegmentTransformer(shape, places.classes if shape.classify else 0)
+    if trunk_weights is not None:
+        network.start_from(trunk_weights)
+    check = _check(args, shape) if kind == "pairs" and processes.is_first else None
+    task = RetrieverTask(name, network, places, args.out, recipe, processes, check, args.workers or 0)
+    trained = train(task, args.out, processes).model
+    if not processes.is_first:
+        return
+    tile_m = ViewSettings().tile_m if kind == "pairs" else None
+    info = RetrieverInfo(name, shape, tile_m)
+    digest = save_retriever(path, trained.network, info, getattr(args, "eight_bit", True))  # type: ignore[arg-type]
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
+
+
+def _check(args: argparse.Namespace, shape: AstPreset) -> Callable[[SegmentTransformer], dict[str, float]]:
+    """Figures on a few held-out images of two dates."""
+    import copy
+
+    from geoloc_models.ast.retriever import Retriever
+    from geoloc_models.datasets.retrieval_sets import cross_date_task
+    from geoloc_models.evaluation.retrieval import evaluate_retrieval
+
+    task = cross_date_task(args.data, shape.input_px, limit=24)
+
+    def check(trained: SegmentTransformer) -> dict[str, float]:
+        figures = evaluate_retrieval(Retriever(copy.deepcopy(trained), "check", args.device), task).summary()
+        return {name: figures[name] for name in ("R@1", "R@5", "R@10", "AP")}
+
+    return check
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -296,9 +334,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
             for task in _tasks(args, retriever.input_px):
                 total = task.queries.count + task.gallery.count
                 bar = progress.add_task(f"{name}, {task.name}", total=total)
-                ranked = evaluate_retrieval(
-                    retriever, task, lambda count, bar=bar: progress.advance(bar, count)
-                )  # type: ignore[misc]
+                ranked = evaluate_retrieval(retriever, task, functools.partial(progress.advance, bar))
                 of_task = figures.setdefault(task.name, {}).setdefault(name, {"all": ranked.summary()})
                 for kind in args.by:
                     for subset, mask in task.subsets.get(kind, {}).items():

@@ -19,6 +19,8 @@ weights with it. The temperature is the one under which the peak best foretells 
 10 m). Runs the network once on each sample."""
 
 SETS = ("levir", "srif")
+Part = Literal["calibration", "judging"]
+PARTS: tuple[Part, ...] = ("calibration", "judging")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -37,19 +39,27 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit, tell, write."""
-    from dataclasses import replace
-
+    """Fit, report, write."""
     from geoloc_models.devices import fix_threads
-    from geoloc_models.evaluation.calibration import fit_temperature, peak_honesty
-    from geoloc_models.weights import load_weights, save_weights
 
     if args.out.suffix != ".safetensors":
         raise GeolocError(f"--out is {args.out}: weights are written as .safetensors, name such a file")
     make_writable(file=args.out)
     fix_threads(args.threads)
-    fitted, judged = _answers(args, "calibration"), _answers(args, "judging")
-    loaded = load_weights(args.weights)
+    digest = calibrate_file(args.weights, args.data, args.out, args.device, args.limit)
+    print(f"wrote {args.out}, SHA-256 {digest}")
+    return 0
+
+
+def calibrate_file(weights: str | Path, data: Path, out: Path, device: str, limit: int | None = None) -> str:
+    """Write `weights` with a new temperature; the file's SHA-256."""
+    from dataclasses import replace
+
+    from geoloc_models.evaluation.calibration import fit_temperature, peak_honesty
+    from geoloc_models.weights import load_weights, save_weights
+
+    fitted, judged = (_answers(weights, data, device, limit, part) for part in PARTS)
+    loaded = load_weights(weights)
     factor = fit_temperature(fitted)
     temperature = round(loaded.info.temperature * factor, 3)
     print(f"temperature {loaded.info.temperature} -> {temperature}, fitted on {len(fitted)} samples")
@@ -57,12 +67,10 @@ def run(args: argparse.Namespace) -> int:
     for title, stated in (("before", 1.0), ("after", factor)):
         error, coverage = peak_honesty(judged, stated)
         print(f"  {title:6s} calibration error {error:.3f}, truth within 2 sigma {coverage:.3f}")
-    digest = save_weights(args.out, loaded.model, replace(loaded.info, temperature=temperature))
-    print(f"wrote {args.out}, SHA-256 {digest}")
-    return 0
+    return save_weights(out, loaded.model, replace(loaded.info, temperature=temperature))
 
 
-def _answers(args: argparse.Namespace, part: Literal["calibration", "judging"]) -> list[Answer]:
+def _answers(weights: str | Path, data: Path, device: str, limit: int | None, part: Part) -> list[Answer]:
     from geoloc_models.engines.torch_engine import TorchEngine
     from geoloc_models.evaluation.calibration import Answer
     from geoloc_models.evaluation.view_sets import PairProtocol
@@ -70,9 +78,9 @@ def _answers(args: argparse.Namespace, part: Literal["calibration", "judging"]) 
     from geoloc_ros.cli.progress import rated_progress
     from geoloc_ros.core.evaluation.recorded_view_sets import open_set
 
-    engine = TorchEngine(args.weights, device=args.device)
-    protocol = PairProtocol(limit=args.limit, part=part)
-    sets = [open_set(args.data, name, protocol, [], None) for name in SETS]
+    engine = TorchEngine(weights, device=device)
+    protocol = PairProtocol(limit=limit, part=part)
+    sets = [open_set(data, name, protocol, [], None) for name in SETS]
     answers = []
     with rated_progress() as progress:
         task = progress.add_task(f"{part} half", total=sum(len(one) for one in sets))

@@ -58,7 +58,7 @@ def test_an_unknown_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_arguments_of_the_other_layout(
     ul14_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "--heading-deg is for picture pairs" in refused(capsys, ul14_tree, "--heading-deg", 20)
+    assert "--heading-deg is for image pairs" in refused(capsys, ul14_tree, "--heading-deg", 20)
     (tmp_path / "pairs").mkdir()
     assert "--epochs is for the UL14 layout" in refused(capsys, tmp_path, "--epochs", 2)
 

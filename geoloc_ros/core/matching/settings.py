@@ -31,16 +31,12 @@ class GateSettings:
     )
     min_start_peak: float = _setting(0.8, 0, 1, "as min_peak, while no track is confirmed")
     min_peak_ratio: float = _setting(3.0, 0, 1000, "minimum ratio of the peak to the second mode for a fix")
-    min_support: float = _setting(
-        0.25, 0, 1, "minimum probability mass around the peak without the track"
-    )
+    min_support: float = _setting(0.25, 0, 1, "minimum probability mass around the peak without the track")
     max_sigma: float = _setting(
         4.0, 0, 100, "maximum distance of a fix from the predicted position, standard deviations"
     )
     min_map_coverage: float = _setting(0.5, 0, 1, "minimum share of the search map that holds map data")
-    min_view_coverage: float = _setting(
-        0.6, 0, 1, "minimum share of the rectified view that the camera saw"
-    )
+    min_view_coverage: float = _setting(0.6, 0, 1, "minimum share of the rectified view that the camera saw")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from geoloc_models.drl.compact_mix_fusion import CompactMixFusion, cells_to_node
 from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.errors import GeolocError
 from geoloc_models.training.held_out import HeldOut
+from geoloc_models.training.localizer_task import LocalizerTask
 from geoloc_models.training.processes import Processes
-from geoloc_models.training.recipe import TrainingSettings
+from geoloc_models.training.recipe import LocalizerRecipe
 from geoloc_models.training.trainer import train
 from geoloc_models.weights import WeightsInfo, load_weights, save_weights
 
@@ -101,7 +102,7 @@ def test_training_learns_and_resumes(textured_pair: ImagePair, tmp_path: Path) -
     alone = Processes(0, 1, torch.device("cpu"))
 
     def run(network: CompactMixFusion, total: int) -> dict[str, float]:
-        settings = TrainingSettings(
+        settings = LocalizerRecipe(
             samples=total * 8,
             maps_per_batch=2,
             warmup_batches=5,
@@ -110,7 +111,7 @@ def test_training_learns_and_resumes(textured_pair: ImagePair, tmp_path: Path) -
             average_decay=0.9,
         )
         check = HeldOut(held_out, 8, settings, alone.device)
-        train("mix_compact", network, samples, check, tmp_path, settings, alone)
+        train(LocalizerTask("mix_compact", network, samples, check, settings, alone), tmp_path, alone)
         lines = (tmp_path / "log.jsonl").read_text().splitlines()
         return json.loads(lines[-1])
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hybrid Mix-Fusion: the trunk is DINOv2's, the start is the compact network's, queries share maps."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from geoloc_models.drl.compact_mix_fusion import CompactMixFusion
 from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.drl.presets import build
 from geoloc_models.errors import GeolocError
+from geoloc_models.training.blend import blend
 from geoloc_models.weights import WeightsInfo, load_weights, save_weights, start_from
 
 
@@ -108,16 +108,12 @@ def test_start_from_weights_of_another_network_is_refused(tmp_path: Path) -> Non
 
 
 def test_blend_lies_between_start_and_tuned(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("blend", Path(__file__).parents[3] / "tools" / "blend.py")
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     torch.manual_seed(4)
     tuned, start = HybridMixFusion(), HybridMixFusion()
     start.start_from(load_weights("mix_compact").model)  # type: ignore[arg-type]
     torch.nn.init.normal_(tuned.to_fine.weight)
     before = {name: value.clone() for name, value in tuned.state_dict().items()}
-    tool.blend(tuned, 0.25)
+    blend(tuned, 0.25)
     after, first = tuned.state_dict(), start.state_dict()
     for name in ("neck.smooth.weight", "backbone.mix.0.qkv.weight", "correlation.scale", "context.bias"):
         torch.testing.assert_close(after[name], 0.25 * before[name] + 0.75 * first[name])

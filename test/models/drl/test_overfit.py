@@ -34,8 +34,9 @@ from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert, FeaturePyramid
 from geoloc_models.drl.post_fusion import PostFusion
 from geoloc_models.training.held_out import predict
+from geoloc_models.training.localizer_task import LocalizerTask
 from geoloc_models.training.processes import Processes
-from geoloc_models.training.recipe import PAPER
+from geoloc_models.training.recipe import DRL_PAPER
 from geoloc_models.training.trainer import train
 
 STAGES = (Stage(16, 1, 1, 7, 4, 2), Stage(32, 2, 1, 3, 2, 1), Stage(48, 3, 1, 3, 2, 1))
@@ -136,7 +137,7 @@ def learn(
 ) -> None:
     """Train in place by the paper's recipe, but for the length of the run."""
     settings = replace(
-        PAPER,
+        DRL_PAPER,
         samples=batches * SAMPLES,
         maps_per_batch=SAMPLES,
         learning_rate=rate,
@@ -146,7 +147,8 @@ def learn(
         positive_cells=side_cells,
         checkpoint_batches=batches,
     )
-    assert train("reduced", network, memory, None, out, settings, ALONE).batch == batches
+    task = LocalizerTask("reduced", network, memory, None, settings, ALONE)
+    assert train(task, out, ALONE).batch == batches
 
 
 def hits(network: nn.Module, memory: Memory, side_cells: int) -> np.ndarray:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small training as a process of its own, for test_training.py to kill and to run twice at once.
+"""A small training as a process of its own, for test_trainer.py to kill and to run twice at once.
 
     python small_training.py PICTURE OUT {plain,random} BATCHES
 
@@ -21,8 +21,9 @@ from geoloc_models.drl.mix_fusion import MixFusion
 from geoloc_models.drl.necks import ChannelConvert
 from geoloc_models.drl.post_fusion import PostFusion
 from geoloc_models.training.held_out import HeldOut
+from geoloc_models.training.localizer_task import LocalizerTask
 from geoloc_models.training.processes import join_processes
-from geoloc_models.training.recipe import PAPER
+from geoloc_models.training.recipe import DRL_PAPER
 from geoloc_models.training.trainer import train
 
 STAGES = (Stage(8, 1, 1, 7, 4, 2), Stage(16, 2, 1, 3, 2, 1, drop_path=0.1))
@@ -44,7 +45,7 @@ def main(picture: Path, out: Path, kind: str, batches: int) -> None:
     pair = ImagePair("a", "test", picture, picture, 0.5, same_place)
     samples = PairSamples([pair], SampleSettings(map_px=64, query_px=32, queries=2), seed=5)
     settings = replace(
-        PAPER,
+        DRL_PAPER,
         samples=8 * batches,
         maps_per_batch=4,
         learning_rate=2e-3,
@@ -60,7 +61,8 @@ def main(picture: Path, out: Path, kind: str, batches: int) -> None:
     with join_processes("cpu") as processes:
         torch.manual_seed(5)
         held_out = HeldOut(samples, 4, settings, processes.device)
-        trained = train("small", network(kind), samples, held_out, out, settings, processes)
+        task = LocalizerTask("small", network(kind), samples, held_out, settings, processes)
+        trained = train(task, out, processes)
         torch.save(trained.model.state_dict(), out / f"rank{processes.rank}.pt")
 
 

@@ -16,8 +16,9 @@ from geoloc_models.engines.plain_engine import random_weights
 from geoloc_models.errors import GeolocError
 from geoloc_models.training.distillation import Teacher, distillation_loss
 from geoloc_models.training.held_out import load
+from geoloc_models.training.localizer_task import LocalizerTask
 from geoloc_models.training.processes import Processes
-from geoloc_models.training.recipe import TrainingSettings
+from geoloc_models.training.recipe import LocalizerRecipe
 from geoloc_models.training.trainer import train
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -71,15 +72,14 @@ def test_training_moves_the_student_towards_the_teacher(tmp_path: Path) -> None:
             losses = [distillation_loss(student(b["query"], b["map"]), teacher(b)) for b in batches]
         return float(torch.stack(losses).mean())
 
-    settings = TrainingSettings(
+    settings = LocalizerRecipe(
         samples=24, maps_per_batch=2, learning_rate=0.3, warmup_batches=1, average_decay=0.0, half=False
     )
     students = {}
     for name, taught_by in (("taught", teacher), ("alone", None)):
         student = Student(nodes)
-        trained = train(
-            "mix_compact", student, samples, None, tmp_path / name, settings, ALONE, teacher=taught_by
-        )
+        task = LocalizerTask("mix_compact", student, samples, None, settings, ALONE, teacher=taught_by)
+        trained = train(task, tmp_path / name, ALONE)
         students[name] = apart(trained.model)  # type: ignore[arg-type]
     assert students["taught"] < min(apart(Student(nodes)), students["alone"])
     assert json.loads((tmp_path / "taught" / "settings.json").read_text())["teacher"] == teacher.weights_id

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from geoloc_models.drl.presets import PRESETS
-from geoloc_models.training.plans import plan_ul14
-from geoloc_models.training.recipe import PAPER
+from geoloc_models.training.localizer_data import ul14_data
+from geoloc_models.training.recipe import DRL_PAPER
 
 
 def test_the_best_of_the_paper(ul14_tree: Path) -> None:
-    plan = plan_ul14(ul14_tree, PRESETS["mix_cvt13_fpn_linear"], replace(PAPER, maps_per_batch=1))
-    s = plan.settings
-    assert PAPER.maps_per_batch == 8
+    plan = ul14_data(ul14_tree, PRESETS["mix_cvt13_fpn_linear"], replace(DRL_PAPER, maps_per_batch=1))
+    s = plan.recipe
+    assert DRL_PAPER.maps_per_batch == 8
     assert (s.learning_rate, s.weight_decay, s.decay_all, s.warmup_batches, s.seed) == (
         1.5e-4,
         5e-4,
@@ -33,7 +33,9 @@ def test_the_best_of_the_paper(ul14_tree: Path) -> None:
 
 def test_rows_of_the_tables_differ_as_the_paper_says(ul14_tree: Path) -> None:
     plans = {
-        name: plan_ul14(ul14_tree, PRESETS[name], replace(PAPER, maps_per_batch=1, loss=PRESETS[name].loss))
+        name: ul14_data(
+            ul14_tree, PRESETS[name], replace(DRL_PAPER, maps_per_batch=1, loss=PRESETS[name].loss)
+        )
         for name in (
             "mix_cvt13_ccn_avg",
             "post_cvt13_ccn_caf",
@@ -41,7 +43,7 @@ def test_rows_of_the_tables_differ_as_the_paper_says(ul14_tree: Path) -> None:
             "mix_cvt13_fpn_linear_focal",
         )
     }
-    structure, attention, scales, focal = (plan.settings for plan in plans.values())
+    structure, attention, scales, focal = (plan.recipe for plan in plans.values())
     assert (structure.positive_cells, structure.negative_weight, structure.warmup_batches) == (1, 15, 500)
     assert attention.warmup_batches == 0
     assert scales.negative_weight == 130

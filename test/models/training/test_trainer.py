@@ -23,13 +23,14 @@ from geoloc_models.datasets.pair_samples import PairSamples, SampleSettings
 from geoloc_models.devices import choose_device
 from geoloc_models.errors import GeolocError
 from geoloc_models.training.held_out import HeldOut, calibrate
+from geoloc_models.training.localizer_task import LocalizerTask
 from geoloc_models.training.processes import Processes
-from geoloc_models.training.recipe import PAPER, TrainingSettings, schedule
-from geoloc_models.training.trainer import train
+from geoloc_models.training.recipe import DRL_PAPER, LocalizerRecipe, cosine
+from geoloc_models.training.trainer import Trained, train
 
 SCRIPT = Path(__file__).with_name("small_training.py")
 ALONE = Processes(0, 1, torch.device("cpu"))
-QUICK = TrainingSettings(samples=48, maps_per_batch=4, warmup_batches=2, half=False, check_batches=4)
+QUICK = LocalizerRecipe(samples=48, maps_per_batch=4, warmup_batches=2, half=False, check_batches=4)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,17 @@ class Lookup(nn.Module):
 
     def forward(self, query: Tensor, search_map: Tensor) -> Tensor:
         return self.cells.expand(len(query), 1, -1, -1)
+
+
+def trained(
+    name: str,
+    model: nn.Module,
+    samples: PairSamples,
+    held_out: HeldOut | None,
+    out: Path,
+    recipe: LocalizerRecipe,
+) -> Trained:
+    return train(LocalizerTask(name, model, samples, held_out, recipe, ALONE), out, ALONE)
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, Tensor]:
@@ -136,12 +148,12 @@ def test_devices_that_are_not_there_are_refused() -> None:
 
 def test_schedule_of_the_paper() -> None:
     """Warm-up from a hundredth over 500 batches, cosine, floor of a hundredth (spec 3.4)."""
-    total, warmup = 12 * 846, PAPER.warmup_batches
-    assert schedule(0, total, warmup) == pytest.approx(0.01)
-    assert schedule(250, total, warmup) == pytest.approx(0.505)
-    assert schedule(500, total, warmup) == pytest.approx(1.0)
-    assert schedule((500 + total) // 2, total, warmup) == pytest.approx(0.5, abs=1e-3)
-    assert schedule(total - 1, total, warmup) == 0.01
+    total, warmup = 12 * 846, DRL_PAPER.warmup_batches
+    assert cosine(0, total, warmup) == pytest.approx(0.01)
+    assert cosine(250, total, warmup) == pytest.approx(0.505)
+    assert cosine(500, total, warmup) == pytest.approx(1.0)
+    assert cosine((500 + total) // 2, total, warmup) == pytest.approx(0.5, abs=1e-3)
+    assert cosine(total - 1, total, warmup) == 0.01
 
 
 def test_samples_depend_on_their_number_alone(samples: PairSamples) -> None:
@@ -152,19 +164,19 @@ def test_samples_depend_on_their_number_alone(samples: PairSamples) -> None:
 
 def test_checkpoint_of_another_preset_is_refused(samples: PairSamples, tmp_path: Path) -> None:
     settings = replace(QUICK, samples=16)
-    train("one", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, settings, ALONE)
+    trained("one", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, settings)
     with pytest.raises(GeolocError, match=r"checkpoint.pt is of one, not of two: name another --out"):
-        train("two", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, settings, ALONE)
+        trained("two", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, settings)
     with pytest.raises(GeolocError, match=r"is of another version of one"):
-        train("one", Lookup(torch.zeros(1, 9, 9)), samples, None, tmp_path, settings, ALONE)
+        trained("one", Lookup(torch.zeros(1, 9, 9)), samples, None, tmp_path, settings)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK no")
     with pytest.raises(GeolocError, match="damaged or no checkpoint"):
-        train("one", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, settings, ALONE)
+        trained("one", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, settings)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(samples: PairSamples, tmp_path: Path) -> None:
     with pytest.raises(GeolocError, match="the loss became nan at batch 0: lower --learning-rate"):
-        train("one", Lookup(torch.full((1, 7, 7), math.nan)), samples, None, tmp_path, QUICK, ALONE)
+        trained("one", Lookup(torch.full((1, 7, 7), math.nan)), samples, None, tmp_path, QUICK)
 
 
 def test_best_weights_are_those_of_the_best_check(
@@ -181,11 +193,11 @@ def test_best_weights_are_those_of_the_best_check(
     monkeypatch.setattr(HeldOut, "__call__", score)
     settings = replace(QUICK, samples=8 * 8, check_batches=2, best_from=0.5, average_decay=0.0)
     held_out = HeldOut(samples, 4, settings, ALONE.device)
-    trained = train("one", Lookup(torch.zeros(1, 7, 7)), samples, held_out, tmp_path, settings, ALONE)
-    assert trained.batch == 6
-    assert torch.equal(trained.model.state_dict()["cells"], seen[2])
-    assert trained.last is not None
-    assert torch.equal(trained.last.state_dict()["cells"], seen[3])
+    run = trained("one", Lookup(torch.zeros(1, 7, 7)), samples, held_out, tmp_path, settings)
+    assert run.batch == 6
+    assert torch.equal(run.model.state_dict()["cells"], seen[2])
+    assert run.last is not None
+    assert torch.equal(run.last.state_dict()["cells"], seen[3])
 
 
 def test_held_out_figures_against_a_network_that_knows_one_place(samples: PairSamples) -> None:
@@ -224,6 +236,6 @@ def test_without_tensorboard_one_line_says_so(
     samples: PairSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    train("one", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, replace(QUICK, samples=8), ALONE)
+    trained("one", Lookup(torch.zeros(1, 7, 7)), samples, None, tmp_path, replace(QUICK, samples=8))
     assert "pip install tensorboard" in capsys.readouterr().out
     assert not (tmp_path / "tensorboard").exists()
