@@ -28,6 +28,8 @@ class LocalizerPlan:
     about: str
     preset: str
     stages: tuple[Stage, ...]
+    sources: tuple[str, ...] = ("levir", "srif", "dsifn", "tiles")
+    """Image pairs that it trains on (`datasets.image_pairs`)."""
     start_from: str | None = None
     """Weights that the first stage starts from, by name."""
     blend: float | None = None

@@ -245,7 +245,7 @@ def _run_plan(args: argparse.Namespace, plan: LocalizerPlan, processes: Processe
     start_from = plan.start_from
     for number, stage in enumerate(plan.stages, start=1):
         recipe = stage.recipe if args.seed is None else replace(stage.recipe, seed=args.seed)
-        data = pairs_data(args.data, PRESETS[plan.preset], recipe, SOURCES, query_px=stage.query_px)
+        data = pairs_data(args.data, PRESETS[plan.preset], recipe, plan.sources, query_px=stage.query_px)
         folder = args.out / f"{number}"
         weights = folder / f"{plan.preset}.safetensors"
         if not weights.is_file():
