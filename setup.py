@@ -26,8 +26,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["geoloc_models*", "geoloc_ros*"]),
     package_data={
-        "geoloc_models": ["**/*.safetensors", "**/*.json", "**/*.md"],
-        "geoloc_ros": ["**/templates/*"],
+        "geoloc_models": ["py.typed", "**/*.safetensors", "**/*.json", "**/*.md"],
+        "geoloc_ros": ["py.typed", "**/templates/*"],
     },
     # A training machine may bring a torch of its own; a newer one than tested may draw gigabytes.
     install_requires=[line.replace("torch==", "torch<=") for line in requirements("runtime.txt")],

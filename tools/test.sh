@@ -11,6 +11,7 @@ say() { printf '\033[2m[test]\033[0m %s\n' "$*"; }
 status=0
 say "ruff"
 ruff check --quiet . || status=1
+ruff format --quiet --check . || { echo "not formatted: run ruff format ."; status=1; }
 say "mypy"
 mypy || status=1
 say "order of imports"
@@ -29,7 +30,7 @@ if [ $# -gt 0 ]; then
 fi
 # What only computes runs side by side, a file at a time, as files share what they have trained or exported; one thread
 # each, or they would wait for each other's. Nodes in a graph answer in time, and have the machine to themselves.
-side_by_side=(test/cli test/core test/models)
+side_by_side=(test/cli test/core test/models test/messages)
 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile "${side_by_side[@]}" --cov --cov-report= || status=1
 python -m pytest "${side_by_side[@]/#/--ignore=}" --cov --cov-append || status=1
 exit $status
