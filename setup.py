@@ -34,7 +34,6 @@ setup(
     extras_require={
         "xfeat": requirements("xfeat.txt"),
         "lightglue": requirements("lightglue.txt"),
-        "gallery": requirements("gallery.txt"),
         "engines": requirements("engines.txt"),
         "int8": requirements("int8.txt"),
         "geoid": requirements("geoid.txt"),

@@ -232,3 +232,33 @@ def test_missing_system_packages_never_end_the_tests(tmp_path: Path, installs: b
     else:
         assert "sudo apt-get install --no-install-recommends" in done.stdout
         assert "sdformat-sdf chromium" in done.stdout
+
+
+OPTIONAL = {
+    # imported where it is needed, with a message that names the extra: engines, baselines, bridges, curves, backbones
+    "onnx", "onnxruntime", "openvino", "nncf", "tensorrt", "lightglue", "kornia", "modules", "pymavlink", "serial",
+    "egm96", "timm", "torchvision",
+}  # fmt: skip
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "faiss": "faiss-cpu"}
+
+
+def test_what_runs_without_ros_is_in_the_runtime_requirements() -> None:
+    """Every third-party import of the packages, lazy ones too, but for ROS below the node layer and for extras."""
+    lines = (ROOT / "requirements" / "runtime.txt").read_text(encoding="utf-8").splitlines()
+    required = {re.split("[=<>]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    known = sys.stdlib_module_names | {"geoloc_models", "geoloc_ros"} | OPTIONAL
+    files = [*(ROOT / "geoloc_models").rglob("*.py"), *(ROOT / "geoloc_ros" / "core").rglob("*.py")]
+    imported = {
+        name.split(".")[0]
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    missing = {name for name in imported - known if DISTRIBUTIONS.get(name, name).lower() not in required}
+    assert not missing

@@ -57,7 +57,7 @@ command -v cmake >/dev/null || stop "cmake not found; install: sudo apt install 
 command -v make >/dev/null || stop "make not found; install: sudo apt install make"
 
 # --- the virtual environment ---------------------------------------------------------------------------------
-requirements=(requirements/runtime.txt requirements/test.txt requirements/tensorboard.txt requirements/gallery.txt requirements/mavlink.txt requirements/engines.txt requirements/int8.txt)
+requirements=(requirements/runtime.txt requirements/test.txt requirements/tensorboard.txt requirements/mavlink.txt requirements/engines.txt requirements/int8.txt)
 without_dependencies=(-r requirements/xfeat.txt -r requirements/timm.txt -r requirements/evo.txt)
 [ $ros = sourced ] || requirements+=(requirements/ros-jazzy.txt)
 stamp=.venv/.geoloc-stamp

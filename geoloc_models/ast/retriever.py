@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from geoloc_models.ast.presets import AstPreset
 from geoloc_models.ast.segment_tokens import assign_groups, segment_tokens
-from geoloc_models.ast.trunk import TrunkOutput, VitTrunk, load_trunk
+from geoloc_models.ast.trunk import AstTrunk, TrunkOutput, load_trunk
 from geoloc_models.devices import choose_device
 from geoloc_models.errors import GeolocError
 
@@ -52,8 +52,8 @@ class SegmentTransformer(nn.Module):
     def __init__(self, shape: AstPreset, classes: int = 0) -> None:
         super().__init__()
         self.shape = shape
-        self.trunk = VitTrunk(shape.trunk, shape.input_px, shape.blocks)
-        self.satellite_trunk = None if shape.shared else VitTrunk(shape.trunk, shape.input_px, shape.blocks)
+        self.trunk = AstTrunk(shape.trunk, shape.input_px, shape.blocks)
+        self.satellite_trunk = None if shape.shared else AstTrunk(shape.trunk, shape.input_px, shape.blocks)
         parts = shape.groups + 1
         self.heads = nn.ModuleList(
             PartHead(self.trunk.channels, shape.head_width, shape.dropout, classes)
@@ -66,11 +66,11 @@ class SegmentTransformer(nn.Module):
         for trunk in self.trunks():
             load_trunk(trunk, weights)
 
-    def trunks(self) -> list[VitTrunk]:
+    def trunks(self) -> list[AstTrunk]:
         """The trunk, or those of drone and satellite."""
         return [self.trunk] if self.satellite_trunk is None else [self.trunk, self.satellite_trunk]
 
-    def trunk_of(self, view: View) -> VitTrunk:
+    def trunk_of(self, view: View) -> AstTrunk:
         """The trunk that sees this view."""
         return (
             self.satellite_trunk if view == "satellite" and self.satellite_trunk is not None else self.trunk

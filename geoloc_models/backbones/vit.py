@@ -78,16 +78,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with layer scale."""
+    """Pre-norm transformer block; layer_scale: as DINOv2's weights need it."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, layer_scale: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attn = Attention(channels, heads)
-        self.ls1 = LayerScale(channels)
+        self.ls1 = LayerScale(channels) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
         self.mlp = Mlp(channels, nn.GELU())
-        self.ls2 = LayerScale(channels)
+        self.ls2 = LayerScale(channels) if layer_scale else nn.Identity()
 
     def forward(self, tokens: Tensor, context: KeysValues | None) -> tuple[Tensor, KeysValues]:
         attended, own = self.attn(self.norm1(tokens), context)

@@ -104,11 +104,6 @@ class RetrieverTask:
         frozen = blocks - trained if recipe.trainable_blocks is not None else None
         self.model = Pair(network, frozen, trained == 0)
         self._reference = None if frozen is None else self._freeze(network, frozen)
-        if processes.device.type == "cpu":
-            # On CPUs the backward pass of the fused product takes longer than that of the plain one.
-            for trunk in network.trunks():
-                for block in trunk.vit.blocks:
-                    block.attn.fused_attn = False
         self._cached = self._cache() if self.model.heads_only else None
 
     def _freeze(self, network: SegmentTransformer, frozen: int) -> SegmentTransformer:

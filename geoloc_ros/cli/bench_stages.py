@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from rasterio.errors import RasterioError
+from rasterio.transform import Affine
 from rasterio.windows import Window
 from rich.console import Console
 from rich.progress import track

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 import pyproj
 import rasterio
-from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from geoloc_models.errors import GeolocError

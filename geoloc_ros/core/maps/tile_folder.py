@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyproj
-from affine import Affine
+from rasterio.transform import Affine
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.maps.layers import Bands, Block, Layer, Level, to_block

@@ -14,9 +14,9 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
-from affine import Affine
 from rasterio.enums import ColorInterp
 from rasterio.shutil import copy as gdal_copy
+from rasterio.transform import Affine
 from rasterio.warp import Resampling, reproject
 
 from geoloc_models.errors import GeolocError

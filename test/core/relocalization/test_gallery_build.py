@@ -206,7 +206,6 @@ def test_a_map_that_fails_keeps_what_is_done(build: GalleryBuild, monkeypatch: p
 
 
 def test_large_galleries_get_codes(build: GalleryBuild, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss", reason="codes need faiss-cpu (requirements/gallery.txt)")
     monkeypatch.setattr(gallery_build, "EXACT_TILES", 50)
     build.run(ALONE)
     gallery = Gallery(build.out)

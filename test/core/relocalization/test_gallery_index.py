@@ -71,7 +71,6 @@ def many() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index(many: np.ndarray) -> CodeIndex:
-    pytest.importorskip("faiss", reason="codes need faiss-cpu (requirements/gallery.txt)")
     return CodeIndex(many, build_codes(many))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from geoloc_models.ast.presets import AST, PRESETS, AstPreset, preset
 from geoloc_models.ast.retriever import PartHead, Retriever, SegmentTransformer, descriptor
 from geoloc_models.ast.retriever_weights import RetrieverInfo, load_retriever, save_retriever, zero_shot
-from geoloc_models.ast.trunk import VitTrunk, load_trunk
+from geoloc_models.ast.trunk import AstTrunk, load_trunk
 from geoloc_models.backbones.timm_backbone import import_timm
 from geoloc_models.datasets.image_pairs import is_held_out, list_pairs
 from geoloc_models.datasets.retrieval_sets import (
@@ -177,18 +177,18 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
 def test_dinov2_starts_the_trunk(shared_data: Path, tmp_path: Path) -> None:
     """At the checkpoint's own size timm's network has the same tokens; at another the positions are resampled."""
     file = shared_data / "weights" / "dinov2_vits14_fp16.safetensors"
-    trunk = VitTrunk("vits14", 518)
+    trunk = AstTrunk("vits14", 518)
     load_trunk(trunk, file)
     timm = import_timm().create_model("vit_small_patch14_dinov2", num_classes=0)
     timm.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     torch.testing.assert_close(trunk.vit.pos_embed, timm.pos_embed)
     torch.testing.assert_close(trunk.vit.blocks[11].mlp.fc1.weight, timm.blocks[11].mlp.fc1.weight)
-    short = VitTrunk("vits14", 224, blocks=2)
+    short = AstTrunk("vits14", 224, blocks=2)
     load_trunk(short, file)
     assert short.vit.pos_embed.shape == (1, 257, 384)
     torch.testing.assert_close(short.vit.pos_embed[:, 0], timm.pos_embed[:, 0])
     with pytest.raises(GeolocError, match="does not fit vit_small_patch16_224"):
-        load_trunk(VitTrunk("vits16", 64), file)
+        load_trunk(AstTrunk("vits16", 64), file)
     with pytest.raises(GeolocError, match="has heads that need training"):
         zero_shot("dinov2_ast", file)
 

@@ -16,7 +16,8 @@ from geoloc_models.ast.segment_tokens import (
     score_spread,
     segment_tokens,
 )
-from geoloc_models.ast.trunk import VitTrunk
+from geoloc_models.ast.trunk import AstTrunk, TrunkName
+from geoloc_models.backbones.timm_backbone import import_timm
 from geoloc_models.errors import GeolocError
 
 
@@ -170,12 +171,12 @@ def test_adaptive_groups_spread_less_than_fixed_ones() -> None:
 
 
 @pytest.fixture(scope="module")
-def trunk() -> VitTrunk:
+def trunk() -> AstTrunk:
     torch.manual_seed(0)
-    return VitTrunk("vits16", 64, blocks=2).eval()
+    return AstTrunk("vits16", 64, blocks=2).eval()
 
 
-def test_scores_are_the_last_blocks_logits(trunk: VitTrunk) -> None:
+def test_scores_are_the_last_blocks_logits(trunk: AstTrunk) -> None:
     """q . k / 8 head by head and patch by patch, in float64, and the mean over the six heads."""
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
@@ -195,12 +196,20 @@ def test_scores_are_the_last_blocks_logits(trunk: VitTrunk) -> None:
         assert scores[picture, patch].item() == pytest.approx(sum(logits) / 6, abs=1e-5)
 
 
-def test_reading_the_scores_leaves_the_network_as_timm_has_it(trunk: VitTrunk) -> None:
-    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+@pytest.mark.parametrize("name", ["vits16", "vits14"])
+def test_tokens_are_those_of_timm(name: TrunkName) -> None:
+    """timm's network with the same parameters, which have the same names."""
+    torch.manual_seed(0)
+    side_px = 64 if name == "vits16" else 56
+    trunk = AstTrunk(name, side_px, blocks=2).eval()
+    timm_name = {"vits16": "vit_small_patch16_224", "vits14": "vit_small_patch14_dinov2"}[name]
+    timm = import_timm().create_model(timm_name, img_size=side_px, depth=2, num_classes=0).eval()
+    timm.load_state_dict(trunk.vit.state_dict())
+    images = torch.randint(0, 256, (2, 3, side_px, side_px), dtype=torch.uint8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     standard = (images / 255 - mean[:, None, None]) / std[:, None, None]
     with torch.no_grad():
-        out, plain = trunk(images), trunk.vit.forward_features(standard)
+        out, plain = trunk(images), timm.forward_features(standard)
         halves = trunk.leave(trunk.enter(images, 1), 1)
     torch.testing.assert_close(out.class_token, plain[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out.patches, plain[:, 1:], atol=1e-5, rtol=1e-5)
@@ -209,4 +218,4 @@ def test_reading_the_scores_leaves_the_network_as_timm_has_it(trunk: VitTrunk) -
 
 def test_pictures_that_do_not_split_into_patches_are_refused() -> None:
     with pytest.raises(GeolocError, match="250 px do not split into 16 px patches: give a multiple of 16"):
-        VitTrunk("vits16", 250)
+        AstTrunk("vits16", 250)
