@@ -84,10 +84,10 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attn = Attention(channels, heads)
-        self.ls1 = LayerScale(channels) if layer_scale else nn.Identity()
+        self.ls1: nn.Module = LayerScale(channels) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
         self.mlp = Mlp(channels, nn.GELU())
-        self.ls2 = LayerScale(channels) if layer_scale else nn.Identity()
+        self.ls2: nn.Module = LayerScale(channels) if layer_scale else nn.Identity()
 
     def forward(self, tokens: Tensor, context: KeysValues | None) -> tuple[Tensor, KeysValues]:
         attended, own = self.attn(self.norm1(tokens), context)

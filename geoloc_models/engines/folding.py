@@ -43,9 +43,10 @@ def folded(network: Network) -> Network:
         elif isinstance(module, vit.Block):
             module.norm1 = _into_next(module.norm1, module.attn.qkv)
             module.norm2 = _into_next(module.norm2, module.mlp.fc1)
-            _into_last(module.ls1, module.attn.proj)
-            _into_last(module.ls2, module.mlp.fc2)
-            module.ls1 = module.ls2 = nn.Identity()  # type: ignore[assignment]
+            for scale, linear in ((module.ls1, module.attn.proj), (module.ls2, module.mlp.fc2)):
+                if isinstance(scale, vit.LayerScale):
+                    _into_last(scale, linear)
+            module.ls1 = module.ls2 = nn.Identity()
         elif isinstance(module, compact.MixBlock):
             module.norm1 = _into_next(module.norm1, module.qkv)
             first = module.mlp[0]

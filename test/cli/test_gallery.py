@@ -115,7 +115,6 @@ def test_bench_prints_time_and_recall(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if codes:
     monkeypatch.setattr(bench_gallery, "keep_to_cores", lambda cores: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(bench_gallery, "TARGETS", {3000: (1e4, 5.0)})
