@@ -2,7 +2,9 @@
 """Fixtures shared by all tests."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,17 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No engines that the user exported, and a Ctrl-C that arrives, for the tests and all processes that they start.
+
+    A shell has what it starts in the background ignore SIGINT, and so would every process started from there.
+    """
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

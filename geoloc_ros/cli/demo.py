@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from geoloc_models.devices import fix_threads
-from geoloc_models.engines.torch_engine import TorchEngine
+from geoloc_models.engines.choice import open_engine
 from geoloc_models.errors import GeolocError
 from geoloc_models.world.generate import generate_world
 from geoloc_ros.cli.arguments import add_topic, seed
@@ -171,9 +171,9 @@ def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, con
 
 
 def _evaluate(flight: Flight | Bag, raster: RasterMap, args: argparse.Namespace, console: Console) -> Run:
-    """The same flight without the graph."""
+    """The same flight without the graph, on the engine that the localizer takes."""
     fix_threads(args.threads)
-    engine = TorchEngine(args.weights)
+    engine = open_engine(args.weights, threads=args.threads)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluate", total=len(flight))
         evaluation = Evaluation(
