@@ -18,6 +18,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 
+from geoloc_ros.cli.main import main
 from geoloc_ros.core.recording.flight_folder import Flight
 
 
@@ -51,7 +52,7 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
     ],
 )
 def test_impossible_parameters_end_in_one_line(node: str, parameter: str, message: str) -> None:
-    process = start(f"geoloc_ros.nodes.{node}", "--ros-args", "-p", parameter)
+    process = start(f"geoloc_ros.nodes.{node}_node", "--ros-args", "-p", parameter)
     output, _ = process.communicate(timeout=60.0)
     assert process.returncode == 2
     assert message in output.strip().splitlines()[-1]
@@ -87,24 +88,21 @@ def test_interrupted_node_ends_quietly(processes: list[Any], spinner: Spinner, m
     assert "Traceback" not in output
 
 
-def test_demo(folder: Path, tmp_path: Path) -> None:
-    """The live graph and `evaluate` agree on a short flight, and the report holds both."""
+@pytest.mark.parametrize("exported", [False, True])
+def test_demo(folder: Path, tmp_path: Path, exported: bool) -> None:
+    """The live graph and `evaluate` agree on a short flight, and the report holds both; an engine that was exported
+    before serves both.
+    """
     out = tmp_path / "out"
     # Not the domain of the test session, whose nodes have the same names.
     domain = 1 + (int(os.environ["ROS_DOMAIN_ID"]) + 50) % 101
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
-    command = [
-        sys.executable,
-        "-m",
-        "geoloc_ros.cli.main",
-        "demo",
-        "--flight",
-        str(folder),
-        "--out",
-        str(out),
-    ]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    weights = "mix_compact" if exported else "default"
+    if exported:
+        export_fast_engine(weights, folder, tmp_path / "cache" / "geoloc" / "engines")
+    command = [sys.executable, "-m", "geoloc_ros.cli.main", "demo", "--weights", weights]
     done = subprocess.run(
-        [*command, "--prior-noise", "10"],
+        [*command, "--flight", str(folder), "--out", str(out), "--prior-noise", "10"],
         env=environment,
         capture_output=True,
         text=True,
@@ -114,6 +112,8 @@ def test_demo(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     live, offline = json.loads((out / "report.json").read_text(encoding="utf-8"))["runs"]
     assert (live["name"], offline["name"]) == ("live", "evaluate")
+    assert live["device"] == offline["device"]
+    assert ("openvino" in live["device"]) == (exported and live["device"].startswith("cpu"))
     assert live["frames"] == offline["frames"] == len(Flight.open(folder)) == FRAMES
     assert live["availability"] == offline["availability"] == pytest.approx((FRAMES - 2) / FRAMES, abs=1e-6)
     assert live["median_error_m"] == pytest.approx(offline["median_error_m"], abs=0.1)
@@ -122,6 +122,16 @@ def test_demo(folder: Path, tmp_path: Path) -> None:
     assert (out / "report.html").stat().st_size > 10_000
     assert len((out / "live.tum").read_text(encoding="utf-8").splitlines()) == FRAMES - 2
     assert "median m" in done.stdout
+
+
+def export_fast_engine(weights: str, flight: Path, folder: Path) -> None:
+    """An engine that `auto` takes on CPUs, as it claims to take no time."""
+    arguments = ["--weights", weights, "--device", "cpu", "--calibrate", str(flight), "--frames", "2"]
+    assert main(["export", "--engine", "openvino-float32", *arguments, "--out", str(folder)]) == 0
+    (path,) = folder.rglob("engine.json")
+    record = json.loads(path.read_text())
+    record["check"]["median_ms"] = 0.0
+    path.write_text(json.dumps(record))
 
 
 def test_demo_without_a_map_says_so(folder: Path, tmp_path: Path) -> None:

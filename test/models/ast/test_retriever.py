@@ -210,15 +210,17 @@ def test_training_learns_both_tasks(university_tree: Path, tmp_path: Path) -> No
     places = training_set("university1652", university_tree, 64)
     tree = _train_as_test(university_tree, tmp_path)
     tasks = [labelled_task("university1652", tree, task, 64) for task in _TASKS]
-    start, trained = network(), trained_on(network(classes=places.classes), places, tmp_path / "run", QUICK)
+    # With fewer epochs the rounding of the processor decides one of the queries; after these, none in five seeds.
+    recipe = replace(QUICK, epochs=14)
+    start, trained = network(), trained_on(network(classes=places.classes), places, tmp_path / "run", recipe)
     for task in tasks:
         retriever = Retriever(trained, "trained", "cpu")
         assert evaluate_retrieval(retriever, task).recall_at(1) == 1.0
         # Buildings of different colours are told apart by random weights too, but not by a wide margin.
         assert _margin(retriever, task) > _margin(Retriever(start, "random", "cpu"), task) + 0.15
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert len(lines) == QUICK.epochs
-    assert lines[-1]["epoch_loss"] < 0.75 * lines[0]["epoch_loss"]
+    assert len(lines) == recipe.epochs
+    assert lines[-1]["epoch_loss"] < 0.6 * lines[0]["epoch_loss"]
 
 
 def _margin(retriever: Retriever, task: RetrievalTask) -> float:
