@@ -68,7 +68,14 @@ class LiveGraph:
         """Start one of geoloc_ros.nodes with these parameters; returns its process id."""
         file = self._folder / f"{node}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
-        command = [sys.executable, "-m", f"geoloc_ros.nodes.{node}_node", "--ros-args", "--params-file", str(file)]
+        command = [
+            sys.executable,
+            "-m",
+            f"geoloc_ros.nodes.{node}_node",
+            "--ros-args",
+            "--params-file",
+            str(file),
+        ]
         with self.log(node).open("wb") as log:
             self._processes[node] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         return self._processes[node].pid
