@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Size, Tensor, nn
+from torch.nn import functional
 
 from geoloc_models.backbones.timm_backbone import STREAMS
 from geoloc_models.drl.compact_mix_fusion import CompactMixFusion
@@ -29,6 +31,11 @@ Kind = Literal["localizer", "retriever"]
 FOLDER = Path(__file__).parent / "pretrained"
 METADATA_KEY: dict[Kind, str] = {"localizer": "geoloc", "retriever": "geoloc_ast"}
 _COMMAND: dict[Kind, str] = {"localizer": "geoloc train", "retriever": "geoloc ast train"}
+_SCALE = ".scale"
+_GROUP = 64
+"""Inputs of an output channel that share a scale of int8."""
+_SMALL = 4096
+"""Tensors of no more elements are never int8: they weigh nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,7 @@ def _remedy(kind: Kind) -> str:
 def load_weights(weights: str | Path = "default") -> LoadedWeights:
     """Load weights that ship, by name, or any weights file, by path. GeolocError when unknown, damaged or unfit."""
     path, digest = find_weights(weights, "localizer")
-    info, tensors = read_weights(path, "localizer", lambda values: WeightsInfo(**values))
-    state = {key: value.float() for key, value in tensors.items()}
+    info, state = read_weights(path, "localizer", lambda values: WeightsInfo(**values))
     try:
         model = build(info.network)
     except GeolocError as error:
@@ -165,24 +171,64 @@ def _likely(shapes: Mapping[str, Size]) -> str:
     return "they look like no preset of this version"
 
 
-def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> str:
-    """Write the network's parameters as fp16, its counters as they are, and return the file's SHA-256."""
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    state = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in state.items()
-    }
+def save_weights(path: Path, model: nn.Module, info: WeightsInfo, eight_bit: bool = False) -> str:
+    """Write a localizer as `write_weights` does and return the file's SHA-256."""
+    return write_weights(path, "localizer", asdict(info), model.state_dict(), eight_bit)
+
+
+def write_weights(
+    path: Path, kind: Kind, info: Mapping[str, Any], state: Mapping[str, Tensor], eight_bit: bool
+) -> str:
+    """Write a network's parameters as float16, its counters as they are, and return the file's SHA-256.
+
+    eight_bit: matrices and convolutions as int8, half of float16, with one float16 scale per 64 inputs of an output
+    channel.
+    """
+    stored: dict[str, Tensor] = {}
+    for key, value in state.items():
+        value = value.detach().cpu()
+        if eight_bit and value.ndim > 1 and value.numel() > _SMALL:
+            stored[key], stored[key + _SCALE] = _quantize(value.float())
+        else:
+            stored[key] = (value.half() if value.is_floating_point() else value).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, {METADATA_KEY["localizer"]: json.dumps(asdict(info))})
+    save_file(stored, path, {METADATA_KEY[kind]: json.dumps(info)})
     return sha256(path)
+
+
+def _quantize(value: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, ...) float32 -> int8 of the same shape, and the (out, groups) float16 scales of its rows' groups."""
+    flat = value.flatten(1)
+    groups = functional.pad(flat, (0, -flat.shape[1] % _GROUP)).unflatten(1, (-1, _GROUP))
+    scale = (groups.abs().amax(2).clamp(min=1e-5) / 127).half()
+    quantized = (groups / scale.float()[..., None]).round().clamp(-127, 127).to(torch.int8)
+    return quantized.flatten(1)[:, : flat.shape[1]].reshape(value.shape).contiguous(), scale
+
+
+def _dequantize(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as float32, int8 ones times their scales; GeolocError for an int8 one without the scales it needs.
+
+    Scales are (out,) or (out, groups), by what `retrieval` ships with and by what `_quantize` makes.
+    """
+    state = {key: value.float() for key, value in stored.items()}
+    for key in (key for key, value in stored.items() if value.dtype == torch.int8):
+        flat, scale = state[key].flatten(1), state.pop(key + _SCALE, None)
+        rows, columns = flat.shape
+        if scale is None or scale.shape not in ((rows,), (rows, -(-columns // _GROUP))):
+            raise GeolocError(
+                f"weights {path} are incomplete: {key} is int8 and {key + _SCALE} is "
+                f"{'missing' if scale is None else 'of another shape'}; get them again"
+            )
+        flat *= scale[:, None] if scale.ndim == 1 else scale.repeat_interleave(_GROUP, 1)[:, :columns]
+    return state
 
 
 def read_weights(
     path: Path, kind: Kind, parse: Callable[[dict[str, Any]], Info]
 ) -> tuple[Info, dict[str, Tensor]]:
-    """What `parse` makes of the file's metadata, and the tensors as they are stored.
+    """What `parse` makes of the file's metadata, and the tensors as float32.
 
-    GeolocError: no safetensors file, one of the other kind, or one that is no weights file of ours.
+    GeolocError: no safetensors file, one of the other kind, one that is no weights file of ours, or an incomplete one.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -196,11 +242,12 @@ def read_weights(
         if other != kind and key in metadata:
             raise _other_kind(path, other, kind)
     try:
-        return parse(json.loads(metadata[METADATA_KEY[kind]])), tensors
+        info = parse(json.loads(metadata[METADATA_KEY[kind]]))
     except (KeyError, TypeError, ValueError) as error:
         raise GeolocError(
             f"weights {path} were not written by `{_COMMAND[kind]}` ({error!r}); export them again"
         ) from error
+    return info, _dequantize(path, tensors)
 
 
 def sha256(path: Path) -> str:

@@ -3,21 +3,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
 from geoloc_models.ast.presets import AstPreset, preset
 from geoloc_models.ast.retriever import Retriever, SegmentTransformer
 from geoloc_models.errors import GeolocError
-from geoloc_models.weights import METADATA_KEY, find_weights, read_weights, sha256
-
-_SCALE = ".scale"
+from geoloc_models.weights import find_weights, read_weights, sha256, write_weights
 
 
 @dataclass(frozen=True)
@@ -32,25 +25,13 @@ class RetrieverInfo:
 
 
 def save_retriever(path: Path, network: SegmentTransformer, info: RetrieverInfo, eight_bit: bool) -> str:
-    """Write a network without its classifiers and return the file's SHA-256.
-
-    float16; with `eight_bit` matrices are stored as int8 with one scale an output channel, a quarter of float32.
-    """
-    state: dict[str, Tensor] = {}
-    for key, value in network.state_dict().items():
-        if ".classify." in key or key.endswith("num_batches_tracked"):
-            continue
-        value = value.detach().cpu().float()
-        if eight_bit and value.ndim > 1 and value.numel() > 4096:
-            scale = value.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-            shape = (-1,) + (1,) * (value.ndim - 1)
-            state[key] = (value / scale.reshape(shape)).round().to(torch.int8).contiguous()
-            state[key + _SCALE] = scale
-        else:
-            state[key] = value.half().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, {METADATA_KEY["retriever"]: json.dumps(asdict(info))})
-    return sha256(path)
+    """Write a network without its classifiers as `write_weights` does and return the file's SHA-256."""
+    state = {
+        key: value
+        for key, value in network.state_dict().items()
+        if ".classify." not in key and not key.endswith("num_batches_tracked")
+    }
+    return write_weights(path, "retriever", asdict(info), state, eight_bit)
 
 
 def load_retriever(
@@ -61,15 +42,7 @@ def load_retriever(
     Its `weights_id` depends on the file's content alone. GeolocError: unknown, damaged, or of a localizer.
     """
     path, digest = find_weights(weights, "retriever")
-    info, stored = read_weights(path, "retriever", _parse)
-    state = {}
-    for key, value in stored.items():
-        if key.endswith(_SCALE):
-            continue
-        value = value.float()
-        if key + _SCALE in stored:
-            value *= stored[key + _SCALE].reshape((-1,) + (1,) * (value.ndim - 1))
-        state[key] = value
+    info, state = read_weights(path, "retriever", _parse)
     network = SegmentTransformer(info.shape)
     state |= {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     try:
