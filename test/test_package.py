@@ -262,3 +262,12 @@ def test_what_runs_without_ros_is_in_the_runtime_requirements() -> None:
     }
     missing = {name for name in imported - known if DISTRIBUTIONS.get(name, name).lower() not in required}
     assert not missing
+
+
+def test_tracked_files_are_light():
+    """Whoever clones gets all of them, and more than nine tenths are weights."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    if listed.returncode or ROOT / "package.xml" not in files:
+        pytest.skip(f"{ROOT} is no git checkout")
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 48e6

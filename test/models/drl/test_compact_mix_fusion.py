@@ -169,7 +169,7 @@ def test_shipped_weights_are_small_and_have_a_card() -> None:
     assert len(entries) == len(json.loads((weights_module.FOLDER / "index.json").read_text()))
     for entry in entries:
         path = weights_module.FOLDER / entry["file"]
-        assert path.stat().st_size < (45e6 if entry["kind"] == "localizer" else 25e6)
+        assert path.stat().st_size < 25e6
         assert path.with_suffix(".md").is_file()
 
 
