@@ -27,7 +27,7 @@ RIGHT_RGB, WRONG_RGB = (40, 190, 70), (220, 50, 40)
 
 
 def attention_over(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) uint8 under its attention (grid, grid): smooth, and bright where it is high (figure 6)."""
+    """The image (H, W, 3) uint8 under its attention (grid, grid): smooth, and bright where it is high (figure 6)."""
     height, width = picture.shape[:2]
     low, high = np.percentile(scores, (1, 99))
     # What is scaled is the logit: its exponential would show two or three patches and nothing else.
@@ -39,7 +39,7 @@ def attention_over(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def segments_over(picture: np.ndarray, assigned: np.ndarray) -> np.ndarray:
-    """The picture tinted by group, (grid, grid), with a line where two groups meet."""
+    """The image tinted by group, (grid, grid), with a line where two groups meet."""
     height, width = picture.shape[:2]
     cells = cv2.resize(assigned.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     tint = np.array(SEGMENTS_RGB, np.float32)[cells % len(SEGMENTS_RGB)]
@@ -55,7 +55,7 @@ def segments_over(picture: np.ndarray, assigned: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet with its caption; a frame in `frame_rgb` if there is one."""
+    """One image of a sheet with its caption; a frame in `frame_rgb` if there is one."""
 
     picture: np.ndarray
     caption: str
@@ -65,7 +65,7 @@ class Cell:
 def picture_row(
     picture: np.ndarray, name: str, retrievers: Sequence[Retriever], matches: Sequence[Cell] = ()
 ) -> list[Cell]:
-    """A row of the sheet: the picture, attention and segments by each retriever, then its matches."""
+    """A row of the sheet: the image, attention and segments by each retriever, then its matches."""
     square = resize(picture, CELL_PX)
     row = [Cell(square, name)]
     for retriever in retrievers:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses of AST (paper, section 3.4 and table 6; spec 6.4).
 
-Features are one part's, (B, W) of B drone and B satellite pictures with labels (B,): pictures of one label are
+Features are one part's, (B, W) of B drone and B satellite images with labels (B,): images of one label are
 positives across the views, all others negatives. Similarities are cosines; squared distances are 2 - 2 cosine.
 """
 

@@ -84,7 +84,7 @@ PRESETS: dict[str, AstPreset] = {
         f"ast_groups{groups}": replace(AST, groups=groups, rows=(f"Figure 4, {groups} groups",), paper=None)
         for groups in (1, 2, 4, 5, 6)
     },
-    "ast_adaptive": replace(AST, strategy="adaptive", rows=("ours: group sizes by the picture",), paper=None),
+    "ast_adaptive": replace(AST, strategy="adaptive", rows=("ours: group sizes by the image",), paper=None),
     "dinov2_ast": DINOV2,
     "dinov2_adaptive": replace(DINOV2, strategy="adaptive", rows=("ours, from DINOv2, adaptive",)),
     "dinov2_class": replace(DINOV2, groups=0, head_width=512, rows=("ours, class token only",)),

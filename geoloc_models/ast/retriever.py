@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AST (Attention-guided Segment Transformer): one unit vector a picture, alike for pictures of one place."""
+"""AST (Attention-guided Segment Transformer): one unit vector an image, alike for images of one place."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ def fast_type(device: torch.device) -> torch.dtype:
 
 
 class Retriever:
-    """A network ready to embed pictures.
+    """A network ready to embed images.
 
-    dim: length of a vector; input_px: side at which pictures are seen (others are resized); weights_id: names the
+    dim: length of a vector; input_px: side at which images are seen (others are resized); weights_id: names the
     weights, so that vectors of different weights are never compared.
     """
 
@@ -131,7 +131,7 @@ class Retriever:
 
     @torch.inference_mode()
     def embed(self, images: np.ndarray, view: View = "drone", batch: int = 16) -> np.ndarray:
-        """Unit vectors (B, dim) float32 of pictures (B, H, W, 3) uint8 RGB, `batch` at a time.
+        """Unit vectors (B, dim) float32 of images (B, H, W, 3) uint8 RGB, `batch` at a time.
 
         A product of two vectors is the mean cosine over the parts. GeolocError: another shape or type.
         """
@@ -147,7 +147,7 @@ class Retriever:
         batch: int = 16,
         advance: Callable[[int], None] = lambda count: None,
     ) -> np.ndarray:
-        """As `embed`, for pictures (H, W, 3) that come one by one; `advance(count)` after each batch."""
+        """As `embed`, for images (H, W, 3) that come one by one; `advance(count)` after each batch."""
         vectors: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
         for image in images:
@@ -190,5 +190,5 @@ def resize(image: np.ndarray, side_px: int) -> np.ndarray:
 def _check(images: np.ndarray) -> None:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise GeolocError(
-            f"pictures are {images.shape} {images.dtype}: expected (number, height, width, 3) uint8 RGB"
+            f"images are {images.shape} {images.dtype}: expected (number, height, width, 3) uint8 RGB"
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention-guided segment tokens (AST paper, section 3.3).
 
-The patches of a picture are sorted by what the class token thinks of them in the last block (scores), cut into
+The patches of an image are sorted by what the class token thinks of them in the last block (scores), cut into
 groups of falling importance, and each group is averaged into one token. Group 0 holds the most attended patches.
 """
 
@@ -85,8 +85,8 @@ def score_spread(scores: Tensor, assigned: Tensor, groups: int) -> Tensor:
 def _natural_breaks(ranked: Tensor, groups: int) -> Tensor:
     """Groups of sorted scores (B, n) that leave the least squared deviation within groups, (B, n).
 
-    Our answer to the paper's closing remark that fixed proportions do not suit every picture: the boundaries go where
-    the scores of this very picture drop (one-dimensional k-means, exact by dynamic programming; Fisher 1958), with
+    Our answer to the paper's closing remark that fixed proportions do not suit every image: the boundaries go where
+    the scores of this very image drop (one-dimensional k-means, exact by dynamic programming; Fisher 1958), with
     MIN_SHARE of the patches in each group at least.
     """
     batch, count = ranked.shape

@@ -23,7 +23,7 @@ from geoloc_models.errors import GeolocError
 class VitTrunk(nn.Module):
     """Image (B, 3, H, W), RGB 0..255, and the side of a cell -> (B, 768, H / cell_px, W / cell_px), nearest integers.
 
-    The picture is resized first, so that each 14 px patch of DINOv2 shows one cell. Parameters carry DINOv2's names in
+    The image is resized first, so that each 14 px patch of DINOv2 shows one cell. Parameters carry DINOv2's names in
     timm and are never trained; in bfloat16 the trunk takes a quarter less time than under autocast, which turns the
     weights anew for each image.
     """
@@ -70,7 +70,7 @@ class VitTrunk(nn.Module):
         return self.tokens_of(small, self.positions(grid))
 
     def tokens_of(self, small: Tensor, positions: Tensor) -> Tensor:
-        """The trunk's answer to a picture whose patches show a cell each, (B, 3, 14 h, 14 w), RGB 0..255."""
+        """The trunk's answer to an image whose patches show a cell each, (B, 3, 14 h, 14 w), RGB 0..255."""
         standard = (small - self.mean.float()) / self.std.float()
         patches = self.patch_embed(standard.to(self.cls_token.dtype))
         grid = (patches.shape[-2], patches.shape[-1])
@@ -85,7 +85,7 @@ class VitTrunk(nn.Module):
 
 
 def cell_grid(height: int, width: int, cell_px: float) -> tuple[int, int]:
-    """How many cells a picture has down and across."""
+    """How many cells an image has down and across."""
     return round(height / cell_px), round(width / cell_px)
 
 

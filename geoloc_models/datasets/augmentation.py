@@ -6,7 +6,7 @@ import numpy as np
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """One random sensor, light, weather over an (H, W, 3) uint8 RGB picture; strength: 1 for cameras, less for maps."""
+    """One random sensor, light, weather over an (H, W, 3) uint8 RGB image; strength: 1 for cameras, less for maps."""
     out = image.astype(np.float32)
     if rng.random() < 0.35 * strength:
         out = _shadows(out, rng)
@@ -43,7 +43,7 @@ def _colour(out: np.ndarray, rng: np.random.Generator, strength: float) -> np.nd
 
 
 def _shadows(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cloud-like or hard shadows over part of the picture."""
+    """Cloud-like or hard shadows over part of the image."""
     size = out.shape[0]
     mask: np.ndarray = np.zeros(out.shape[:2], np.float32)
     for _ in range(rng.integers(1, 4)):
@@ -78,7 +78,7 @@ def _resharpen(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random erasing (spec 3.3): 2-30 % of the picture filled with its mean colour."""
+    """Random erasing (spec 3.3): 2-30 % of the image filled with its mean colour."""
     height, width = image.shape[:2]
     area, aspect = rng.uniform(0.02, 0.3) * height * width, np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
     h, w = min(height, round(np.sqrt(area * aspect))), min(width, round(np.sqrt(area / aspect)))
@@ -91,7 +91,7 @@ def occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def build_over(image: np.ndarray, other: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarray:
     """Change of the ground itself: polygons of another place stand where something was built or torn down.
 
-    image: (h, h, 3) uint8; other: a picture of any size; most: largest share of the image that changes.
+    image: (h, h, 3) uint8; other: an image of any size; most: largest share of the image that changes.
     """
     size = image.shape[0]
     if min(other.shape[:2]) < size:

@@ -26,12 +26,12 @@ SIZE_TOLERANCE = 0.1
 """Of map_size against the corners, share of it."""
 
 SAME_VIEW = 0.99
-"""Correlation of two views' fingerprints from which on they are one picture; half-overlapping frames stay far below."""
+"""Correlation of two views' fingerprints from which on they are one image; half-overlapping frames stay far below."""
 VIEW_ROLES = ("UAV", "drone", "query_drone")
 
 PUBLISHED = {
     "UL14": {"train": "6,768 items of 10 places", "test": "2,331 sequences of 4 places, 27,972 pairs"},
-    "DenseUAV": {"train": "2,256 places, 20,304 pictures", "test": "777 query and 3,033 gallery places"},
+    "DenseUAV": {"train": "2,256 places, 20,304 images", "test": "777 query and 3,033 gallery places"},
 }
 
 Track = Callable[[Sequence[Path]], Iterable[Path]]
@@ -50,7 +50,7 @@ class Report:
 def check_dataset(root: str | Path, track: Track = iter) -> Report:
     """Read everything of a data set once; GeolocError if the folder holds neither layout.
 
-    track: wraps the list of pictures while they are read, for a progress bar.
+    track: wraps the list of images while they are read, for a progress bar.
     """
     root = Path(root)
     if not root.is_dir():
@@ -199,7 +199,7 @@ def _check_denseuav(root: Path, track: Track) -> Report:
             pictures[split, role] = [image.path for image in of_role]
             ids[role] = {image.place_id for image in of_role}
             report.facts.append(
-                f"{split}/{role}: {_many(len(ids[role]), 'place')}, {_many(len(of_role), 'picture')}"
+                f"{split}/{role}: {_many(len(ids[role]), 'place')}, {_many(len(of_role), 'image')}"
             )
             report.faults += _incomplete_places(root / split / role, of_role)
         report.facts.append(f"{split}: published are {PUBLISHED['DenseUAV'][split]}")
@@ -218,7 +218,7 @@ def _check_denseuav(root: Path, track: Track) -> Report:
 
 
 def _incomplete_places(folder: Path, images: list[denseuav.DenseUavImage]) -> list[Fault]:
-    """Places without a picture from each of the three heights."""
+    """Places without an image from each of the three heights."""
     stems: dict[str, set[str]] = defaultdict(set)
     for image in images:
         stems[image.place_id].add(image.path.stem)
@@ -232,7 +232,7 @@ def _incomplete_places(folder: Path, images: list[denseuav.DenseUavImage]) -> li
 def _check_pictures(
     pictures: dict[tuple[str, str], list[Path]], root: Path, report: Report, track: Track
 ) -> None:
-    """Decode every picture: damage, sizes unlike the others', camera views that train and test share."""
+    """Decode every image: damage, sizes unlike the others', camera views that train and test share."""
     role_of = {path: key for key, paths in pictures.items() for path in paths}
     sizes: dict[tuple[str, str], dict[Path, tuple[int, int]]] = defaultdict(dict)
     prints: dict[str, dict[Path, np.ndarray]] = defaultdict(dict)
@@ -248,22 +248,22 @@ def _check_pictures(
                     if role in VIEW_ROLES:
                         prints[split][path] = _fingerprint(picture)
             except UNREADABLE:
-                report.faults.append(Fault(path, "is damaged or no picture; restore it or remove it"))
+                report.faults.append(Fault(path, "is damaged or no image; restore it or remove it"))
     for (split, role), of_role in sizes.items():
         report.faults += _odd_sizes(root, f"{split}/{role}", of_role, report)
     report.faults += _shared_views(root, prints["train"], prints["test"])
 
 
 def _fingerprint(picture: Image.Image) -> np.ndarray:
-    """(256,) float32 of unit length: brightness on 16 x 16, whatever the picture's size and exposure."""
+    """(256,) float32 of unit length: brightness on 16 x 16, whatever the image's size and exposure."""
     cells = np.asarray(picture.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
     cells = cells - cells.mean()
-    # A picture without contrast is like any other of its kind and must match none.
+    # An image without contrast is like any other of its kind and must match none.
     return cells / np.linalg.norm(cells) if cells.std() > 1.0 else np.zeros_like(cells)
 
 
 def _shared_views(root: Path, train: dict[Path, np.ndarray], test: dict[Path, np.ndarray]) -> list[Fault]:
-    """Train views that are pictures of the test set again, perhaps at another size."""
+    """Train views that are images of the test set again, perhaps at another size."""
     if not train or not test:
         return []
     likeness = np.stack(list(train.values())) @ np.stack(list(test.values())).T
@@ -278,10 +278,10 @@ def _shared_views(root: Path, train: dict[Path, np.ndarray], test: dict[Path, np
 
 
 def _odd_sizes(root: Path, name: str, sizes: dict[Path, tuple[int, int]], report: Report) -> list[Fault]:
-    """Pictures that are not of the size that most of their kind have; that of maps must be a square."""
+    """Images that are not of the size that most of their kind have; that of maps must be a square."""
     counts = Counter(sizes.values())
     (height, width), most = counts.most_common(1)[0]
-    report.facts.append(f"{name}: {most} of {len(sizes)} pictures are {height}x{width} px")
+    report.facts.append(f"{name}: {most} of {len(sizes)} images are {height}x{width} px")
     if name.endswith("Satellite") and height != width:
         return [Fault(root / name.split("/")[0], f"its maps are {height}x{width} px; cut them square")]
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DenseUAV (Dai et al., 2023), drone and satellite pictures by place, in its published layout.
+"""DenseUAV (Dai et al., 2023), drone and satellite images by place, in its published layout.
 
     Dense_GPS_train.txt, Dense_GPS_test.txt    (or Dense_GPS_ALL.txt for both)
     train/drone/<id>/H80.JPG H90.JPG H100.JPG
@@ -32,7 +32,7 @@ NEEDED_ROLES = ("drone", "satellite", "query_drone", "gallery_satellite")
 
 @dataclass(frozen=True)
 class Position:
-    """Where a picture was taken."""
+    """Where an image was taken."""
 
     lat_deg: float
     lon_deg: float
@@ -41,7 +41,7 @@ class Position:
 
 @dataclass(frozen=True)
 class DenseUavImage:
-    """One picture of one place."""
+    """One image of one place."""
 
     path: Path
     place_id: str
@@ -49,12 +49,12 @@ class DenseUavImage:
 
 
 def load_train(root: str | Path) -> dict[str, list[DenseUavImage]]:
-    """Pictures of `drone` and `satellite`; GeolocError names the first fault."""
+    """Images of `drone` and `satellite`; GeolocError names the first fault."""
     return _load(root, "train")
 
 
 def load_test(root: str | Path) -> dict[str, list[DenseUavImage]]:
-    """Pictures of `query_drone`, `gallery_satellite` and, where present, of the reverse task's two folders."""
+    """Images of `query_drone`, `gallery_satellite` and, where present, of the reverse task's two folders."""
     return _load(root, "test")
 
 
@@ -67,7 +67,7 @@ def _load(root: str | Path, split: str) -> dict[str, list[DenseUavImage]]:
 
 
 def scan(root: Path, split: str) -> tuple[dict[str, list[DenseUavImage]], list[Fault]]:
-    """The sound pictures of a split by role, and all faults of the others."""
+    """The sound images of a split by role, and all faults of the others."""
     faults: list[Fault] = []
     names = (f"Dense_GPS_{split}.txt", "Dense_GPS_ALL.txt")
     text = next((root / name for name in names if (root / name).is_file()), None)
@@ -130,7 +130,7 @@ def _parse_line(line: str) -> tuple[PurePosixPath, Position] | str:
 def _role(
     folder: Path, positions: dict[str, dict[str, Position]], text: Path, faults: list[Fault]
 ) -> list[DenseUavImage]:
-    """The pictures of one folder of places."""
+    """The images of one folder of places."""
     images = []
     for place in list_folders(folder):
         of_place = positions.get(place.name)
@@ -139,7 +139,7 @@ def _role(
             continue
         pictures = list_pictures(place)
         if not pictures:
-            faults.append(Fault(place, "holds no picture; restore H80, H90 and H100"))
+            faults.append(Fault(place, "holds no image; restore H80, H90 and H100"))
         for picture in pictures:
             # A map of another year (H80_old.tif) stands where the drone of its height stood.
             position = of_place.get(picture.stem.removesuffix("_old"), next(iter(of_place.values())))

@@ -19,7 +19,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".png")
 """Of the published sets, whatever their case."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on files that are damaged or no pictures at all."""
+"""What Pillow raises on files that are damaged or no images at all."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def raise_first(faults: Sequence[Fault]) -> None:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """All pictures of a folder, numbers in their names in order of size (2.jpg before 10.jpg)."""
+    """All images of a folder, numbers in their names in order of size (2.jpg before 10.jpg)."""
     if not folder.is_dir():
         return []
     pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
@@ -62,12 +62,12 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def picture_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
-    """(height, width) from the picture's header; None and a fault if it cannot be read."""
+    """(height, width) from the image's header; None and a fault if it cannot be read."""
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
     except UNREADABLE:
-        faults.append(Fault(path, "is no readable picture; restore it or remove it"))
+        faults.append(Fault(path, "is no readable image; restore it or remove it"))
         return None
 
 

@@ -18,7 +18,7 @@ def ground_from_view(
 ) -> np.ndarray:
     """Homography (3, 3) from pixel-edge coordinates of a simulated square view to ground pixels about its centre.
 
-    The camera looks down on a plane from the height at which its picture nominally spans `side_px`; `scale` multiplies
+    The camera looks down on a plane from the height at which its image nominally spans `side_px`; `scale` multiplies
     that height, roll and pitch tilt it, yaw turns it. The principal ray always hits the ground at (0, 0).
     """
     focal = out_px / 2 / np.tan(CAMERA_FOV_RAD / 2)
@@ -46,7 +46,7 @@ _CENTRE_TO_EDGE = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
 def warp(image: np.ndarray, source_from_output: np.ndarray, out_px: int) -> np.ndarray:
     """Resample to (out_px, out_px) by a (3, 3) homography between pixel-edge coordinates; antialiased.
 
-    Outside the picture the mean colour of the valid part stands (RSC's filling, spec 3.2).
+    Outside the image the mean colour of the valid part stands (RSC's filling, spec 3.2).
     """
     centre = source_from_output @ np.array([out_px / 2, out_px / 2, 1.0])
     shrink = np.sqrt(abs(np.linalg.det(source_from_output) / centre[2] ** 3))

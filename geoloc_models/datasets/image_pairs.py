@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of aerial pictures of one ground at two dates, and camera views simulated over them.
+"""Pairs of aerial images of one ground at two dates, and camera views simulated over them.
 
 The layouts read here are those of `<root>/pairs/levir`, `<root>/pairs/srif`, `<root>/pairs/dsifn` and
 `<root>/tiles/*`; what is held out is decided by the scene's name alone, so that training and evaluation agree.
@@ -20,7 +20,7 @@ from geoloc_models.errors import GeolocError
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Two pictures of the same ground.
+    """Two images of the same ground.
 
     second_from_first: (2, 3) similarity that takes pixel-edge coordinates of `first` to those of `second`;
     gsd_m: ground sample distance of `first`; weight: how often the pair is drawn in training.
@@ -36,13 +36,13 @@ class ImagePair:
 
 
 def scene_of(name: str) -> str:
-    """The scene that a picture was cut from: neighbours of one scene must not be split over train and test."""
+    """The scene that an image was cut from: neighbours of one scene must not be split over train and test."""
     match = re.search(r"istrain_(?:True|False)_\d+", name)
     return match.group(0) if match else name
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the scene of this picture is kept from training (about a fifth of all scenes)."""
+    """Whether the scene of this image is kept from training (about a fifth of all scenes)."""
     return zlib.crc32(scene_of(name).encode()) % 5 == 0
 
 
@@ -50,7 +50,7 @@ _OVERLAPPING = frozenset(
     f"istrain_True_{scene}" for scene in (2, 19, 24, 33, 37, 39, 46, 64, 66, 71, 83, 91, 96, 184, 190)
 )
 """Held-out scenes that show ground of a training scene under another number: found by matching patches of both dates
-against all training pictures. They are neither trained on nor judged by."""
+against all training images. They are neither trained on nor judged by."""
 
 
 def calibrates(name: str) -> bool:
@@ -104,7 +104,7 @@ def _srif(root: Path) -> Iterator[ImagePair]:
 
 def _tiles(root: Path) -> Iterator[ImagePair]:
     for path in sorted((root / "tiles").glob("*/*.*")):
-        # One picture of one date serves as both: photometric and geometric change comes from augmentation.
+        # One image of one date serves as both: photometric and geometric change comes from augmentation.
         yield ImagePair(path.stem, "tiles", path, path, 0.2, _IDENTITY, 0.5)
 
 
@@ -119,8 +119,8 @@ _LAYOUTS = {
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Picture as (H, W, 3) uint8 RGB."""
+    """Image as (H, W, 3) uint8 RGB."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise GeolocError(f"cannot read picture {path}: it is missing or damaged; restore it or leave it out")
+        raise GeolocError(f"cannot read image {path}: it is missing or damaged; restore it or leave it out")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

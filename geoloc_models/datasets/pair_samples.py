@@ -39,7 +39,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
     """Endless samples: `map` (3, H, W), `query` (K, 3, h, w), uint8, and `target` (K, 2): (row, col),
     pixel edges of the map; `gsd_m` (K,): metres per map pixel.
 
-    All pictures are held in memory, decoded once. Sample `index` depends on `seed` and on itself alone, so that a
+    All images are held in memory, decoded once. Sample `index` depends on `seed` and on itself alone, so that a
     stream is the same for any number of workers and processes, and after any interruption.
     """
 
@@ -63,7 +63,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
                 return sample
         raise GeolocError(
             f"no view of {self.settings.query_px} px fits a map of {self.settings.map_px} px in any of the "
-            f"{len(self.pairs)} pairs: give larger pictures, or pairs that overlap more"
+            f"{len(self.pairs)} pairs: give larger images, or pairs that overlap more"
         )
 
     def draw(self, pair: ImagePair, rng: np.random.Generator) -> dict[str, torch.Tensor] | None:
@@ -76,7 +76,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         if rng.random() < s.same_date:
             view_picture, view_from_map = map_picture, np.eye(3)
         height, width = map_picture.shape[:2]
-        # The crop may exceed the picture by an eighth (mean fill), never more: the rest must be worth searching.
+        # The crop may exceed the image by an eighth (mean fill), never more: the rest must be worth searching.
         widest = min(s.map_scale[1], 1.12 * min(height, width) / s.map_px)
         scale = np.exp(rng.uniform(np.log(min(s.map_scale[0], widest * 0.8)), np.log(widest)))
         turn = rng.integers(4) * np.pi / 2

@@ -62,7 +62,7 @@ def scales_from_text(text: str) -> ScaleSampler:
 
 
 class RandomScaleCrop:
-    """Crop a search map from a square picture (L, L, 3) uint8 whose exact centre is the target."""
+    """Crop a search map from a square image (L, L, 3) uint8 whose exact centre is the target."""
 
     def __init__(self, scale: ScaleSampler | None = None, centre_coverage: float = 0.85) -> None:
         """scale: sides of the crops, px (default: `random_scale()`). centre_coverage: C, the share of the
@@ -76,10 +76,10 @@ class RandomScaleCrop:
         self.centre_coverage = centre_coverage
 
     def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> ScaleCrop:
-        """Parts outside the picture get the mean colour of the part inside."""
+        """Parts outside the image get the mean colour of the part inside."""
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1]:
             raise GeolocError(
-                f"A picture of shape {picture.shape} has no target at its centre: give a square one."
+                f"An image of shape {picture.shape} has no target at its centre: give a square one."
             )
         side_px = self.scale(rng)
         middle = picture.shape[0] / 2

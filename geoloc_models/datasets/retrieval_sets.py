@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What retrieval is trained and judged on: University-1652, DenseUAV, and picture pairs of two dates."""
+"""What retrieval is trained and judged on: University-1652, DenseUAV, and image pairs of two dates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAIR_SOURCES = ("levir", "srif")
 
 @dataclass(frozen=True)
 class Drawn:
-    """One item of training: k drone and k satellite pictures (k, px, px, 3) uint8 RGB and the labels (k,) of both."""
+    """One item of training: k drone and k satellite images (k, px, px, 3) uint8 RGB and the labels (k,) of both."""
 
     drone: np.ndarray
     satellite: np.ndarray
@@ -50,7 +50,7 @@ class TrainingSet(Protocol):
 
 
 class LabelledPlaces:
-    """Places with pictures of both views in files: one random picture of each a draw (spec 6.4).
+    """Places with images of both views in files: one random image of each a draw (spec 6.4).
 
     Both are mirrored half of the time, each on its own; the satellite's is turned by up to 90 degrees, black outside.
     """
@@ -70,7 +70,7 @@ class LabelledPlaces:
         return self.classes
 
     def draw(self, place: int, item: int, rng: np.random.Generator) -> Drawn:
-        """A drone picture of the place and one from above."""
+        """A drone image of the place and one from above."""
         drone = read_picture(self._drone[place][rng.integers(len(self._drone[place]))], self.side_px)
         satellite = read_picture(
             self._satellite[place][rng.integers(len(self._satellite[place]))], self.side_px
@@ -87,7 +87,7 @@ class LabelledPlaces:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Drone views over picture pairs, and the tiles to find them among. Angles are the largest of a uniform draw."""
+    """Drone views over image pairs, and the tiles to find them among. Angles are the largest of a uniform draw."""
 
     tile_m: tuple[float, float] = (50.0, 130.0)
     """Ground side of tiles; a view's nominal side is its tile's."""
@@ -100,12 +100,12 @@ class ViewSettings:
 
 
 class CrossDatePlaces:
-    """Places on picture pairs: tiles of one date, simulated views of the other, four places of a picture a draw.
+    """Places on image pairs: tiles of one date, simulated views of the other, four places of an image a draw.
 
-    Pictures that do not span two of the smallest tiles are left out.
+    Images that do not span two of the smallest tiles are left out.
 
-    The four tiles do not overlap but are of the same picture, date and size, so that nothing but the ground itself
-    tells them apart. Pictures are held in memory, decoded once.
+    The four tiles do not overlap but are of the same image, date and size, so that nothing but the ground itself
+    tells them apart. Images are held in memory, decoded once.
     """
 
     classes = 0
@@ -121,7 +121,7 @@ class CrossDatePlaces:
         self.pairs = [p for p in pairs if min(self._pictures[p.first].shape[:2]) * p.gsd_m >= least_m]
         if not self.pairs:
             raise GeolocError(
-                f"no picture pair spans {least_m:g} m, two of the smallest tiles: give larger pictures"
+                f"no image pair spans {least_m:g} m, two of the smallest tiles: give larger images"
             )
 
     def __len__(self) -> int:
@@ -158,7 +158,7 @@ class CrossDatePlaces:
 
 @dataclass(frozen=True)
 class TwoDates:
-    """A map of one date, a picture of the other, the (3, 3) similarity between their pixel-edge coordinates, and metres
+    """A map of one date, an image of the other, the (3, 3) similarity between their pixel-edge coordinates, and metres
     per pixel of the map.
     """
 
@@ -169,7 +169,7 @@ class TwoDates:
 
 
 def two_dates(pair: ImagePair, first: np.ndarray, second: np.ndarray, swapped: bool) -> TwoDates:
-    """The pair with its first picture as the map, or with its second."""
+    """The pair with its first image as the map, or with its second."""
     view_from_map = np.vstack([pair.second_from_first, [0.0, 0.0, 1.0]])
     if not swapped:
         return TwoDates(first, second, view_from_map, pair.gsd_m)
@@ -215,7 +215,7 @@ def _shift(xy: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of one view; `read(i)` gives (H, W, 3) uint8 RGB for i below `count`."""
+    """Images of one view; `read(i)` gives (H, W, 3) uint8 RGB for i below `count`."""
 
     count: int
     read: Callable[[int], np.ndarray]
@@ -224,7 +224,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Queries to find in a gallery; correct (Q, N) marks the right pictures.
+    """Queries to find in a gallery; correct (Q, N) marks the right images.
 
     subsets: kind of breakdown -> name -> mask (Q,) of its queries.
     """
@@ -237,7 +237,7 @@ class RetrievalTask:
 
 
 def training_set(kind: DataSet, root: Path, side_px: int) -> TrainingSet:
-    """The training part of a data set, for pictures of side_px; GeolocError if it is missing or faulty."""
+    """The training part of a data set, for images of side_px; GeolocError if it is missing or faulty."""
     if kind == "pairs":
         pairs = [pair for source in PAIR_SOURCES for pair in list_pairs(root, source, held_out=False)]
         return CrossDatePlaces(pairs, side_px)
@@ -307,11 +307,11 @@ def cross_date_task(
     seed: int = 0,
     limit: int | None = None,
 ) -> RetrievalTask:
-    """Held-out LEVIR pairs: views of one date among tiles of the other, half a side apart, of all pictures together.
+    """Held-out LEVIR pairs: views of one date among tiles of the other, half a side apart, of all images together.
 
-    Which date is the map is drawn for each picture. Right are the (up to four) tiles whose centre is less than half a
+    Which date is the map is drawn for each image. Right are the (up to four) tiles whose centre is less than half a
     side from the view's in both axes: any of them holds what the view shows, and verification takes it from there.
-    limit: use this many pictures. GeolocError: no held-out picture holds a tile.
+    limit: use this many images. GeolocError: no held-out image holds a tile.
     """
     pairs = [
         pair
@@ -320,7 +320,7 @@ def cross_date_task(
     ]
     if not pairs:
         raise GeolocError(
-            f"no held-out picture under {root} holds tiles of {tile_m:g} m: give a smaller --tile-m"
+            f"no held-out image under {root} holds tiles of {tile_m:g} m: give a smaller --tile-m"
         )
     tiles: list[_Placed] = []
     views: list[_Placed] = []
@@ -330,7 +330,7 @@ def cross_date_task(
         scene = two_dates(pair, read_rgb(pair.first), read_rgb(pair.second), bool(rng.integers(2)))
         of_picture = _tiles(scene, int(number), tile_m, side_px)
         tiles += of_picture
-        # The outermost tiles' centres bound the places: beyond them a view would leave the picture.
+        # The outermost tiles' centres bound the places: beyond them a view would leave the image.
         low, high = of_picture[0].place[1:], of_picture[-1].place[1:]
         views += [
             _view(scene, int(number), rng.uniform(low, high), tile_m, side_px, rng)
@@ -347,7 +347,7 @@ def cross_date_task(
 
 @dataclass(frozen=True)
 class _Placed:
-    """A picture and where it is: number of its scene, (x, y) of its centre in sides of a tile."""
+    """An image and where it is: number of its scene, (x, y) of its centre in sides of a tile."""
 
     picture: np.ndarray
     place: tuple[int, float, float]

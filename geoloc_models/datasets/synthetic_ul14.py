@@ -2,7 +2,7 @@
 """A small generated data set in the UL14 layout, for tests and for trying things out.
 
 Every place is a generated world of its own; a view is a turned and colour-shifted piece of its map, so what a
-network learns here is to find a texture again, nothing about real pictures.
+network learns here is to find a texture again, nothing about real images.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _write(root: Path, settings: SyntheticSettings) -> Iterator[Path]:
 
 
 class _Place:
-    """A generated world with UAV positions, in pixels of its picture."""
+    """A generated world with UAV positions, in pixels of its image."""
 
     def __init__(self, number: int, settings: SyntheticSettings) -> None:
         self.name = f"Place{number + 1}"
@@ -137,7 +137,7 @@ class _Place:
         return image, Corners(*self._geodetic(left, top), *self._geodetic(left + side_px, top + side_px))
 
     def _geodetic(self, x_px: float, y_px: float) -> tuple[float, float]:
-        """(lat_deg, lon_deg) of a point of the picture."""
+        """(lat_deg, lon_deg) of a point of the image."""
         degrees = math.degrees(self.gsd_m / EARTH_RADIUS_M)
         lat_deg = self.lat_deg - float(y_px) * degrees
         return lat_deg, self.lon_deg + float(x_px) * degrees / math.cos(math.radians(self.lat_deg))

@@ -233,9 +233,9 @@ def _pictures(sequence: Path, faults: list[Fault]) -> tuple[Path | None, list[Pa
     uavs = list_pictures(sequence / "UAV")
     satellites = list_pictures(sequence / "Satellite")
     if not uavs:
-        faults.append(Fault(sequence / "UAV", "holds no picture; restore 0.JPG"))
+        faults.append(Fault(sequence / "UAV", "holds no image; restore 0.JPG"))
     if not satellites:
-        faults.append(Fault(sequence / "Satellite", "holds no picture; restore the maps"))
+        faults.append(Fault(sequence / "Satellite", "holds no image; restore the maps"))
     return (uavs[0] if uavs else None), satellites
 
 

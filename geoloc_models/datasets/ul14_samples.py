@@ -23,7 +23,7 @@ INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTE
 
 @dataclass(frozen=True)
 class Ul14Settings:
-    """How samples are drawn: sides of the network's pictures, and of the crops before resizing."""
+    """How samples are drawn: sides of the network's images, and of the crops before resizing."""
 
     query_px: int = 128
     map_px: int = 384
@@ -39,7 +39,7 @@ class Ul14Samples(Dataset[dict[str, torch.Tensor]]):
 
     An endless stream of epochs; sample `index` depends on `seed` and on itself alone. With `augment` an epoch is a
     shuffle of the items without the last incomplete batch, and samples are drawn by the recipe: one of the item's
-    maps, random scale crop, random erasing of the view, a random interpolation for each picture. Without it samples
+    maps, random scale crop, random erasing of the view, a random interpolation for each image. Without it samples
     show the items' first maps, cropped at random and resized as published tests do (bicubic, antialiased).
     """
 

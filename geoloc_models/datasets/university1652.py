@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""University-1652 (Zheng et al., ACM MM 2020), drone and satellite pictures of buildings, in its published layout.
+"""University-1652 (Zheng et al., ACM MM 2020), drone and satellite images of buildings, in its published layout.
 
     train/{drone,satellite}/<id>/*.jpg|*.jpeg                                  701 ids; 54 drone, 1 satellite
     test/{query_drone,gallery_satellite,query_satellite,gallery_drone}/<id>/*  701 queried, 951 in the galleries
 
-The label of a picture is the number that names its folder; street and google pictures are not read. `load_train` and
+The label of an image is the number that names its folder; street and google images are not read. `load_train` and
 `load_test` raise GeolocError at a fault; `scan` lists all of them.
 """
 
@@ -27,26 +27,26 @@ ROLES = {
 """Folders of each split; all are needed."""
 
 DISTANCES = ("long", "middle", "short")
-"""The three rounds of a flight: 18 pictures each, descending from 256 m to 121.5 m."""
+"""The three rounds of a flight: 18 images each, descending from 256 m to 121.5 m."""
 ANGLE_STEP_DEG = 20
 PER_ROUND = 360 // ANGLE_STEP_DEG
 
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """One picture and the number of its building."""
+    """One image and the number of its building."""
 
     path: Path
     label: int
 
 
 def load_train(root: Path) -> dict[str, list[LabelledPicture]]:
-    """Pictures of `drone` and `satellite`; GeolocError names the first fault."""
+    """Images of `drone` and `satellite`; GeolocError names the first fault."""
     return _load(root, "train")
 
 
 def load_test(root: Path) -> dict[str, list[LabelledPicture]]:
-    """Pictures of the four roles of the two tasks; GeolocError names the first fault."""
+    """Images of the four roles of the two tasks; GeolocError names the first fault."""
     return _load(root, "test")
 
 
@@ -63,7 +63,7 @@ def _load(root: Path, split: str) -> dict[str, list[LabelledPicture]]:
 
 
 def scan(root: Path, split: str) -> tuple[dict[str, list[LabelledPicture]], list[Fault]]:
-    """The pictures of a split by role, and all faults: folders missing, empty, of no number, or without counterpart."""
+    """The images of a split by role, and all faults: folders missing, empty, of no number, or without counterpart."""
     faults: list[Fault] = []
     pictures: dict[str, list[LabelledPicture]] = {}
     for role in ROLES[split]:
@@ -79,7 +79,7 @@ def scan(root: Path, split: str) -> tuple[dict[str, list[LabelledPicture]], list
         if role in pictures and other in pictures:
             known = {picture.label for picture in pictures[other]}
             for label in sorted({picture.label for picture in pictures[role]} - known):
-                text = f"building {label:04d} has no picture in {other}; restore it or remove the building"
+                text = f"building {label:04d} has no image in {other}; restore it or remove the building"
                 faults.append(Fault(root / split / role, text))
     return pictures, faults
 
@@ -94,7 +94,7 @@ def _role(folder: Path, faults: list[Fault]) -> list[LabelledPicture]:
             continue
         of_place = list_pictures(place)
         if not of_place:
-            faults.append(Fault(place, "holds no picture; restore or remove it"))
+            faults.append(Fault(place, "holds no image; restore or remove it"))
         found += [LabelledPicture(path, int(place.name)) for path in of_place]
     if not found:
         faults.append(Fault(folder, "holds no building; restore its folders"))
@@ -102,9 +102,9 @@ def _role(folder: Path, faults: list[Fault]) -> list[LabelledPicture]:
 
 
 def capture_of(path: Path) -> tuple[str, int] | None:
-    """(distance, angle in degrees) from which a drone picture was taken, by its number; None without one.
+    """(distance, angle in degrees) from which a drone image was taken, by its number; None without one.
 
-    image-01 to image-54 follow the flight: three rounds of 18 pictures 20 degrees apart, each lower and nearer. That is
+    image-01 to image-54 follow the flight: three rounds of 18 images 20 degrees apart, each lower and nearer. That is
     read from the data set's description; the files themselves do not say it.
     """
     match = re.fullmatch(r"image-(\d+)", path.stem)
@@ -115,9 +115,9 @@ def capture_of(path: Path) -> tuple[str, int] | None:
 
 
 def read_picture(path: Path, side_px: int) -> np.ndarray:
-    """Picture as (side_px, side_px, 3) uint8 RGB, bicubic with antialiasing; alpha and palettes are resolved."""
+    """Image as (side_px, side_px, 3) uint8 RGB, bicubic with antialiasing; alpha and palettes are resolved."""
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB").resize((side_px, side_px), Image.Resampling.BICUBIC))
     except (OSError, ValueError, SyntaxError) as error:
-        raise GeolocError(f"cannot read picture {path} ({error}); restore it or leave it out") from error
+        raise GeolocError(f"cannot read image {path} ({error}); restore it or leave it out") from error

@@ -18,8 +18,8 @@ from geoloc_models.datasets.retrieval_sets import Pictures, RetrievalTask
 class RankedQueries:
     """How each query fared against one gallery.
 
-    first_rank: (Q,) zero-based rank of the first correct picture, the gallery's size where there is none;
-    average_precision: (Q,), 0 where there is none; gallery: number of pictures ranked.
+    first_rank: (Q,) zero-based rank of the first correct image, the gallery's size where there is none;
+    average_precision: (Q,), 0 where there is none; gallery: number of images ranked.
     """
 
     first_rank: NDArray[np.int64]
@@ -27,17 +27,17 @@ class RankedQueries:
     gallery: int
 
     def recall_at(self, k: int) -> float:
-        """R@K: share of queries with a correct picture among the first k."""
+        """R@K: share of queries with a correct image among the first k."""
         return (
             float(np.mean(self.first_rank < min(k, self.gallery))) if self.first_rank.size else float("nan")
         )
 
     def recall_at_1_percent(self) -> float:
-        """R@1 % of the gallery: University-1652's, the first round(gallery / 100) + 1 pictures."""
+        """R@1 % of the gallery: University-1652's, the first round(gallery / 100) + 1 images."""
         return self.recall_at(round(0.01 * self.gallery) + 1)
 
     def recall_at_1_percent_of_queries(self) -> float:
-        """R@1 % as AST's tables give it: the first int(queries / 100) pictures, but at least one."""
+        """R@1 % as AST's tables give it: the first int(queries / 100) images, but at least one."""
         return self.recall_at(max(1, int(0.01 * self.first_rank.size)))
 
     def mean_ap(self) -> float:
@@ -61,10 +61,10 @@ class RankedQueries:
 
 
 def rank_queries(similarity: NDArray[np.float32], correct: NDArray[np.bool_]) -> RankedQueries:
-    """Rank the gallery by falling similarity (Q, N) for each query; correct (Q, N) marks the right pictures.
+    """Rank the gallery by falling similarity (Q, N) for each query; correct (Q, N) marks the right images.
 
     Equal similarities keep the gallery's order. AP is the area under the precision curve by the trapezoid rule:
-    the mean over correct pictures i = 1.. at ranks r of (i / (r + 1) + (i - 1) / r) / 2, the second term 1 at r = 0.
+    the mean over correct images i = 1.. at ranks r of (i / (r + 1) + (i - 1) / r) / 2, the second term 1 at r = 0.
     """
     queries, gallery = similarity.shape
     first = np.full(queries, gallery, dtype=np.int64)
@@ -83,7 +83,7 @@ def rank_queries(similarity: NDArray[np.float32], correct: NDArray[np.bool_]) ->
 def evaluate_retrieval(
     retriever: Retriever, task: RetrievalTask, advance: Callable[[int], None] = lambda count: None
 ) -> RankedQueries:
-    """Embed both sides and rank the gallery for every query; `advance(count)` after each batch of pictures."""
+    """Embed both sides and rank the gallery for every query; `advance(count)` after each batch of images."""
 
     def embed(pictures: Pictures) -> Any:
         stream = (pictures.read(index) for index in range(pictures.count))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes a view harder to find: the same samples with one thing gone wrong, for the table of resistance.
 
-Errors of attitude and height change how a view is rendered; all else changes the finished picture. Every
+Errors of attitude and height change how a view is rendered; all else changes the finished image. Every
 function draws from the generator it is given and from nothing else.
 """
 
@@ -49,7 +49,7 @@ def night(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a small camera makes of the scene at dusk, (h, w, 3) uint8 RGB.
 
     In linear light: 1 to 4 % of the daylight exposure, a cast between moonlight and sodium lamps, shot noise of few
-    photo-electrons, read noise; then the camera's gain, which lifts the picture part of the way back, and its gamma.
+    photo-electrons, read noise; then the camera's gain, which lifts the image part of the way back, and its gamma.
     """
     linear = (picture.astype(np.float64) / 255.0) ** 2.2
     warmth = rng.uniform(-1.0, 1.0)
@@ -63,7 +63,7 @@ def night(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def hide(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """OCCLUDED_SHARE of the picture under one rectangle of the mean colour, anywhere inside it."""
+    """OCCLUDED_SHARE of the image under one rectangle of the mean colour, anywhere inside it."""
     height, width = picture.shape[:2]
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     tall = min(height, round(height * np.sqrt(OCCLUDED_SHARE) * stretch))
@@ -75,7 +75,7 @@ def hide(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def compress(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """The picture after JPEG of quality JPEG_QUALITY."""
+    """The image after JPEG of quality JPEG_QUALITY."""
     # OpenCV takes BGR: the order matters, because JPEG keeps less of colour than of light.
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -84,7 +84,7 @@ def compress(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stress:
-    """One thing gone wrong; None where it leaves the geometry or the picture as they are."""
+    """One thing gone wrong; None where it leaves the geometry or the image as they are."""
 
     title: str
     geometry: Callable[[ViewErrors, np.random.Generator], ViewErrors] | None = None

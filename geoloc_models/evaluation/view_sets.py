@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets of samples to evaluate on: a view, a map that shows its place, and where in the map it lies.
 
-Pictures of two dates that training never saw (a simulated view of one date is searched in the other, in both
+Images of two dates that training never saw (a simulated view of one date is searched in the other, in both
 directions) and the test split of UL14. Rasters and flights, which need coordinates, are in the module
 `geoloc_ros.core.evaluation.recorded_view_sets`.
 """
@@ -134,12 +134,12 @@ class Pooled:
 
 
 class HeldOutPairs:
-    """Views of one date in maps of the other, from pairs of pictures that training never saw."""
+    """Views of one date in maps of the other, from pairs of images that training never saw."""
 
     def __init__(self, root: Path, source: str, protocol: PairProtocol, views: int = 1) -> None:
         """source: as in data.pairs; views: how many are drawn from every pair and direction.
 
-        Pictures too small to hold a whole search map are left out; GeolocError if that leaves none.
+        Images too small to hold a whole search map are left out; GeolocError if that leaves none.
         """
         self.name = source
         self.about = (
@@ -159,7 +159,7 @@ class HeldOutPairs:
         large = [pair for pair in pairs if sides_m[pair.name] >= protocol.crop_m]
         if not large:
             raise GeolocError(
-                f"no held-out {source} picture spans {protocol.crop_m:g} m; the largest spans "
+                f"no held-out {source} image spans {protocol.crop_m:g} m; the largest spans "
                 f"{max(sides_m.values(), default=0.0):.0f} m: give a smaller --crop-m"
             )
         both = [(pair, swapped) for pair in large for swapped in (False, True)]
@@ -220,10 +220,10 @@ def _place(
     view_px: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Top-left corner of the search map in its picture, and the view's centre in the search map, (x, y) px.
+    """Top-left corner of the search map in its image, and the view's centre in the search map, (x, y) px.
 
-    The map stays inside its picture wherever the offset allows, so that there is something to search; the
-    view's nominal square stays inside both pictures.
+    The map stays inside its image wherever the offset allows, so that there is something to search; the
+    view's nominal square stays inside both images.
     """
     size = np.array([map_picture.shape[1], map_picture.shape[0]], dtype=np.float64)
     view_size = np.array([view_picture.shape[1], view_picture.shape[0]], dtype=np.float64)
@@ -280,6 +280,6 @@ class Ul14Pairs:
         errors = self.protocol.stressed_errors(ViewErrors(), name)
         if errors == ViewErrors():
             return view
-        # Only the picture itself can be turned: its corners then show the mean colour.
+        # Only the image itself can be turned: its corners then show the mean colour.
         middle = np.array([view.shape[1], view.shape[0]]) / 2
         return warp(view, shift(middle) @ view_homography(view.shape[1], errors), view.shape[1])

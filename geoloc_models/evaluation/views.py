@@ -165,7 +165,7 @@ def evaluate_set(
 ) -> list[PairScores]:
     """Score every engine on the same samples, one after the other on each sample.
 
-    Engines named in `native` take any size and get the pictures as they are, at full resolution.
+    Engines named in `native` take any size and get the images as they are, at full resolution.
     `advance()` is called after each sample. GeolocError if no sample could be drawn.
     """
     scores = [PairScores(name, engine.weights_id, engine.device) for name, engine in engines.items()]

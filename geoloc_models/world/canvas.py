@@ -29,7 +29,7 @@ class Look:
     sun_azimuth_rad: float  # direction to the sun, clockwise from north
     sun_elevation_rad: float
     ambient: float  # share of light that reaches shadow
-    haze: float  # share of the picture that is white veil
+    haze: float  # share of the image that is white veil
     gain: tuple[float, float, float]
     gamma: float
     saturation: float

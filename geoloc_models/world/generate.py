@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generated world: two georeferenced pictures of the same ground, as if of two dates and two sensors.
+"""A generated world: two georeferenced images of the same ground, as if of two dates and two sensors.
 
     world = generate_world(1500.0, 0.3, seed=1)
     world.write_geotiff("map.tif", date=1)
@@ -40,7 +40,7 @@ LIMIT_PX = 12000
 
 @dataclass(frozen=True)
 class World:
-    """Two north-up (grid north) pictures of the same ground."""
+    """Two north-up (grid north) images of the same ground."""
 
     date1: np.ndarray  # (n, n, 3) uint8 RGB
     date2: np.ndarray  # (n, n, 3) uint8 RGB
@@ -131,7 +131,7 @@ def generate_world(
 
 
 def _displace(image: np.ndarray, grid_px: np.ndarray) -> np.ndarray:
-    """The picture with its content moved by a smooth field given on an even grid, (k, k, 2) right and down."""
+    """The image with its content moved by a smooth field given on an even grid, (k, k, 2) right and down."""
     size = image.shape[0]
     result = np.empty_like(image)
     knots = grid_px.shape[0]

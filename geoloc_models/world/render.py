@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders a laid-out world as one aerial picture of one date: noise, light, then the sensor.
+"""Renders a laid-out world as one aerial image of one date: noise, light, then the sensor.
 
 Every pixel has an index into a table of materials (fields and plots have a row each), which gives two colours
 and how much coarse, middle and fine noise they carry. Slopes are shaded by the sun and cast shadows. Work goes
-in strips of rows, so that memory stays near the size of the picture.
+in strips of rows, so that memory stays near the size of the image.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class Ground:
 
 
 def _wrapped_blur(image: np.ndarray, along_px: float, across_px: float) -> np.ndarray:
-    """Gaussian blur, different along rows and columns, of a picture that repeats."""
+    """Gaussian blur, different along rows and columns, of an image that repeats."""
     pad = int(4 * max(along_px, across_px))
     padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_WRAP)
     return cv2.GaussianBlur(padded, (0, 0), sigmaX=along_px, sigmaY=across_px)[pad:-pad, pad:-pad]
 
 
 def draw_date(layout: Layout, ground: Ground, date: int, look: Look, gsd_m: float, seed: int) -> np.ndarray:
-    """(n, n, 3) uint8 RGB picture of date 0 or 1, without misregistration."""
+    """(n, n, 3) uint8 RGB image of date 0 or 1, without misregistration."""
     rng = np.random.default_rng((seed, 10 + date))
     canvas = Canvas(layout, date, look, gsd_m, rng)
     canvas.draw_ground()
@@ -146,7 +146,7 @@ def _light(canvas: Canvas, ground: Ground, look: Look, rng: np.random.Generator)
         light = _shade(canvas, look, rows, bare) * (1 + 0.03 / 32 * drift[rows])
         lit = sun[rows].astype(np.float32) * np.float32(1 / 255)
         for channel, ambient in enumerate(look.ambient * np.array([0.95, 1.0, 1.07])):
-            # Pictures are stored with a display gamma: half the light looks like 0.73 of it.
+            # Images are stored with a display gamma: half the light looks like 0.73 of it.
             gain = np.sqrt(ambient + (1 - ambient) * lit * light)
             out[rows, :, channel] = np.clip(colour[..., channel] * gain, 0, 255)
     return out

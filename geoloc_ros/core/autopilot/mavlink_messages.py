@@ -197,8 +197,8 @@ def _height_in(message: Any, cos_tilt: float) -> tuple[str, float] | None:
 def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | None) -> Any:
     """GPS_INPUT for ArduPilot. fix: altitude above sea level; gps_id: number of its MAVLink GPS, from 0.
 
-    The time is the picture's. A stamp from before GPS, as a simulation's clock gives, becomes week 0, which tells
-    ArduPilot to use the arrival. Never with a vertical velocity, which no picture shows; ArduPilot takes a missing
+    The time is the image's. A stamp from before GPS, as a simulation's clock gives, becomes week 0, which tells
+    ArduPilot to use the arrival. Never with a vertical velocity, which no image shows; ArduPilot takes a missing
     horizontal one for zero if it is set to fuse it.
     """
     moving = velocity or Velocity(0.0, 0.0, 0.0)
@@ -230,7 +230,7 @@ def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | No
 def global_position_sensor(fix: Fix, decision: Decision, target: tuple[int, int], sensor_id: int) -> Any:
     """GLOBAL_POSITION_SENSOR for PX4 1.18 and newer. fix: altitude above sea level; target: (system, component).
 
-    Its time is that of sending, on the clock that TIMESYNC compares; how long ago the picture was goes with it.
+    Its time is that of sending, on the clock that TIMESYNC compares; how long ago the image was goes with it.
     """
     return mavlink.MAVLink_global_position_sensor_message(
         target_system=target[0],

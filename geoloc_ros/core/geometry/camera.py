@@ -32,7 +32,7 @@ class CameraModel:
     """Intrinsics as in sensor_msgs/CameraInfo: size in pixels, K, distortion coefficients and their model.
 
     Equal by value, so that what follows from the lens alone is computed once even if camera_info comes anew
-    with every picture.
+    with every image.
     """
 
     width: int
@@ -183,18 +183,18 @@ class CameraModel:
     def reach(self) -> float:
         """Largest image-plane radius up to which the lens model grows, at most that of 87 degrees off axis.
 
-        Beyond it a distortion polynomial turns round and maps far points back into the picture.
+        Beyond it a distortion polynomial turns round and maps far points back into the image.
         """
         return _reach(self)
 
     @property
     def border(self) -> np.ndarray:
-        """(n, 2) ideal image-plane coordinates of the picture's outline, closed, from the top left."""
+        """(n, 2) ideal image-plane coordinates of the image's outline, closed, from the top left."""
         return _border(self)
 
     @property
     def centre(self) -> np.ndarray:
-        """(2,) ideal image-plane coordinates of the picture's centre."""
+        """(2,) ideal image-plane coordinates of the image's centre."""
         return _centre(self)
 
 

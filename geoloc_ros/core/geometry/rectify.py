@@ -49,12 +49,12 @@ def rectify(
     gsd_m: float,
     size_px: int,
 ) -> RectifiedView:
-    """Warp a picture to the north-up view straight down, centred on the ground point of the picture's centre.
+    """Warp an image to the north-up view straight down, centred on the ground point of the image's centre.
 
     image: (camera.height, camera.width, 3) uint8 RGB. rotation_enu_from_optical: (3, 3). height_m: of the
     camera above ground. gsd_m: ground metres per pixel of the result. One warp goes from ground to distorted
-    pixel, so nothing is resampled twice; a finer picture is first averaged down so that it does not alias.
-    GeolocError: picture of another size, attitude no rotation, height or gsd <= 0, tilt over the limit.
+    pixel, so nothing is resampled twice; a finer image is first averaged down so that it does not alias.
+    GeolocError: image of another size, attitude no rotation, height or gsd <= 0, tilt over the limit.
     """
     sampling = sampled_at(image, camera, rotation_enu_from_optical, height_m, gsd_m, size_px)
     image, u, v = sampling.window(image)
@@ -72,7 +72,7 @@ def rectify(
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where in a picture the pixels of a view lie."""
+    """Where in an image the pixels of a view lie."""
 
     u: (
         np.ndarray
@@ -80,11 +80,11 @@ class Sampling:
     v: np.ndarray  # its row
     seen: np.ndarray  # bool: whether the camera saw it
     coverage: float  # share of pixels that it saw
-    halvings: int  # how often to halve the picture first, so that a finer one does not alias
+    halvings: int  # how often to halve the image first, so that a finer one does not alias
     centre_m: tuple[float, float]  # of the view, east and north of the camera's nadir point
 
     def window(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The part of the (h, w, 3) picture that the view needs, and columns and rows in it."""
+        """The part of the (h, w, 3) image that the view needs, and columns and rows in it."""
         if not self.halvings:
             return image, self.u, self.v
         whole = bool(self.seen.all())
@@ -94,7 +94,7 @@ class Sampling:
 
 
 def halved(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows in the picture averaged over blocks of 2 x 2 px."""
+    """Columns and rows in the image averaged over blocks of 2 x 2 px."""
     return u / 2 - np.float32(0.25), v / 2 - np.float32(0.25)
 
 
@@ -109,7 +109,7 @@ def sampled_at(
     """The sampling of `rectify`, which explains arguments and errors."""
     if image.shape != (camera.height, camera.width, 3) or image.dtype != np.uint8:
         raise GeolocError(
-            f"picture is {image.shape} {image.dtype}, but the camera model says "
+            f"image is {image.shape} {image.dtype}, but the camera model says "
             f"{camera.height}x{camera.width}x3 uint8; check camera_info"
         )
     if not (math.isfinite(gsd_m) and gsd_m > 0):
@@ -196,7 +196,7 @@ def _source_pixels(
 
 
 def _halvings(camera: CameraModel, rotation: np.ndarray, height_m: float, gsd_m: float) -> int:
-    """How often to halve the picture so that its pixels come nearest to the view's, at its centre."""
+    """How often to halve the image so that its pixels come nearest to the view's, at its centre."""
     span = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) / [camera.matrix[0, 0], camera.matrix[1, 1]]
     a, b, c = _ground_points(camera.centre + span, rotation, height_m)
     area_m2 = abs((b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`camera.rectify` on a GPU: what the view needs of the picture goes there once, and the view stays there.
+"""`camera.rectify` on a GPU: what the view needs of the image goes there once, and the view stays there.
 
 Where its pixels lie is computed on the CPU, by the same code, in half a millisecond; what takes time there is to halve
-and sample a picture of millions of pixels. Nothing here waits for the device.
+and sample an image of millions of pixels. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DeviceRectifier:
             picture = F.avg_pool2d(picture, 2)
             u, v = halved(u, v)
         height, width = picture.shape[2:]
-        # PyTorch counts from -1 to 1 between the picture's outer edges.
+        # PyTorch counts from -1 to 1 between the image's outer edges.
         places = np.stack(
             [(2 * u + 1) / width - 1, (2 * v + 1) / height - 1, sampling.seen], dtype=np.float32
         )

@@ -18,7 +18,7 @@ from geoloc_models.errors import GeolocError
 if TYPE_CHECKING:
     pass
 
-# Optical axes in FLU for a camera that looks down with the picture's top towards the nose.
+# Optical axes in FLU for a camera that looks down with the image's top towards the nose.
 FLU_FROM_OPTICAL_DOWN = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
 _HALF = math.sqrt(0.5)
@@ -68,13 +68,13 @@ def rotation_enu_from_optical(
     """(3, 3) rotation of the optical frame to ENU, for `rectify`.
 
     quaternion: (qx, qy, qz, qw) of sensor_msgs/Imu, ENU from FLU body. flu_from_optical: the camera's mount;
-    by default it looks down with the picture's top forward. GeolocError for an impossible quaternion.
+    by default it looks down with the image's top forward. GeolocError for an impossible quaternion.
     """
     return rotation_from_quaternion(*quaternion) @ flu_from_optical
 
 
 def body_from_optical_quaternion(quaternion: Sequence[float]) -> tuple[float, float, float, float]:
-    """(qx, qy, qz, qw) of the FLU body from that of its camera, which looks down with the picture's top forward."""
+    """(qx, qy, qz, qw) of the FLU body from that of its camera, which looks down with the image's top forward."""
     qx, qy, qz, qw = optical_from_body_quaternion(quaternion)
     return -qx, -qy, -qz, -qw
 
@@ -97,7 +97,7 @@ def optical_from_body_quaternion(
 
 
 def nadir_rotation(heading_deg: float = 0.0) -> np.ndarray:
-    """(3, 3) optical frame to ENU: straight down, the picture's top `heading_deg` clockwise of north."""
+    """(3, 3) optical frame to ENU: straight down, the image's top `heading_deg` clockwise of north."""
     if not math.isfinite(heading_deg):
         raise GeolocError(f"heading is {heading_deg}; give degrees clockwise from north")
     angle = math.radians(heading_deg)

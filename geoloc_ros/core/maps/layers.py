@@ -39,7 +39,7 @@ class Block:
     """Decoded pixels; `rgb` is None where the source has nothing at all."""
 
     rgb: np.ndarray | None  # (h, w, 3) uint8
-    valid: np.ndarray | None = None  # (h, w) uint8, 255 where there is a picture; None: everywhere
+    valid: np.ndarray | None = None  # (h, w) uint8, 255 where there is an image; None: everywhere
 
     @property
     def nbytes(self) -> int:

@@ -36,7 +36,7 @@ class MapLayer:
     path: str | Path
     priority: int = 0  # a higher one lies on top
     nodata_rgb: tuple[int, int, int] | None = (
-        None  # colour that means "no picture here", beside the file's own
+        None  # colour that means "no image here", beside the file's own
     )
 
 
@@ -91,7 +91,7 @@ class RasterMap:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The square of size_m metres about a point of a local plane, with its sides along that plane's axes.
 
-        Returns the picture, (size_px, size_px, 3) uint8 RGB with uncovered pixels in the mean colour of the others,
+        Returns the image, (size_px, size_px, 3) uint8 RGB with uncovered pixels in the mean colour of the others,
         and (size_px, size_px) uint8, 255 where the map has data. Squares of one frame fit together without a seam,
         which crops, each with a north of its own, do not. GeolocError if a source cannot be read.
         """
@@ -154,7 +154,7 @@ class RasterMap:
     def _painted(
         self, frame: LocalEnu | None, east_m: float, north_m: float, size_m: float, size_px: int
     ) -> tuple[np.ndarray, np.ndarray, CropStatus | None, str]:
-        """Picture, coverage (0 or 255), and what failed, of a square about a point of a frame."""
+        """Image, coverage (0 or 255), and what failed, of a square about a point of a frame."""
         if not (math.isfinite(size_m) and size_m > 0 and size_px >= 1):
             raise GeolocError(f"a crop of {size_m} m and {size_px} px is impossible; both must be positive")
         image = np.empty((size_px, size_px, 3), np.uint8)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flight folder: pictures with their poses, the camera and a map.
+"""The flight folder: images with their poses, the camera and a map.
 
     flight.csv    file, stamp_s, latitude_deg, longitude_deg, height_above_ground_m, qx, qy, qz, qw
     camera.yaml   pinhole and distortion as in sensor_msgs/CameraInfo
-    frames/       the pictures that flight.csv names
+    frames/       the images that flight.csv names
     map.tif       any raster that GDAL reads and that has a CRS
 
 Position is the camera's; the quaternion turns the optical frame (x right, y down, z forward) into local ENU.
@@ -117,11 +117,11 @@ class Flight:
         return (self[index] for index in range(first, stop))
 
     def stamp_s(self, index: int) -> float:
-        """A frame's time without reading its picture."""
+        """A frame's time without reading its image."""
         return self._rows[index].stamp_s
 
     def truth(self, index: int) -> Truth:
-        """A frame's true place without reading its picture."""
+        """A frame's true place without reading its image."""
         return self._rows[index].truth
 
 
@@ -180,7 +180,7 @@ def write_flight(
 ) -> int:
     """Write a flight folder and return the number of frames.
 
-    Every frame needs a picture, an attitude and a truth (GeolocError otherwise); its file is named after its stamp, and
+    Every frame needs an image, an attitude and a truth (GeolocError otherwise); its file is named after its stamp, and
     is the one that the frame came with where it did. map_path is copied to map.tif unless it is that very file. The
     folder is made if need be.
     """
@@ -196,7 +196,7 @@ def write_flight(
         for frame in frames:
             if frame.image is None or frame.rotation_enu_from_optical is None or frame.truth is None:
                 raise GeolocError(
-                    f"frame at {frame.stamp_s} s lacks picture, attitude or truth and is not written"
+                    f"frame at {frame.stamp_s} s lacks image, attitude or truth and is not written"
                 )
             data = frame.encoded
             if data is None:

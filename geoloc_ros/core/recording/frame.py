@@ -40,9 +40,9 @@ def noisy_prior(truth: Truth, noise_m: float, seed: int) -> tuple[float, float, 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture with all that the vehicle knew when it was taken.
+    """One image with all that the vehicle knew when it was taken.
 
-    A damaged picture is None and a damaged attitude is NaN throughout, so that one bad frame neither ends a
+    A damaged image is None and a damaged attitude is NaN throughout, so that one bad frame neither ends a
     flight nor passes for a good one; `problem` then says what is wrong.
     """
 
@@ -54,8 +54,8 @@ class Frame:
     truth: Truth | None = None
     problem: str = ""
     velocity_enu_m_s: tuple[float, float] | None = None  # east, north, from odometry (VIO)
-    heading_deg: float = 0.0  # of the picture's top, clockwise from north; counts without an attitude only
-    # As recorded, to the last digit, for who writes them on: the picture's JPEG or PNG file, and the attitude as
+    heading_deg: float = 0.0  # of the image's top, clockwise from north; counts without an attitude only
+    # As recorded, to the last digit, for who writes them on: the image's JPEG or PNG file, and the attitude as
     # (qx, qy, qz, qw), ENU from the optical frame.
     encoded: bytes | None = None
     quaternion: tuple[float, float, float, float] | None = None
@@ -80,7 +80,7 @@ class Recording(Protocol):
         """Frames `first` to `stop` - 1."""
 
     def stamp_s(self, index: int) -> float:
-        """A frame's time without reading its picture."""
+        """A frame's time without reading its image."""
 
     def truth(self, index: int) -> Truth | None:
-        """A frame's true place without reading its picture; None where it is not known."""
+        """A frame's true place without reading its image; None where it is not known."""

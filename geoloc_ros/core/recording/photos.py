@@ -41,13 +41,13 @@ class Photo:
     lat_deg: float
     lon_deg: float
     height_m: float | None  # above take-off
-    heading_deg: float | None  # of the picture's top, clockwise from north
-    tilt_deg: float | None  # of the optical axis from straight down, towards the picture's top
+    heading_deg: float | None  # of the image's top, clockwise from north
+    tilt_deg: float | None  # of the optical axis from straight down, towards the image's top
     focal_35mm: float | None
 
     @classmethod
     def read(cls, path: Path) -> Photo:
-        """Read the tags, not the pixels; GeolocError, to which the caller adds the file, without place or picture."""
+        """Read the tags, not the pixels; GeolocError, to which the caller adds the file, without place or image."""
         try:
             with Image.open(path) as picture:
                 exif = picture.getexif()
@@ -55,7 +55,7 @@ class Photo:
             with path.open("rb") as stream:
                 head = stream.read(_XMP_BYTES)
         except UNREADABLE:
-            raise GeolocError("is no readable picture") from None
+            raise GeolocError("is no readable image") from None
         lat_deg, lon_deg = _degrees(gps, _LATITUDE, "S"), _degrees(gps, _LONGITUDE, "W")
         if lat_deg is None or lon_deg is None or abs(lat_deg) > 90 or abs(lon_deg) > 180:
             raise GeolocError("has no GPS position in its EXIF")
@@ -75,7 +75,7 @@ class Photo:
         )
 
     def pixels(self) -> np.ndarray:
-        """(h, w, 3) uint8 RGB, turned as EXIF's Orientation says; GeolocError if the picture is damaged."""
+        """(h, w, 3) uint8 RGB, turned as EXIF's Orientation says; GeolocError if the image is damaged."""
         try:
             with Image.open(self.path) as picture:
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))

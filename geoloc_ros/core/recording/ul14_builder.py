@@ -60,7 +60,7 @@ class Shots(Protocol):
         ...
 
     def frame(self, index: int) -> Frame:
-        """The frame with its picture, attitude, height and truth."""
+        """The frame with its image, attitude, height and truth."""
         ...
 
 

@@ -4,7 +4,7 @@
 The file is safetensors: `vectors` (N, dim) float16 of unit length, `lat_deg` and `lon_deg` (N,) float64 of the tiles'
 centres, `size_m` (N,) float32 of their ground sides, `probes` (P, 16, 16, 3) uint8, and above
 `gallery_index.EXACT_TILES` also `codes` (bytes,) uint8. Vectors stay on disk until a search reads them.
-The probes are small pictures of tiles spread over the gallery. A map is the gallery's own if it still looks so there:
+The probes are small images of tiles spread over the gallery. A map is the gallery's own if it still looks so there:
 that holds for a copied, renamed or retiled file and through a map server, and fails for another date of the same place.
 """
 
@@ -164,7 +164,7 @@ class Gallery:
             )
         if not np.isfinite(vectors).all():
             raise GeolocError(
-                "a query's vector holds numbers that are not finite: check the picture and weights"
+                "a query's vector holds numbers that are not finite: check the image and weights"
             )
         allowed = None if area is None else self.within(area)
         if self._codes is None:
@@ -228,7 +228,7 @@ class Gallery:
 
 
 def probe_rows(tiles: int) -> np.ndarray:
-    """Rows of the tiles whose pictures the gallery keeps, spread over all."""
+    """Rows of the tiles whose images the gallery keeps, spread over all."""
     return np.unique(np.linspace(0, tiles - 1, min(tiles, _PROBES)).astype(np.int64))
 
 
@@ -237,7 +237,7 @@ def probe(source: MapSource, lat_deg: float, lon_deg: float, size_m: float) -> n
     crop = source.crop(lat_deg, lon_deg, size_m, _PROBE_PX)
     if crop.status in (CropStatus.UNREADABLE, CropStatus.TIMED_OUT):
         raise GeolocError(f"the map cannot be compared with its gallery: {crop.text}; make it readable")
-    # A map server sends no picture of a place that its map does not cover.
+    # A map server sends no image of a place that its map does not cover.
     return crop.image if crop.image.size else np.zeros((_PROBE_PX, _PROBE_PX, 3), np.uint8)
 
 
@@ -247,7 +247,7 @@ def probes_id(probes: np.ndarray) -> str:
 
 
 def is_flat(image: np.ndarray) -> bool:
-    """Whether a picture (H, W, 3) uint8 is of one colour, noise aside: nothing tells its place from any other."""
+    """Whether an image (H, W, 3) uint8 is of one colour, noise aside: nothing tells its place from any other."""
     if image.size == 0:
         return True
     # Means of many pixels, so that a sensor's noise does not count as content.

@@ -245,7 +245,7 @@ class GalleryBuild:
         return crop
 
     def _probes(self, lattice: TileLattice, tiles: np.ndarray) -> np.ndarray:
-        """(P, 16, 16, 3) pictures of tiles by their numbers in the lattice."""
+        """(P, 16, 16, 3) images of tiles by their numbers in the lattice."""
         places = zip(*(values.tolist() for values in lattice.places(tiles)), strict=True)
         return np.stack([probe(self.source, *place) for place in places])
 

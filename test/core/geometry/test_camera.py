@@ -99,7 +99,7 @@ def test_heading_turns_the_picture_to_north_up() -> None:
 
 
 def test_imu_attitude_of_a_camera_that_looks_down_nose_up() -> None:
-    # An identity quaternion means the nose points east and the picture's top with it.
+    # An identity quaternion means the nose points east and the image's top with it.
     np.testing.assert_allclose(rotation_enu_from_optical((0, 0, 0, 1)), nadir_rotation(90.0), atol=1e-12)
     yaw_north = Rotation.from_euler("z", 90.0, degrees=True).as_quat()
     np.testing.assert_allclose(rotation_enu_from_optical(yaw_north), nadir_rotation(0.0), atol=1e-12)
@@ -138,7 +138,7 @@ def test_footprint_is_the_largest_square_seen_whole(lens: str, attitude: str) ->
 
 @pytest.mark.parametrize("lens", LENSES)
 def test_nothing_outside_the_picture_counts_as_seen(lens: str) -> None:
-    """Far out, a distortion polynomial maps back into the picture; coverage must be that of the outline."""
+    """Far out, a distortion polynomial maps back into the image; coverage must be that of the outline."""
     camera, rotation = camera_with(lens), ATTITUDES["tilted"]
     view = rectify(np.full((540, 960, 3), 200, np.uint8), camera, rotation, 100.0, 4.0, 200)
     assert np.all(view.image == 200)

@@ -383,7 +383,7 @@ def test_damaged_tile_is_unreadable(tmp_path: Path) -> None:
     folder = mercator_tiles(tmp_path / "tiles", (17,), lat, lon)
     for file in (folder / "17").glob("*/*"):
         if int(file.stem) % 2:
-            file.write_bytes(b"not a picture")
+            file.write_bytes(b"not an image")
     with RasterMap(folder) as source:
         crop = source.crop(lat, lon, 300.0, 200)
     assert crop.status is CropStatus.UNREADABLE

@@ -18,7 +18,7 @@ CAMERA = CameraModel(64, 48, np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]), 
 
 
 def frames(count: int = 3) -> list[Frame]:
-    """A short flight over a smooth picture."""
+    """A short flight over a smooth image."""
     ramp = np.linspace(0, 255, 64)[None, :, None] * np.ones((48, 1, 3))
     return [
         Frame(
@@ -77,7 +77,7 @@ def test_damaged_picture_leaves_the_others_readable(folder: Path, damage: str) -
     if damage == "missing":
         picture.unlink()
     else:
-        picture.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"no picture")
+        picture.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"no image")
     first, second, third = Flight.open(folder)
     assert second.image is None
     assert picture.name in second.problem
@@ -144,7 +144,7 @@ def test_missing_map_and_folder(folder: Path) -> None:
 
 def test_a_frame_without_picture_is_not_written(tmp_path: Path) -> None:
     frame = Frame(**{**frames(1)[0].__dict__, "image": None})
-    with pytest.raises(GeolocError, match="lacks picture"):
+    with pytest.raises(GeolocError, match="lacks image"):
         write_flight(tmp_path, CAMERA, [frame])
 
 

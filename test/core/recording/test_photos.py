@@ -62,7 +62,7 @@ def test_attitude_by_hand(tmp_path: Path, write_photo: WritePhoto) -> None:
 
 
 def test_field_of_view_of_a_35mm_lens(tmp_path: Path, write_photo: WritePhoto) -> None:
-    """24 mm see 84 degrees along the diagonal (ISO's 43.27 mm), whatever the picture's shape."""
+    """24 mm see 84 degrees along the diagonal (ISO's 43.27 mm), whatever the image's shape."""
     photo = Photo.read(write_photo(tmp_path / "a.jpg", GREY, 49.0, 9.0, focal_35mm=24))
     camera = photo.camera(3000, 4000)
     assert math.degrees(2 * math.atan(2500 / camera.matrix[0, 0])) == pytest.approx(84.06, abs=0.02)
@@ -81,8 +81,8 @@ def test_what_is_missing_is_told(tmp_path: Path, write_photo: WritePhoto) -> Non
         Photo.read(write_photo(tmp_path / "a.jpg", GREY))
     with pytest.raises(GeolocError, match="has no GPS position in its EXIF"):
         Photo.read(write_photo(tmp_path / "b.jpg", GREY, lat_deg=40.0))
-    (tmp_path / "c.jpg").write_bytes(b"no picture")
-    with pytest.raises(GeolocError, match="is no readable picture"):
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    with pytest.raises(GeolocError, match="is no readable image"):
         Photo.read(tmp_path / "c.jpg")
     path = write_photo(
         tmp_path / "d.jpg", np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8), 40, 9

@@ -55,7 +55,7 @@ def raster(ground: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def place_of(x_px: float, y_px: float) -> tuple[float, float]:
-    """(lat_deg, lon_deg) of a point of the ground picture."""
+    """(lat_deg, lon_deg) of a point of the ground image."""
     to_degrees = Transformer.from_crs(32633, 4326, always_xy=True)
     lon_deg, lat_deg = to_degrees.transform(LEFT_M + x_px * GSD_M, TOP_M - y_px * GSD_M)
     return lat_deg, lon_deg
@@ -124,7 +124,7 @@ def likeness(view: np.ndarray, search_map: np.ndarray, row_px: float, col_px: fl
 
 
 def side_m(height_m: float) -> float:
-    """Ground under the shorter side of an upright, north-up picture."""
+    """Ground under the shorter side of an upright, north-up image."""
     focal_px = FOCAL_35MM * math.hypot(640, 480) / math.hypot(36, 24)
     return height_m * 480 / focal_px
 

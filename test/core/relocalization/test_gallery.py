@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening and searching galleries: what is refused, what a search returns, areas, flat pictures."""
+"""Opening and searching galleries: what is refused, what a search returns, areas, flat images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -281,7 +281,7 @@ def test_a_map_that_does_not_answer_is_not_taken_for_another(gallery: Gallery) -
 
 
 def test_one_colour_is_told_from_a_picture(small_retriever: Path, gallery: Gallery) -> None:
-    """Sensor noise does not make a picture of one colour into content; a search with one does not fail."""
+    """Sensor noise does not make an image of one colour into content; a search with one does not fail."""
     rng = np.random.default_rng(0)
     flat = np.full((320, 320, 3), (90, 120, 30), np.uint8)
     noisy = np.clip(flat + rng.normal(0, 8, flat.shape), 0, 255).astype(np.uint8)

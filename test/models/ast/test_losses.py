@@ -126,7 +126,7 @@ def test_equal_similarities_keep_the_gallerys_order() -> None:
 
 
 def test_one_percent_by_gallery_and_by_queries() -> None:
-    """Of 951 satellite pictures the first 11 by University-1652, and of 37,855 queries 378 by AST's tables."""
+    """Of 951 satellite images the first 11 by University-1652, and of 37,855 queries 378 by AST's tables."""
     queries = 37855
     ranked = rank_queries(np.zeros((1, 951), np.float32), np.arange(951)[None] == 10)
     many = type(ranked)(np.arange(queries) % 951, np.zeros(queries), 951)

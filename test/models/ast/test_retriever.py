@@ -117,7 +117,7 @@ def test_batches_and_sizes_do_not_change_a_vector() -> None:
 
 
 def test_pictures_of_another_kind_are_refused() -> None:
-    with pytest.raises(GeolocError, match=r"pictures are \(3, 64, 64, 3\) float64: expected"):
+    with pytest.raises(GeolocError, match=r"images are \(3, 64, 64, 3\) float64: expected"):
         Retriever(network(), "test", "cpu").embed(some_pictures().astype(np.float64))
 
 
@@ -224,7 +224,7 @@ def test_training_learns_both_tasks(university_tree: Path, tmp_path: Path) -> No
 
 
 def _margin(retriever: Retriever, task: RetrievalTask) -> float:
-    """By how much the right picture is nearer than the nearest wrong one, mean over queries."""
+    """By how much the right image is nearer than the nearest wrong one, mean over queries."""
     vectors = [
         retriever.embed_stream(map(side.read, range(side.count)), side.view)
         for side in (task.queries, task.gallery)
@@ -356,7 +356,7 @@ def ramps(tmp_path: Path) -> Path:
 
 
 def _centre(picture: np.ndarray) -> np.ndarray:
-    """(x, y) in pixels of the ramps' picture, and the blue of pair and date, of the middle of a view or tile."""
+    """(x, y) in pixels of the ramps' image, and the blue of pair and date, of the middle of a view or tile."""
     middle = picture.shape[0] // 2
     colour = picture[middle - 1 : middle + 1, middle - 1 : middle + 1].reshape(-1, 3).astype(float).mean(0)
     return np.array([colour[0] * 512 / 255, colour[1] * 512 / 255, colour[2]])
@@ -402,7 +402,7 @@ def test_training_views_lie_within_their_tiles(ramps: Path, monkeypatch: pytest.
 def test_tiles_that_no_picture_holds_are_refused(ramps: Path) -> None:
     with pytest.raises(GeolocError, match="holds tiles of 900 m: give a smaller --tile-m"):
         cross_date_task(ramps, 56, tile_m=900)
-    with pytest.raises(GeolocError, match="no picture pair spans 800 m, two of the smallest tiles"):
+    with pytest.raises(GeolocError, match="no image pair spans 800 m, two of the smallest tiles"):
         CrossDatePlaces(list_pairs(ramps, "levir"), 56, ViewSettings(tile_m=(400.0, 500.0)))
 
 

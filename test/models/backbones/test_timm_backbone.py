@@ -29,7 +29,7 @@ from geoloc_models.errors import GeolocError
     ],
 )
 def test_levels_that_the_published_configurations_read(backbone: str, channels: int, stride: int) -> None:
-    """Pictures need not be square."""
+    """Images need not be square."""
     with torch.device("meta"):
         stream = TimmStream(backbone)
         (level,) = stream.eval()(torch.empty(2, 3, 64, 96))

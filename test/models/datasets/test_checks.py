@@ -72,8 +72,8 @@ def same_place_name(root: Path) -> None:
 INFO = "Satellite"
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], Path, str]] = {
-    "no view": (remove(TRAIN / "UAV/0.JPG"), TRAIN / "UAV", "holds no picture; restore 0.JPG"),
-    "no maps": (remove(TRAIN / "Satellite/0.tif"), TRAIN / "Satellite", "holds no picture; restore the maps"),
+    "no view": (remove(TRAIN / "UAV/0.JPG"), TRAIN / "UAV", "holds no image; restore 0.JPG"),
+    "no maps": (remove(TRAIN / "Satellite/0.tif"), TRAIN / "Satellite", "holds no image; restore the maps"),
     "missing map": (remove(MAP), MAP, "is missing, but labels.json labels it"),
     "no labels": (remove(LABELS), LABELS, "is missing; restore it"),
     "no coordinates": (remove(GPS), GPS, "is missing; restore it"),
@@ -147,11 +147,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], Path, str]] = {
         GPS,
         "corners of 1.jpg are 352.8 m apart from north to south, but its map_size of 700 means 205.8 m",
     ),
-    "map is no picture": (write(MAP, b"not a picture"), MAP, "is no readable picture; restore it or remove it"),
+    "map is no image": (write(MAP, b"not an image"), MAP, "is no readable image; restore it or remove it"),
     "train map cut off": (
-        truncate(TRAIN / "Satellite/0.tif"), TRAIN / "Satellite/0.tif", "is damaged or no picture; restore it",
+        truncate(TRAIN / "Satellite/0.tif"), TRAIN / "Satellite/0.tif", "is damaged or no image; restore it",
     ),
-    "view cut off": (truncate(SEQUENCE / "UAV/0.JPG"), SEQUENCE / "UAV/0.JPG", "is damaged or no picture"),
+    "view cut off": (truncate(SEQUENCE / "UAV/0.JPG"), SEQUENCE / "UAV/0.JPG", "is damaged or no image"),
     "map of another size": (
         resize(TRAIN / "Satellite/0.tif", 1000, 1000),
         TRAIN / "Satellite/0.tif",
@@ -174,7 +174,7 @@ def test_sound_tree_has_no_fault(ul14_tree: Path) -> None:
     ]
     assert "test: maps of 205.8 to 529.2 m, 0.268 to 0.689 m a stored pixel" in report.facts
     assert any("agree with the UAV's coordinates to 0.00 px, 0.00 m" in fact for fact in report.facts)
-    assert "test/Satellite: 9 of 9 pictures are 768x768 px" in report.facts
+    assert "test/Satellite: 9 of 9 images are 768x768 px" in report.facts
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -264,8 +264,8 @@ def test_sound_denseuav_tree_has_no_fault(denseuav_tree: Path) -> None:
     report = check_dataset(denseuav_tree)
     assert report.layout == "DenseUAV"
     assert report.faults == []
-    assert "train/satellite: 2 places, 12 pictures" in report.facts
-    assert "test/query_drone: 1 place, 3 pictures" in report.facts
+    assert "train/satellite: 2 places, 12 images" in report.facts
+    assert "test/query_drone: 1 place, 3 images" in report.facts
 
 
 def replace_line(root: Path, line: str) -> None:
@@ -302,7 +302,7 @@ DENSEUAV_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     ),
     "damaged": (
         lambda root: (root / "train/drone/000002/H90.JPG").write_bytes(b"x"), "train/drone/000002/H90.JPG",
-        "is damaged or no picture",
+        "is damaged or no image",
     ),
 }  # fmt: skip
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DenseUAV loader: positions by letter, pictures by role."""
+"""DenseUAV loader: positions by letter, images by role."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_letters_tell_longitude_from_latitude(line: str, tmp_path: Path) -> None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Empty files in place of pictures: the loader does not open them."""
+    """Empty files in place of images: the loader does not open them."""
     files = [f"train/drone/000007/H{height}.JPG" for height in (80, 90, 100)]
     files += [
         f"train/satellite/000007/H{height}{year}.tif" for height in (80, 90, 100) for year in ("", "_old")

@@ -154,7 +154,7 @@ def test_what_is_built_over_is_of_the_other_place_and_no_more_than_allowed() -> 
     """Blue ground, buildings of a red place: pixels are blue, red, or between the two on the buildings' edges."""
     blue = np.zeros((96, 96, 3), np.uint8)
     blue[..., 2] = 200
-    red = np.zeros((60, 80, 3), np.uint8)  # smaller than the picture: enlarged
+    red = np.zeros((60, 80, 3), np.uint8)  # smaller than the image: enlarged
     red[..., 0] = 200
     shares = []
     for seed in range(40):

@@ -37,10 +37,10 @@ def test_damage_is_named(university_tree: Path, tmp_path: Path) -> None:
     _, faults = scan(root, "train")
     told = sorted(str(fault) for fault in faults)
     assert len(told) == 4
-    assert any("building 0002 has no picture in satellite" in text for text in told)
-    assert any("building 0004 has no picture in drone" in text for text in told)
+    assert any("building 0002 has no image in satellite" in text for text in told)
+    assert any("building 0004 has no image in drone" in text for text in told)
     assert any("readme: is named by no number" in text for text in told)
-    assert any("0004: holds no picture" in text for text in told)
+    assert any("0004: holds no image" in text for text in told)
     with pytest.raises(GeolocError, match=r"\(and 3 more faults\)"):
         load_train(root)
     shutil.rmtree(root / "test" / "gallery_satellite")
@@ -76,6 +76,6 @@ def test_alpha_and_palettes_become_rgb(mode: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
-    with pytest.raises(GeolocError, match=r"cannot read picture .*a\.jpg"):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(GeolocError, match=r"cannot read image .*a\.jpg"):
         read_picture(tmp_path / "a.jpg", 16)

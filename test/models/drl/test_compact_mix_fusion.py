@@ -68,7 +68,7 @@ def test_any_grid_that_is_a_multiple_of_16(model: CompactMixFusion) -> None:
 def test_exposure_and_white_balance_do_not_matter(model: CompactMixFusion) -> None:
     query, search_map = pictures(1, 64), pictures(1, 160, 1)
     other = query * torch.tensor([0.5, 0.7, 0.6])[None, :, None, None] + 20
-    # Not exact: a small constant keeps flat pictures finite.
+    # Not exact: a small constant keeps flat images finite.
     torch.testing.assert_close(model(query, search_map), model(other, search_map), atol=0.15, rtol=0.1)
 
 

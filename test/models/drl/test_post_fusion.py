@@ -49,7 +49,7 @@ def pictures(*shape: int) -> torch.Tensor:
 
 
 def test_equals_its_parts_by_hand() -> None:
-    """Each picture through its own stream and neck, then the query as one convolution kernel over the map."""
+    """Each image through its own stream and neck, then the query as one convolution kernel over the map."""
     network = small_network(GroupCorrelation(16))
     z, x = pictures(2, 3, 32, 32), pictures(2, 3, 64, 48)
     with torch.no_grad():

@@ -127,7 +127,7 @@ def test_offsets_fill_the_allowed_range_and_maps_stay_inside(data: Path) -> None
     for seed in range(200, 260):
         (sample,) = drawn(data, PairProtocol(seed=seed, limit=1))
         offsets.append((np.array(sample.target_xy_px) - 200) / 400)
-        # Nothing but the picture's own grey and red: no fill from outside.
+        # Nothing but the image's own grey and red: no fill from outside.
         assert np.unique(sample.search_map[..., 2]).max() <= 90
     assert 0.38 < np.abs(offsets).max() <= 0.425
     assert abs(np.mean(offsets)) < 0.08
