@@ -86,7 +86,7 @@ def sdm(lat_a_deg: ArrayLike, lon_a_deg: ArrayLike, lat_b_deg: ArrayLike, lon_b_
 def sdm_at_k(
     lat_deg: float, lon_deg: float, ranked_lat_deg: ArrayLike, ranked_lon_deg: ArrayLike, k: int
 ) -> float:
-    """SDM@K of one query of DenseUAV (spec 5.3): the best k of a ranked gallery, earlier ranks weighing more.
+    """SDM@K of one query, as DenseUAV defines it: the best k of a ranked gallery, earlier ranks weighing more.
 
     ranked: (N,) degrees, best first; with fewer than k the list is as long as it is.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of AST (paper, section 3.4 and table 6; spec 6.4).
+"""Losses of AST (AST paper, section 3.4 and table 6).
 
 Features are one part's, (B, W) of B drone and B satellite images with labels (B,): images of one label are
 positives across the views, all others negatives. Similarities are cosines; squared distances are 2 - 2 cosine.

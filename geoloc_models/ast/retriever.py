@@ -23,7 +23,7 @@ View = Literal["drone", "satellite"]
 
 
 class PartHead(nn.Module):
-    """Features of one part (B, C) -> (B, width), and its class logits where there are classes (spec 6.3)."""
+    """Features of one part (B, C) -> (B, width), and its class logits if there are classes."""
 
     def __init__(self, channels: int, width: int, dropout: float, classes: int) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def _downsample(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class MixBlock(nn.Module):
-    """Asymmetric mixed attention (spec 2.1): query tokens see the query, map tokens see query and map.
+    """Asymmetric mixed attention (DRL paper, section III-B2): query tokens see the query, map tokens see query and map.
 
     Position enters through a depthwise 3x3 convolution on each grid, so any grid size works.
     """

@@ -78,7 +78,7 @@ def _resharpen(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random erasing (spec 3.3): 2-30 % of the image filled with its mean colour."""
+    """Random erasing, as in the DRL authors' training code: 2-30 % of the image filled with its mean colour."""
     height, width = image.shape[:2]
     area, aspect = rng.uniform(0.02, 0.3) * height * width, np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
     h, w = min(height, round(np.sqrt(area * aspect))), min(width, round(np.sqrt(area / aspect)))

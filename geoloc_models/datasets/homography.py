@@ -46,7 +46,7 @@ _CENTRE_TO_EDGE = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
 def warp(image: np.ndarray, source_from_output: np.ndarray, out_px: int) -> np.ndarray:
     """Resample to (out_px, out_px) by a (3, 3) homography between pixel-edge coordinates; antialiased.
 
-    Outside the image the mean colour of the valid part stands (RSC's filling, spec 3.2).
+    Outside the image the view has the mean colour of its valid part, as in RSC (DRL paper, section III-D).
     """
     centre = source_from_output @ np.array([out_px / 2, out_px / 2, 1.0])
     shrink = np.sqrt(abs(np.linalg.det(source_from_output) / centre[2] ** 3))

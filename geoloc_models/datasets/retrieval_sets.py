@@ -50,7 +50,7 @@ class TrainingSet(Protocol):
 
 
 class LabelledPlaces:
-    """Places with images of both views in files: one random image of each a draw (spec 6.4).
+    """Places with images of both views in files: one random image of each per draw (AST paper, section 3.4).
 
     Both are mirrored half of the time, each on its own; the satellite's is turned by up to 90 degrees, black outside.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and validation samples of UL14's train folder, by the DRL paper's recipe (spec 3.2, 3.3)."""
+"""Training and validation samples of UL14's train folder, by the DRL paper's recipe (sections III-D and V-A)."""
 
 import math
 from collections.abc import Sequence

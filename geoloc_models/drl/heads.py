@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads: from query and map features to one logit map (DRL paper, section III-C; spec 2.4)."""
+"""Heads: from query and map features to one logit map (DRL paper, section III-B and fig. 3)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -78,7 +78,7 @@ def _fast_length(least: int) -> int:
 
 
 class GroupCorrelation(nn.Module):
-    """GC head: 1x1 projections of query and map, then the query correlated over the map (spec 2.4).
+    """GC head: 1x1 projections of query and map, then the query correlated over the map (DRL paper, section III-B1).
 
     scale: first value of the learned factor, 3e-5 in Mix-Fusion and 1e-4 in Post-Fusion. mean=True divides by the
     number of kernel cells, so that one learned scale serves queries of every size.
@@ -163,7 +163,7 @@ class LinearChain(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Attention, dropout and norm around it, two linear layers with ReLU (CAF and SAF; spec 2.4).
+    """Attention, dropout and norm around it, two linear layers with ReLU (CAF and SAF; DRL paper, section III-B1).
 
     As the paper means it: the attention's values come from the same tokens as its keys, and one dropout is applied
     to its output. The published code has no residual around the linear layers; `residual` adds it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a logit map to a position: calibrated posterior, Hann smoothing, sub-pixel peak, confidence (spec 4.2)."""
+"""From a logit map to a position: calibrated posterior, Hann smoothing, sub-pixel peak, confidence."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -82,7 +82,7 @@ class Heatmap:
 
 @lru_cache(maxsize=32)
 def hann_kernel(size: int) -> np.ndarray:
-    """(size, size) float32 Hann kernel that sums to 1: an (R+2)-point window without its outer zeros (spec 4.2)."""
+    """(size, size) float32 Hann kernel that sums to 1: an (R+2)-point window without its outer zeros."""
     window = np.hanning(size + 2)[1:-1]
     kernel = np.outer(window, window)
     return np.asarray(kernel / kernel.sum(), np.float32)
@@ -127,7 +127,7 @@ def heatmap_from_probability(probability: np.ndarray, stride_px: float) -> Heatm
 
 
 def published_heatmap(logits: np.ndarray, side_cells: int, map_px: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Post-processing as published (spec 4.2), for comparing with the paper's numbers.
+    """Post-processing as published (DRL paper, section V-A), to compare with the paper's figures.
 
     logits: (H, W); side_cells: R of the training. Returns the (map_px, map_px) float32 map of sigmoids under
     the Hann window, and the (row, col) of its maximum, the first one in case of ties.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses over heatmaps (DRL paper, section III-D; spec 3.1)."""
+"""Losses over heatmaps (DRL paper, sections III-E and VI-E)."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ def spatial_cross_entropy(logits: Tensor, target_rc: Tensor, sigma_nodes: float)
 
 
 def positive_cells(target: Tensor, height: int, width: int, side_cells: int) -> Tensor:
-    """The square of `side_cells` around each target, cut off at the border (spec 3.1; fig. 5).
+    """The square of `side_cells` around each target, cut off at the border (DRL paper, fig. 5).
 
     target: (B, 2) true (row, col) as fractions 0..1 of the map's sides. An odd square is centred on the cell
     nearest to the target, an even one on the target itself, so that side 2 is its four neighbours. Returns

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Necks: from a backbone's pyramid to the one map that a head reads (DRL paper, fig. 3b; spec 2.3)."""
+"""Necks: from a backbone's pyramid to the one map that a head reads (DRL paper, section III-C1 and fig. 3b)."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 """Named networks and how each is trained: every row of the paper's tables V to X, and ours.
 
 A preset is a line of data; `build(name)` makes its network. Tables V, VIII and X were trained with w_neg 15, the rest
-with 130; R follows the output's stride, 32 / stride - 1 (spec 3.1). The rows of tables VI and VII that the paper calls
+with 130; R follows the output's stride, 32 / stride - 1. The rows of tables VI and VII that the paper calls
 its baseline differ from the Linear row of table V in w_neg alone, with the same printed accuracy.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's networks, read as the paper reads them: sigmoid, Hann window, whole pixel of the maximum (spec 4.2)."""
+"""The DRL paper's networks with the paper's post-processing: sigmoid, Hann window, pixel of the maximum (section V-A)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PublishedEngine:
         total = float(score.sum())
         flat = np.full_like(score, 1.0 / score.size)
         probability = score / total if total > 0 else flat
-        # A pixel stands for its top-left corner, as in the published conversion to degrees (spec 4.3).
+        # A pixel stands for its top-left corner, as in the published conversion to degrees.
         found = heatmap_around(probability, 1.0, (float(col), float(row)), self._side_cells)
         return dataclasses.replace(found, peak=float(score[row, col]))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retrieval figures as University-1652 defines them: R@K, R@1 % in two definitions, AP (spec 6.5)."""
+"""Retrieval figures as University-1652 defines them: R@K, R@1 % in two definitions, AP (AST paper, section 4.1)."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def _place(
 
 
 class Ul14Pairs:
-    """Every view of UL14's test split in each of its maps (spec 4.5)."""
+    """Every view of UL14's test split in each of its maps (DRL paper, section IV-A2)."""
 
     def __init__(self, root: Path, protocol: PairProtocol) -> None:
         """root: the folder that holds `test`; GeolocError at the first fault of the data."""

@@ -29,7 +29,7 @@ PUBLISHED_MAP_PX = 384
 """Side of the map that published RDS and positions are counted in."""
 
 OFFSET_RINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5)
-"""Borders of the rings of query offset, in half sides of the map (spec 4.4); the corner lies at 1.41."""
+"""Borders of the rings of query offset, in half sides of the map (DRL paper, fig. 9); the corner lies at 1.41."""
 
 
 def fit_to_engine(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.ndarray, float]:
@@ -55,7 +55,7 @@ def fit_to_engine(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.nd
 
 
 def _fit_as_published(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.ndarray, float]:
-    """Both resized by antialiased bicubic interpolation (spec 4.1): 128 px and 384 px for a published network."""
+    """Both resized by antialiased bicubic interpolation: 128 px and 384 px for a published network."""
     map_px = 3 * engine.query_px
     query, search_map = (
         np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))

@@ -78,7 +78,7 @@ def test_pixels_by_hand() -> None:
     rows, cols = np.array([0.0, 0.3, 1.0]), np.array([1.0, 0.8, 0.0])
     back = corners.to_fractions(*corners.to_geodetic(rows, cols))
     assert np.allclose(back, (rows, cols), atol=1e-9)
-    # Half a cell of the smallest map is 0.27 m, of the largest 0.69 m (spec 4.3).
+    # Half a cell of the smallest map is 0.27 m, of the largest 0.69 m.
     for pixels, expected_m in ((700, 0.268), (1800, 0.689)):
         degrees = math.degrees(pixels * 0.294 / 6_378_137)
         square = Corners(degrees, 0.0, 0.0, degrees)

@@ -56,7 +56,7 @@ def test_correlation_by_fft_equals_naive_loops(
 
 
 def test_published_group_correlation() -> None:
-    """128 channels, 8x8 over 24x24, padding 4, one group a sample: 25x25, 33,025 parameters (spec 2.4)."""
+    """128 channels, 8x8 over 24x24, padding 4, one group a sample: 25x25, 33,025 parameters."""
     torch.manual_seed(1)
     head = GroupCorrelation(128).double()
     assert parameters(head) == 33_025

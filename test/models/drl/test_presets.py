@@ -64,7 +64,7 @@ def check_map(name: str) -> None:
     side = next((side for end, side in sides.items() if name.endswith(end)), level.get(name, 24) + 1)
     assert shape == (2, 1, side, side)
     if not name.startswith("post"):
-        # Positives by the stride: about 2 * 16 / stride - 1 cells (spec 3.1).
+        # Positives by the stride: about 2 * 16 / stride - 1 cells.
         assert preset.positive_cells == pytest.approx(32 * side / preset.map_px - 1, abs=1.1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published post-processing: Hann kernel, border, resize, first maximum (spec 4.2, oracle 7)."""
+"""The published post-processing: Hann kernel, border, resize, first maximum."""
 
 import math
 

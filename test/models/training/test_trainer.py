@@ -147,7 +147,7 @@ def test_devices_that_are_not_there_are_refused() -> None:
 
 
 def test_schedule_of_the_paper() -> None:
-    """Warm-up from a hundredth over 500 batches, cosine, floor of a hundredth (spec 3.4)."""
+    """Warm-up from a hundredth over 500 batches, cosine, floor of a hundredth (DRL paper, section V-A)."""
     total, warmup = 12 * 846, DRL_PAPER.warmup_batches
     assert cosine(0, total, warmup) == pytest.approx(0.01)
     assert cosine(250, total, warmup) == pytest.approx(0.505)
