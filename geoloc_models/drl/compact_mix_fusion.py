@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mix-Fusion on the compact backbone: a GC head at stride 4 and a Linear head on the mixed stride-16 tokens.
 
-The smaller of the networks with trained weights, for small computers. Two heads of the DRL paper (section III-B) are
-added: correlation of fine features localizes the query, mixed attention rates each place of the map in its context. Query
-and map have the same ground sample distance.
+The smaller of the networks with trained weights, for small computers. It adds two heads of the DRL paper (section
+III-B): correlation of fine features localizes the query, mixed attention rates each place of the map in its context.
+Query and map have the same ground sample distance.
 """
 
 from dataclasses import dataclass

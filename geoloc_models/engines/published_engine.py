@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DRL paper's networks with the paper's post-processing: sigmoid, Hann window, pixel of the maximum (section V-A)."""
+"""The DRL paper's networks with its post-processing: sigmoid, Hann window, pixel of the maximum (section V-A)."""
 
 from __future__ import annotations
 

@@ -35,9 +35,7 @@ class MapLayer:
 
     path: str | Path
     priority: int = 0  # a higher one lies on top
-    nodata_rgb: tuple[int, int, int] | None = (
-        None  # colour that means "no image here", beside the file's own
-    )
+    nodata_rgb: tuple[int, int, int] | None = None  # colour that means "no image here", beside the file's own
 
 
 class RasterMap:
