@@ -25,7 +25,7 @@ class SampleSettings:
     queries: int = 6
     """Views per search map: the map's convolutional features are shared between them."""
     map_scale: tuple[float, float] = (0.55, 1.7)
-    """Source pixels of `first` per map pixel; the side of the crop is this times map_px (RSC, DRL paper, section III-D)."""
+    """Source pixels of `first` per map pixel; the side of the crop is this times map_px (RSC, DRL paper III-D)."""
     cover: float = 0.85
     """RSC's C: a view's centre lies within +-cover/2 of the map's side from its centre."""
     tilt_deg: float = 15.0
