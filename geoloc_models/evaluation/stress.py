@@ -84,7 +84,7 @@ def compress(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stress:
-    """One thing gone wrong; None where it leaves the geometry or the image as they are."""
+    """One disturbance; None if it leaves the geometry or the image unchanged."""
 
     title: str
     geometry: Callable[[ViewErrors, np.random.Generator], ViewErrors] | None = None
@@ -92,9 +92,9 @@ class Stress:
 
 
 STRESSES = {
-    "none": Stress("as it is"),
+    "none": Stress("undisturbed"),
     "heading": Stress("heading unknown, ±180°", geometry=unknown_heading),
-    "height": Stress(f"height {HEIGHT_ERROR:.0%} wrong", geometry=wrong_height),
+    "height": Stress(f"height off by {HEIGHT_ERROR:.0%}", geometry=wrong_height),
     "night": Stress("night-like exposure", picture=night),
     "occlusion": Stress(f"{OCCLUDED_SHARE:.0%} occluded", picture=hide),
     "jpeg": Stress(f"JPEG quality {JPEG_QUALITY}", picture=compress),
