@@ -114,7 +114,7 @@ def fastest(weights_id: str, device: str, folder: Path) -> str | None:
 
 
 def processor_of(device: str) -> str:
-    """What computes, in words: figures of one are none of another."""
+    """Name of the processor that computes: figures hold for this one only."""
     chosen = choose_device(device)
     return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else processor_name()
 

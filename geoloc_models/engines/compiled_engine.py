@@ -26,10 +26,10 @@ class CompiledEngine(TorchEngine):
     The first call for each size of map compiles, for tens of seconds; after the second size all sizes share code.
     """
 
+    runtime = "compile"
+
     def __init__(self, weights: str | Path, device: str, threads: int | None, precision: Precision) -> None:
         super().__init__(weights, device, threads, precision)
-        self.name = f"compile-{precision}"
-        self.device = f"{self._device} ({self.name})"
         self._compiled: dict[str, Callable[..., Tensors]] = {
             name: torch.compile(part.module) for name, part in self._parts.parts.items()
         }
@@ -51,16 +51,16 @@ class _Graph:
 class CudaGraphEngine(TorchEngine):
     """Every part recorded once for each shape of its inputs and then replayed: one launch in place of hundreds.
 
-    Pictures go through one pinned buffer a shape, so that nothing is allocated and nothing waits before the logits
+    Images go through one pinned buffer a shape, so that nothing is allocated and nothing waits before the logits
     are fetched.
     """
+
+    runtime = "cuda-graph"
 
     def __init__(self, weights: str | Path, device: str, precision: Precision) -> None:
         super().__init__(weights, device, None, precision)
         if self._device.type != "cuda":
             raise GeolocError(f"CUDA graphs need a GPU, the device is {self._device}: take another engine")
-        self.name = f"cuda-graph-{precision}"
-        self.device = f"{self._device} ({self.name})"
         self._graphs: OrderedDict[tuple[object, ...], _Graph] = OrderedDict()
         # Graphs of one part share the memory of what lies between their inputs and outputs: they never run at once, and
         # what one has answered is used before another of them runs. Of different parts that does not hold.

@@ -17,7 +17,7 @@ from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.engines.choice import KINDS, make_engine, processor_of
 from geoloc_models.engines.export_records import Check, Record, engine_folder
 from geoloc_models.engines.network_engine import NetworkEngine
-from geoloc_models.engines.onnx_engine import import_or_tell, write_onnx
+from geoloc_models.engines.onnx_engine import require_module, write_onnx
 from geoloc_models.engines.openvino_engine import OpenVinoEngine, write_openvino
 from geoloc_models.engines.parts import Tensors, parts_of
 from geoloc_models.engines.tensorrt_engine import write_tensorrt
@@ -58,8 +58,8 @@ def export(
 ) -> Record:
     """Write an engine, check it on the samples, and put it with its record into `folder`, whatever the check says.
 
-    source: where the samples are from, in words. `advance()` is called after each sample. GeolocError: no such engine,
-    no samples, or weights or machine that this engine cannot be made for.
+    source: where the samples are from, as a label. `advance()` is called after each sample. GeolocError: no such
+    engine, no samples, or weights or machine that this engine cannot be made for.
     """
     if name not in KINDS or name.startswith("torch-"):
         exported = ", ".join(kind for kind in KINDS if not kind.startswith("torch-"))
@@ -119,7 +119,7 @@ def _part_inputs(weights: str | Path, samples: Sequence[Sample]) -> dict[str, li
 
 
 class _Recorder(TorchEngine):
-    """PyTorch that notes what goes into its parts."""
+    """PyTorch that records the inputs of its parts."""
 
     def __init__(self, weights: str | Path) -> None:
         super().__init__(weights, "cpu", precision="float32")
@@ -140,9 +140,8 @@ def compare(
     advance: Callable[[], None] = lambda: None,
 ) -> Check:
     """Hold an engine against torch-float32, and its time against PyTorch as it runs without any export."""
-    device = str(engine.device).partition(" ")[0]
-    exact = TorchEngine(weights, device, precision="float32")
-    usual = TorchEngine(weights, device)
+    exact = TorchEngine(weights, engine.spec.device, precision="float32")
+    usual = TorchEngine(weights, engine.spec.device)
     error = 0.0
     moved, own_m, torch_m, own_ms, torch_ms = [], [], [], [], []
     for sample in samples:
@@ -188,7 +187,7 @@ def _apart_m(one: tuple[float, float], other: tuple[float, float], sample: Sampl
 
 
 def _milliseconds(engine: NetworkEngine, sample: Sample) -> float:
-    """Of a view on a map that the engine has not kept."""
+    """Of a view on a map that the engine has not cached."""
     engine.forget_maps()
     start = time.perf_counter()
     found: Heatmap = engine.infer(sample.query, sample.search_map)
@@ -200,5 +199,5 @@ def _versions(name: str) -> dict[str, str]:
     module = KINDS[name].module
     versions = {"torch": str(torch.__version__)}
     if module is not None:
-        versions[module] = str(import_or_tell(module).__version__)
+        versions[module] = str(require_module(module).__version__)
     return versions

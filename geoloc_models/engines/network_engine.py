@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all engines of a network share: pictures in, features kept where they serve again, calibrated logits out."""
+"""What all engines of a network share: images in, features cached where they serve again, calibrated logits out."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -15,52 +15,55 @@ from torch import Tensor
 
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
+from geoloc_models.engines import Engine, EngineSpec
 from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
 
-KEPT_MIB = 32
-"""Features of map crops that are kept, MiB: eight of 430 px a side, as a search of the whole map takes at once."""
+MAP_CACHE_MIB = 32
+"""Size of the cache of map features: eight maps of 430 px a side, as a search of the whole map takes at once."""
 
 
-class NetworkEngine(ABC):
-    """A network on a device in one arithmetic.
+class NetworkEngine(Engine):
+    """A network on a device in one arithmetic."""
 
-    name: such as "torch-float32"; query_px: side of the query it expects; map_multiple_px: search maps of such sides
-    need no padding; gsd_range_m: ground sample distances it was trained for; device: in words, for status and tables.
-    """
-
-    name: str
-    takes_tensors = False
-    """Whether a view may be a tensor on the engine's device."""
-
-    def __init__(self, loaded: LoadedWeights, device: torch.device) -> None:
+    def __init__(
+        self,
+        loaded: LoadedWeights,
+        device: torch.device,
+        name: str,
+        *,
+        takes_tensors: bool = False,
+        keeps_maps: bool = False,
+    ) -> None:
         self._device = device
         self._temperature = loaded.info.temperature
-        self.weights_id = loaded.id
-        self.device = f"{device} ({self.name})"
-        self.query_px = loaded.info.query_px
-        self.map_multiple_px = loaded.model.multiple_px
+        info, multiple_px = loaded.info, loaded.model.multiple_px
         if isinstance(loaded.model, HybridMixFusion):
-            self.map_multiple_px = math.lcm(self.map_multiple_px, round(loaded.model.cell_px(self.query_px)))
-        self.gsd_range_m = (loaded.info.gsd_min_m, loaded.info.gsd_max_m)
+            multiple_px = math.lcm(multiple_px, round(loaded.model.cell_px(info.query_px)))
+        self.spec = EngineSpec(
+            weights_id=loaded.id,
+            device=str(device),
+            query_px=info.query_px,
+            map_multiple_px=multiple_px,
+            gsd_range_m=(info.gsd_min_m, info.gsd_max_m),
+            name=name,
+            takes_tensors=takes_tensors,
+            keeps_maps=keeps_maps,
+        )
 
     @abstractmethod
     def raw_logits(self, queries: np.ndarray, search_maps: np.ndarray) -> Tensor:
         """As `logits`, of maps of sides that the network takes: (B K, 1, R, C), not calibrated, on any device."""
 
-    @abstractmethod
     def forget_maps(self) -> None:
-        """Keep no map's features: the next call computes them anew, as the first one did."""
-
-    def prepare(self, search_map: np.ndarray) -> None:  # noqa: B027 (most networks keep nothing)
-        """Compute now what is kept of a map (H, W, 3) that views of the last one's size will be searched in."""
+        """Empty the cache of map features, if there is one: the next call computes them anew."""
 
     def infer(self, query: np.ndarray | Tensor, search_map: np.ndarray) -> Heatmap:
         """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
 
-        With `takes_tensors` the query may lie on the engine's device already. GeolocError: other shapes or types, or a
-        map smaller than the query.
+        With `spec.takes_tensors` the query may lie on the engine's device already. GeolocError: other shapes or types,
+        or a map smaller than the query.
         """
         logits, stride_px = self.logits(query[None], search_map[None])
         return heatmap_from_logits(logits[0], stride_px)
@@ -69,8 +72,8 @@ class NetworkEngine(ABC):
     def logits(self, queries: np.ndarray | Tensor, search_maps: np.ndarray) -> tuple[np.ndarray, float]:
         """Queries (B K, h, w, 3) over maps (B, H, W, 3): calibrated logits (B K, R, C) float32, pixels between nodes.
 
-        K consecutive queries share a map, whose own features are computed once and kept; one query alone is searched in
-        each map, and its features are computed once. Logits compare across maps. Pictures and errors as in `infer`.
+        K consecutive queries share a map, whose own features are computed once and cached; one query alone is searched
+        in each map, and its features are computed once. Logits compare across maps. Images and errors as in `infer`.
         """
         _check(queries, search_maps)
         if len(queries) > 1 and len(queries) % len(search_maps):
@@ -81,7 +84,7 @@ class NetworkEngine(ABC):
         views: Any = queries
         if isinstance(queries, np.ndarray):
             views = self._padded(queries)
-        elif any(side % self.map_multiple_px for side in queries.shape[1:3]):
+        elif any(side % self.spec.map_multiple_px for side in queries.shape[1:3]):
             views = self._padded(queries.cpu().numpy())
         logits = self.raw_logits(views, padded)[:, 0].float().cpu().numpy()
         stride_px = padded.shape[2] / (logits.shape[-1] - 1)
@@ -91,12 +94,12 @@ class NetworkEngine(ABC):
 
     def usual_sides_px(self) -> range:
         """Sides of the search maps of a flight that knows roughly where it is: up to two and a half views."""
-        step = self.map_multiple_px
-        return range(-(-(self.query_px + step) // step) * step, 5 * self.query_px // 2 + 1, step)
+        step = self.spec.map_multiple_px
+        return range(-(-(self.spec.query_px + step) // step) * step, 5 * self.spec.query_px // 2 + 1, step)
 
     def warm_up(self, sides_px: Iterable[int], maps: int = 1) -> None:
         """Search so many maps of each of these sides at once: the first call for a size compiles and allocates."""
-        blank = np.zeros((1, self.query_px, self.query_px, 3), np.uint8)
+        blank = np.zeros((1, self.spec.query_px, self.spec.query_px, 3), np.uint8)
         for side in sides_px:
             # Different ones: equal maps are computed once.
             shades = np.arange(maps, dtype=np.uint8)[:, None, None, None]
@@ -104,8 +107,8 @@ class NetworkEngine(ABC):
         self.forget_maps()
 
     def _padded(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3), padded with each picture's mean colour to sides that the network takes."""
-        down, right = (-side % self.map_multiple_px for side in images.shape[1:3])
+        """(B, H, W, 3), padded with each image's mean colour to sides that the network takes."""
+        down, right = (-side % self.spec.map_multiple_px for side in images.shape[1:3])
         if not down and not right:
             return images
         count, height, width, _ = images.shape
@@ -118,14 +121,12 @@ class NetworkEngine(ABC):
 class PartsEngine(NetworkEngine):
     """A network run part by part; what differs between these engines is `run`."""
 
-    takes_tensors = True
-    one_by_one = True
-    """Whether maps are encoded one by one: a batch gains nothing on a CPU, and each size of it costs a compilation."""
-
-    def __init__(self, loaded: LoadedWeights, parts: Parts, device: torch.device) -> None:
-        super().__init__(loaded, device)
+    def __init__(self, loaded: LoadedWeights, parts: Parts, device: torch.device, name: str) -> None:
+        super().__init__(loaded, device, name, takes_tensors=True, keeps_maps="map" in parts.parts)
         self._parts = parts
-        self._maps = _KeptMaps(KEPT_MIB << 20)
+        # A batch of maps gains nothing on a CPU, and each size of it costs a compilation.
+        self._one_by_one = device.type == "cpu"
+        self._maps = _CachedMapFeatures(MAP_CACHE_MIB << 20)
         self._last_query: tuple[int, Tensors] | None = None
 
     @abstractmethod
@@ -151,8 +152,8 @@ class PartsEngine(NetworkEngine):
 
     @torch.inference_mode()
     def prepare(self, search_map: np.ndarray) -> None:
-        """As NetworkEngine."""
-        if self._last_query is not None and "map" in self._parts.parts:
+        """As Engine."""
+        if self._last_query is not None and self.spec.keeps_maps:
             # Of the view's features only their sizes matter here.
             query_px, query = self._last_query
             self._map_features(self._padded(search_map[None]), query, query_px)
@@ -162,14 +163,14 @@ class PartsEngine(NetworkEngine):
         self._maps.clear()
 
     def _map_features(self, maps: np.ndarray, query: Tensors, query_px: int) -> Tensors:
-        """Features of each map, computed for those that are not kept."""
-        if "map" not in self._parts.parts:
+        """Features of each map, computed for those that are not cached."""
+        if not self.spec.keeps_maps:
             return (self._upload(maps),)
         found = [self._maps.get(image, query_px) for image in maps]
         missing = [index for index, features in enumerate(found) if features is None]
-        for chosen in [[index] for index in missing] if self.one_by_one else [missing] if missing else []:
+        for chosen in [[index] for index in missing] if self._one_by_one else [missing] if missing else []:
             features = self.run("map", self._inputs(maps[chosen], query_px))
-            features = self._parts.kept(features, query)
+            features = self._parts.cacheable(features, query)
             for place, index in enumerate(chosen):
                 # A copy, for engines answer in buffers of their own that the next call overwrites.
                 own = tuple(feature[place : place + 1].clone() for feature in features)
@@ -179,14 +180,14 @@ class PartsEngine(NetworkEngine):
         return whole[0] if len(whole) == 1 else tuple(torch.cat(level) for level in zip(*whole, strict=True))
 
     def _inputs(self, images: np.ndarray | Tensor, query_px: int) -> Tensors:
-        pictures = images if isinstance(images, Tensor) else self._upload(images)
-        return (pictures, *self._parts.geometry(images.shape[1], images.shape[2], query_px))
+        uploaded = images if isinstance(images, Tensor) else self._upload(images)
+        return (uploaded, *self._parts.geometry(images.shape[1], images.shape[2], query_px))
 
     def _upload(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
 
 
-class _KeptMaps:
+class _CachedMapFeatures:
     """Features of the map crops used last, found by the very pixels: nothing else can be answered for a crop."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -195,17 +196,17 @@ class _KeptMaps:
         self._entries: OrderedDict[tuple[object, ...], tuple[np.ndarray, Tensors]] = OrderedDict()
 
     def get(self, image: np.ndarray, query_px: int) -> Tensors | None:
-        """Features of this crop for queries of this side, if they are kept."""
+        """Features of this crop for queries of this side, if they are cached."""
         key = _fingerprint(image, query_px)
         entry = self._entries.get(key)
-        # Two crops may share the few pixels of the key; only all of them tell that they are the same.
+        # Two crops may share the few pixels of the key; only all of them show that they are the same.
         if entry is None or not np.array_equal(entry[0], image):
             return None
         self._entries.move_to_end(key)
         return entry[1]
 
     def put(self, image: np.ndarray, query_px: int, features: Tensors) -> None:
-        """Keep a crop's features and let go of those used longest ago."""
+        """Cache a crop's features and drop those used longest ago."""
         self._drop(_fingerprint(image, query_px))
         self._entries[_fingerprint(image, query_px)] = (image.copy(), features)
         self._bytes += _size(image, features)
@@ -213,7 +214,7 @@ class _KeptMaps:
             self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop all."""
         self._entries.clear()
         self._bytes = 0
 

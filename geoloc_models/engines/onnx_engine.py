@@ -25,11 +25,9 @@ REMEDY = "run: pip install -r requirements/engines.txt"
 class OnnxEngine(PartsEngine):
     """The parts in ONNX Runtime, float32 on the CPU."""
 
-    name = "onnx-float32"
-
     def __init__(self, loaded: LoadedWeights, parts: Parts, folder: Path, threads: int | None) -> None:
         """folder: where `write_onnx` wrote; GeolocError if ONNX Runtime is missing or cannot read it."""
-        runtime = import_or_tell("onnxruntime")
+        runtime = require_module("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3
@@ -47,7 +45,7 @@ class OnnxEngine(PartsEngine):
         self._names = {
             name: [wanted.name for wanted in session.get_inputs()] for name, session in self._sessions.items()
         }
-        super().__init__(loaded, parts, torch.device("cpu"))
+        super().__init__(loaded, parts, torch.device("cpu"), "onnx-float32")
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
         """As PartsEngine."""
@@ -56,8 +54,8 @@ class OnnxEngine(PartsEngine):
 
 
 def write_onnx(parts: Parts, query_px: int, folder: Path) -> dict[str, Path]:
-    """One file for each part, float32, for pictures of any size; GeolocError for networks that ONNX cannot hold."""
-    import_or_tell("onnx")
+    """One file for each part, float32, for images of any size; GeolocError for networks that ONNX cannot hold."""
+    require_module("onnx")
     if not parts.exportable:
         raise GeolocError(
             "only networks on the backbones compact, compact+vits14 and cvt13 can be exported: "
@@ -112,8 +110,8 @@ def examples(parts: Parts, query_px: int, map_height: int, map_width: int) -> di
     """Inputs of every part for one map of this size."""
 
     def images(height: int, width: int) -> Tensors:
-        picture = torch.randint(0, 255, (1, height, width, 3), dtype=torch.uint8)
-        return (picture, *parts.geometry(height, width, query_px))
+        image = torch.randint(0, 255, (1, height, width, 3), dtype=torch.uint8)
+        return (image, *parts.geometry(height, width, query_px))
 
     view, search = images(query_px, query_px), images(map_height, map_width)
     features = parts.parts["query"].module(*view)
@@ -145,7 +143,7 @@ def _write(part: Part, example: Tensors, path: Path) -> Path:
     return path
 
 
-def import_or_tell(module: str, remedy: str = REMEDY) -> Any:
+def require_module(module: str, remedy: str = REMEDY) -> Any:
     """An optional module; GeolocError with the remedy where it is missing."""
     try:
         return importlib.import_module(module)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from geoloc_models.engines.network_engine import PartsEngine
-from geoloc_models.engines.onnx_engine import import_or_tell
+from geoloc_models.engines.onnx_engine import require_module
 from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
@@ -32,7 +32,6 @@ class OpenVinoEngine(PartsEngine):
         self, loaded: LoadedWeights, parts: Parts, folder: Path, precision: Precision, threads: int | None
     ) -> None:
         """folder: where `write_openvino` wrote; GeolocError if OpenVINO is missing or cannot read it."""
-        self.name = f"openvino-{precision}"
         core = _core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -46,7 +45,7 @@ class OpenVinoEngine(PartsEngine):
         except RuntimeError as error:
             raise GeolocError(f"OpenVINO cannot load {folder} ({error}): export it again") from error
         self._requests = {name: model.create_infer_request() for name, model in self._compiled.items()}
-        super().__init__(loaded, parts, torch.device("cpu"))
+        super().__init__(loaded, parts, torch.device("cpu"), f"openvino-{precision}")
 
     def write_compiled(self, folder: Path) -> None:
         """Keep what compiling has made of the parts: loading that takes a fraction of the time."""
@@ -64,12 +63,12 @@ class OpenVinoEngine(PartsEngine):
 
 @functools.cache
 def _core() -> Any:
-    """One for the whole process, and never let go of.
+    """One for the whole process, and never released.
 
     On processors with AMX its plugin gives the thread that loads it a stack for signal handlers, and frees that when
     it goes, on whichever thread that happens: the next signal to the first one would end the process.
     """
-    core = import_or_tell("openvino").Core()
+    core = require_module("openvino").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin now, before that of another core
     return core
 
@@ -90,9 +89,9 @@ def write_openvino(
 ) -> None:
     """OpenVINO's form of ONNX files; half: weights are stored in 16 bits, as those that ship are.
 
-    calibration: inputs of each part, from real pictures; with them the linear layers compute in int8.
+    calibration: inputs of each part, from real images; with them the linear layers compute in int8.
     """
-    openvino: Any = import_or_tell("openvino")
+    openvino: Any = require_module("openvino")
     core = _core()
     for name, path in onnx_files.items():
         model = core.read_model(path)
@@ -104,10 +103,10 @@ def write_openvino(
 def _quantised(model: Any, examples: Sequence[Tensors]) -> Any:
     """The model with its linear layers in int8, their ranges taken from the examples.
 
-    Convolutions stay as they are: beside bfloat16 OpenVINO 2026.4 refuses to compile quantised ones, with the words
+    Convolutions stay as they are: beside bfloat16 OpenVINO 2026.4 refuses to compile quantised ones, with
     "any_of(scale.size(), OC, 1U)". Products of two activations, as attention has, stay too: small and sensitive.
     """
-    nncf: Any = import_or_tell("nncf", "run: pip install -r requirements/int8.txt")
+    nncf: Any = require_module("nncf", "run: pip install -r requirements/int8.txt")
     nncf.set_log_level(logging.ERROR)
     names = [wanted.any_name for wanted in model.inputs]
     feeds = [

@@ -2,12 +2,12 @@
 """A network cut where its inputs meet: what depends on the view alone, on the map alone, and on both.
 
 Each part is plain arithmetic on tensors of any height and width, which every engine can compile. What an engine has
-computed once it can keep: a view's part serves all candidate maps, a map's part all views. Between and after the parts
+computed once it can cache: a view's part serves all candidate maps, a map's part all views. Between and after the parts
 PyTorch adds, in float32 and the same for all engines, what is cheap or known nowhere else: correlation by FFT and the
 sum of logits.
 
-Networks on CvT mix in their very first block, so of a map they keep nothing: what precedes it, one convolution and one
-layer norm, is 0.4 % of their arithmetic.
+Networks on CvT mix in their very first block, so nothing of a map can be cached: what precedes it, one convolution and
+one layer norm, is 0.4 % of their arithmetic.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from geoloc_models.engines.folding import composed, folded
 Tensors = tuple[Tensor, ...]
 
 IMAGE = {"image": ("B", "H", "W", 3)}
-"""Pictures as they come: uint8 RGB."""
+"""Images as they come: uint8 RGB."""
 _KEYS = ("B", 3, "n", 64)
 """Keys and values of a mixing block."""
 
@@ -53,7 +53,7 @@ class Part:
 
 class Parts(ABC):
     """query: (image, *geometry) -> features. map: the same of a map, missing where nothing of a map stands alone.
-    mix: what `mix_inputs` names -> tensors that `finish` needs; missing where the features already tell all.
+    mix: what `mix_inputs` names -> tensors that `finish` needs; missing where the features suffice.
     """
 
     parts: dict[str, Part]
@@ -68,11 +68,11 @@ class Parts(ABC):
             self.parts[name] = replace(part, module=nn.Identity())
 
     def geometry(self, height: int, width: int, query_px: int) -> Tensors:
-        """Further inputs of `query` and `map` for pictures of this size, where views have query_px a side."""
+        """Further inputs of `query` and `map` for images of this size, where views have query_px a side."""
         return ()
 
-    def kept(self, features: Tensors, query: Tensors) -> Tensors:
-        """What of a map's features is worth keeping for further views like `query`."""
+    def cacheable(self, features: Tensors, query: Tensors) -> Tensors:
+        """What is cached of a map's features for further views like `query`."""
         return features
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Parts(ABC):
 
 
 def parts_of(network: Network) -> Parts:
-    """The parts of a network, without what needs no computing (`engines.savings`)."""
+    """The parts of a network, without what needs no computing (`engines.folding`)."""
     network = folded(network)
     if isinstance(network, HybridMixFusion):
         return HybridParts(network)
@@ -173,7 +173,7 @@ class CompactParts(Parts):
             "mix": Part(_Mixer(network), of_mix, ("context",)),
         }
 
-    def kept(self, features: Tensors, query: Tensors) -> Tensors:
+    def cacheable(self, features: Tensors, query: Tensors) -> Tensors:
         spectra = (map_spectrum(x, _sides(z)) for x, z in zip(features[: self._first], query, strict=False))
         return (*spectra, features[-1])
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks as they were published, operation by operation: what savings and engines are measured against.
+"""The networks as they were published, operation by operation: what folding and engines are measured against.
 
-PyTorch in float32 with none of `engines.savings`: batch norms and the linear head's layers stand as they are, attention
+PyTorch in float32 with none of `engines.folding`: batch norms and the linear head's layers stand as they are, attention
 forms the whole matrix of scores, the view is computed anew for every map and the map for every view. Mix-Fusion also
 runs what its published code runs and nothing reads: the view's neck where the head does not look at it, and the last
 convolutions of the pyramid's coarser levels; GC correlates by a grouped convolution. Our own networks have no published
@@ -31,8 +31,6 @@ from geoloc_models.weights import WeightsInfo, load_weights, save_weights
 class PlainEngine(NetworkEngine):
     """The reference of every ratio. Not for flying."""
 
-    name = "plain-float32"
-
     def __init__(
         self, weights: str | Path = "default", device: str = "auto", threads: int | None = None
     ) -> None:
@@ -40,7 +38,7 @@ class PlainEngine(NetworkEngine):
         if threads is not None:
             torch.set_num_threads(threads)
         loaded = load_weights(weights)
-        super().__init__(loaded, choose_device(device))
+        super().__init__(loaded, choose_device(device), "plain-float32")
         plain = PlainMixFusion(loaded.model) if isinstance(loaded.model, MixFusion) else loaded.model
         self._network = plain.to(self._device)
 
@@ -54,9 +52,6 @@ class PlainEngine(NetworkEngine):
                 view = self._tensor(queries[0 if len(queries) == 1 else index])
                 logits.append(self._network(view, self._tensor(search_maps[index // each])))
         return torch.cat(logits)
-
-    def forget_maps(self) -> None:
-        """As NetworkEngine: none is ever kept."""
 
     def _tensor(self, image: np.ndarray) -> Tensor:
         return torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None].float()

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from geoloc_models.datasets.homography import warp
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
+from geoloc_models.engines import Engine
 from geoloc_models.engines.network_engine import NetworkEngine
 from geoloc_models.errors import GeolocError
 
@@ -16,7 +18,7 @@ HEADING_STEP_DEG = 20.0
 """Between neighbouring headings of a full turn: training turns views by up to 15 degrees."""
 
 
-class PoseSearch:
+class PoseSearch(Engine):
     """An engine that tries every given heading and scale and sums their posteriors over the map.
 
     The map's features are computed once for all poses. Headings are added to the view's, clockwise seen from above;
@@ -34,11 +36,7 @@ class PoseSearch:
             )
         self._engine = engine
         self._poses = [(heading, scale) for heading in headings_deg for scale in scales]
-        self.weights_id = engine.weights_id
-        self.device = engine.device
-        self.query_px = engine.query_px
-        self.map_multiple_px = engine.map_multiple_px
-        self.gsd_range_m = engine.gsd_range_m
+        self.spec = replace(engine.spec, takes_tensors=False, keeps_maps=False)
 
     @classmethod
     def all_headings(cls, engine: NetworkEngine) -> PoseSearch:

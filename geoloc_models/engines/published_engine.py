@@ -16,18 +16,14 @@ from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.weights import load_weights
 
 
-class PublishedEngine:
+class PublishedEngine(Engine):
     """A network whose loss takes every cell for itself, so that its logits are no posterior over places."""
 
     def __init__(self, network: NetworkEngine, side_cells: int) -> None:
         """side_cells: R of the training, which is also the width of the Hann window."""
         self._network = network
         self._side_cells = side_cells
-        self.weights_id = network.weights_id
-        self.device = network.device
-        self.query_px = network.query_px
-        self.map_multiple_px = network.map_multiple_px
-        self.gsd_range_m = network.gsd_range_m
+        self.spec = dataclasses.replace(network.spec, takes_tensors=False, keeps_maps=False)
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """As NetworkEngine, of a square map; `peak` is the smoothed sigmoid's maximum, as the paper's confidence."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from geoloc_models.engines.network_engine import PartsEngine
-from geoloc_models.engines.onnx_engine import examples, import_or_tell
+from geoloc_models.engines.onnx_engine import examples, require_module
 from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
@@ -22,18 +22,15 @@ MOST_BATCH = 32
 class TensorRtEngine(PartsEngine):
     """The parts as TensorRT plans, which fit the GPU and the TensorRT that they were made with."""
 
-    name = "tensorrt-bf16"
-
     def __init__(self, loaded: LoadedWeights, parts: Parts, folder: Path, device: torch.device) -> None:
-        """folder: where `write_tensorrt` wrote; GeolocError if TensorRT or GPU are missing or the plan is another's."""
+        """folder: where `write_tensorrt` wrote; GeolocError if TensorRT or GPU is missing or differs."""
         if device.type != "cuda":
             raise GeolocError(f"TensorRT needs a GPU, the device is {device}: take another engine")
-        self._trt = import_or_tell("tensorrt")
+        self._trt = require_module("tensorrt")
         self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
         self._contexts = {name: self._open(folder / f"{name}.plan") for name in parts.parts}
-        super().__init__(loaded, parts, device)
+        super().__init__(loaded, parts, device, "tensorrt-bf16")
         parts.rest.to(device)
-        self.one_by_one = False
 
     def _open(self, path: Path) -> Any:
         plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -61,7 +58,7 @@ class TensorRtEngine(PartsEngine):
 
 def write_tensorrt(parts: Parts, onnx_files: dict[str, Path], query_px: int, folder: Path) -> None:
     """Plans in bfloat16 for this GPU, for maps up to MOST_MAP_PX; takes minutes."""
-    trt: Any = import_or_tell("tensorrt")
+    trt: Any = require_module("tensorrt")
     logger = trt.Logger(trt.Logger.ERROR)
     largest = max(MOST_MAP_PX, 2 * query_px)
     sizes = [examples(parts, query_px, side, side) for side in (query_px, 2 * query_px, largest)]

@@ -19,6 +19,8 @@ Precision = Literal["float32", "bf16"]
 class TorchEngine(PartsEngine):
     """Runs anywhere and knows every network."""
 
+    runtime = "torch"
+
     def __init__(
         self,
         weights: str | Path = "default",
@@ -38,15 +40,13 @@ class TorchEngine(PartsEngine):
         if precision is None:
             fast_half = chosen.type == "cuda" or torch.cpu._is_amx_tile_supported()
             precision = "bf16" if fast_half else "float32"
-        self.name = f"torch-{precision}"
         parts = parts_of(loaded.model)
         parts.rest.to(chosen)
         for part in parts.parts.values():
             part.module.to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if precision == "bf16":
                 part.module.bfloat16()
-        super().__init__(loaded, parts, chosen)
-        self.one_by_one = chosen.type == "cpu"
+        super().__init__(loaded, parts, chosen, f"{self.runtime}-{precision}")
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
         """As PartsEngine."""

@@ -41,25 +41,27 @@ def fit_to_engine(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.nd
     """
     if not sample.same_gsd:
         return _fit_as_published(sample, engine)
-    low_m, high_m = engine.gsd_range_m
-    wanted_m = float(np.clip(sample.gsd_m * sample.query.shape[0] / engine.query_px, low_m, high_m))
-    side_px, multiple = sample.search_map.shape[0], engine.map_multiple_px
+    low_m, high_m = engine.spec.gsd_range_m
+    wanted_m = float(np.clip(sample.gsd_m * sample.query.shape[0] / engine.spec.query_px, low_m, high_m))
+    side_px, multiple = sample.search_map.shape[0], engine.spec.map_multiple_px
     map_px = max(multiple, multiple * round(side_px * sample.gsd_m / wanted_m / multiple))
     ratio = side_px / map_px
     shrinking = cv2.INTER_AREA if ratio > 1 else cv2.INTER_LINEAR
     search_map = cv2.resize(sample.search_map, (map_px, map_px), interpolation=shrinking)
     middle = sample.query.shape[0] / 2
     about_centre = shift(np.array([middle, middle])) @ np.diag([ratio, ratio, 1.0])
-    query = warp(sample.query, about_centre @ shift(np.full(2, -engine.query_px / 2)), engine.query_px)
+    query = warp(
+        sample.query, about_centre @ shift(np.full(2, -engine.spec.query_px / 2)), engine.spec.query_px
+    )
     return query, search_map, ratio
 
 
 def _fit_as_published(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.ndarray, float]:
     """Both resized by antialiased bicubic interpolation: 128 px and 384 px for a published network."""
-    map_px = 3 * engine.query_px
+    map_px = 3 * engine.spec.query_px
     query, search_map = (
         np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
-        for picture, side in ((sample.query, engine.query_px), (sample.search_map, map_px))
+        for picture, side in ((sample.query, engine.spec.query_px), (sample.search_map, map_px))
     )
     return query, search_map, sample.search_map.shape[0] / map_px
 
@@ -168,7 +170,7 @@ def evaluate_set(
     Engines named in `native` take any size and get the images as they are, at full resolution.
     `advance()` is called after each sample. GeolocError if no sample could be drawn.
     """
-    scores = [PairScores(name, engine.weights_id, engine.device) for name, engine in engines.items()]
+    scores = [PairScores(name, engine.spec.weights_id, engine.spec.label) for name, engine in engines.items()]
     for index in range(len(pair_set)):
         sample = pair_set.draw(index)
         for score, (name, engine) in zip(scores, engines.items(), strict=True):

@@ -190,11 +190,11 @@ def _stages(path: Path, subject: Subject, frames: int) -> tuple[dict[str, Any], 
     """Milliseconds by stage with the engine that the localizer would take, and what it saw last."""
     engine = open_engine(subject.weights, subject.device, subject.cores, folder=subject.folder)
     samples = measure_stages(path, engine, frames)
-    side = 2 * engine.query_px
+    side = 2 * engine.spec.query_px
     scene = Scene(samples.query, samples.search_map, np.resize(samples.search_map, (side, side, 3)))
     stages = {
-        "weights": engine.weights_id,
-        "device": engine.device,
+        "weights": engine.spec.weights_id,
+        "device": engine.spec.label,
         "frames": frames,
         "search_px": len(samples.search_map),
         "stages_ms": {stage: percentiles(values) for stage, values in samples.stages.items()},

@@ -76,7 +76,7 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
     settings = LocalizerSettings()
     with RasterMap(map_path) as source:
         crops = MapAhead(source)
-        cached = CachedCrop(crops, engine.map_multiple_px, settings.map.max_search_px)
+        cached = CachedCrop(crops, engine.spec.map_multiple_px, settings.map.max_search_px)
         tracker = Tracker(*PLACE, SEARCH_M / 3, settings.track.sigma_speed_m_s, None)
         for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + 1)):
             lap = _Lap(stages if index else defaultdict(list))

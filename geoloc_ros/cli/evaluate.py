@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     about = _about(args, recording, map_path)
     network = TorchEngine(args.weights, device=args.device)
     engines: dict[str, Engine] = {"geoloc": network}
-    engines |= {name: make_baseline(name, network) for name in dict.fromkeys(args.baseline)}
+    engines |= {name: make_baseline(name, network.spec) for name in dict.fromkeys(args.baseline)}
     runs = []
     if args.cold_start:
         return _cold_start(args, network, recording, map_path)
@@ -247,7 +247,7 @@ def _cold_start(
         "mode": "cold start",
         "flight": args.flight.name,
         "map": str(map_path),
-        "weights": network.weights_id,
+        "weights": network.spec.weights_id,
         **summarize_starts(starts, args.start_frames),
     }
     table = Table(title=f"{args.flight.name} on {map_path.name}, cold start")

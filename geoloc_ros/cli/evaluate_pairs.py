@@ -184,12 +184,12 @@ def _engines(args: argparse.Namespace) -> dict[str, Engine]:
     if args.heading_search:
         if not isinstance(first, TorchEngine):
             raise GeolocError(
-                f"--heading-search adds up posteriors, and {first.weights_id} gives none; leave it out"
+                f"--heading-search adds up posteriors, and {first.spec.weights_id} gives none; leave it out"
             )
         engines[f"{name}, any heading"] = PoseSearch.all_headings(first)
     for engine in dict.fromkeys(args.engine):
         engines[engine] = open_engine(weights[0], args.device, args.threads, engine)
-    return engines | {name: make_baseline(name, first) for name in dict.fromkeys(args.baseline)}
+    return engines | {name: make_baseline(name, first.spec) for name in dict.fromkeys(args.baseline)}
 
 
 def _figures(args: argparse.Namespace, scored: list[tuple[PairSet, str, list[PairScores]]]) -> dict[str, Any]:

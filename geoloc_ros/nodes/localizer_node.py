@@ -142,7 +142,7 @@ class LocalizerNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {reason}")
             self._diagnostics.set(DiagnosticStatus.ERROR, f"cannot configure: {reason}")
             return TransitionCallbackReturn.FAILURE
-        self._diagnostics.set(DiagnosticStatus.WARN, _INACTIVE, {}, self._engine.weights_id)
+        self._diagnostics.set(DiagnosticStatus.WARN, _INACTIVE, {}, self._engine.spec.weights_id)
         return super().on_configure(state)
 
     def _configure(self) -> None:
@@ -177,7 +177,7 @@ class LocalizerNode(LifecycleNode):
         self._worker.start()
         self._diagnostics.set(DiagnosticStatus.WARN, "active: no picture yet")
         self.get_logger().info(
-            f"localizing on {self._engine.device} with weights {self._engine.weights_id}; "
+            f"localizing on {self._engine.spec.label} with weights {self._engine.spec.weights_id}; "
             f"pictures from {self._inputs.image_topic}"  # type: ignore[union-attr]
         )
         if self._search is not None:
@@ -380,7 +380,10 @@ class LocalizerNode(LifecycleNode):
             "total": (time.perf_counter() - start) * 1e3,
             "age": self._age_ms(stamp_s),
         }
-        counts, engine = (self._frames, self._dropped), (self._engine.weights_id, self._engine.device)
+        counts, engine = (
+            (self._frames, self._dropped),
+            (self._engine.spec.weights_id, self._engine.spec.label),
+        )
         self._outputs.publish_status(estimate, latencies_ms, counts, engine, stamp)
         self._outputs.publish_odometry(estimate, gathered, stamp)
         self._outputs.publish_pictures(estimate, self._inputs.truth_at(stamp_s), stamp)
@@ -418,7 +421,7 @@ class LocalizerNode(LifecycleNode):
                 "search_size_m": f"{estimate.search_size_m:.0f}",
                 "frames": self._frames,
                 "dropped": self._dropped,
-                "device": self._engine.device,
+                "device": self._engine.spec.label,
                 **{f"latency_{stage}_ms": f"{latency:.1f}" for stage, latency in latencies_ms.items()},
             },
         )

@@ -46,7 +46,7 @@ class MapSearch(Relocalizer):
         self._is_of_served_map = False
         # The first calls allocate and are slow.
         self.gallery.search(retriever.embed(np.zeros((1, 64, 64, 3), np.uint8)), 1)
-        engine.warm_up((2 * engine.query_px,), settings.search.places)
+        engine.warm_up((2 * engine.spec.query_px,), settings.search.places)
 
     def process(self, frame: Frame) -> Search:
         """As Relocalizer's; GeolocError as long as the served map is another one, or not to be had."""

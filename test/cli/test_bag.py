@@ -6,19 +6,18 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from geoloc_models.engines import torch_engine
+from geoloc_models.engines import EngineSpec, torch_engine
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.bags.bag_writer import write_bag
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 from geoloc_ros.core.recording.flight_folder import Flight
 
-LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
+LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
 
 
 class Interrupted(NccEngine):

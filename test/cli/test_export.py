@@ -70,8 +70,8 @@ def test_samples_are_what_the_localizer_would_see(small_flight: Path) -> None:
     for sample, other in zip(samples, again, strict=True):
         assert np.array_equal(sample.search_map, other.search_map)
         side = sample.search_map.shape[0]
-        assert sample.query.shape == (engine.query_px, engine.query_px, 3)
-        assert side % engine.map_multiple_px == 0 and sample.search_map.shape == (side, side, 3)
+        assert sample.query.shape == (engine.spec.query_px, engine.spec.query_px, 3)
+        assert side % engine.spec.map_multiple_px == 0 and sample.search_map.shape == (side, side, 3)
         off_m.append((np.array(sample.truth_xy_px) - side / 2) * sample.gsd_m)
         # The true place is where the network finds the view.
         found = engine.infer(sample.query, sample.search_map).peak_xy_px

@@ -3,16 +3,14 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from geoloc_models.engines import torch_engine
+from geoloc_models.engines import EngineSpec, torch_engine
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 
-LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
+LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
 
 
 @pytest.fixture(scope="module")

@@ -106,8 +106,8 @@ class Evaluation:
         return Run(
             name=self.name,
             mode=mode,
-            weights=self.engine.weights_id,
-            device=self.engine.device,
+            weights=self.engine.spec.weights_id,
+            device=self.engine.spec.label,
             frames=scores,
             closeups=worst.closeups,
             about=about,
@@ -119,7 +119,7 @@ class Evaluation:
 
     def _warm_up(self) -> None:
         """Networks and libraries allocate at their first call, which belongs to no frame."""
-        blank = np.zeros((self.engine.query_px, self.engine.query_px, 3), np.uint8)
+        blank = np.zeros((self.engine.spec.query_px, self.engine.spec.query_px, 3), np.uint8)
         self.engine.infer(blank, np.tile(blank, (3, 3, 1)))
 
     def _track(self, steps: Iterator[Step], prior_noise_m: float, seed: int) -> Iterator[Answer]:
@@ -147,7 +147,7 @@ class Evaluation:
         try:
             view = attempt.view = rectified_view(frame, engine, crop_m / 2, settings, whole_views=False)
             attempt.times.lap("rectify")
-            size_px = max(round(crop_m / view.gsd_m), engine.query_px)
+            size_px = max(round(crop_m / view.gsd_m), engine.spec.query_px)
             viewed = moved(centre, np.array(view.centre_offset_enu_m))
             crop = attempt.crop = self.map_source.crop(*viewed, size_px * view.gsd_m, size_px)
             gates.check_readable(crop)

@@ -7,7 +7,6 @@ import contextlib
 import math
 
 from geoloc_models.engines import Engine
-from geoloc_models.engines.network_engine import NetworkEngine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.state import State
@@ -39,11 +38,11 @@ class Localizer:
         """relocalizer: searches the whole map at a start without a prior and after a lost track; None: neither."""
         settings = settings or LocalizerSettings()
         most_px = settings.map.max_search_px
-        if most_px <= engine.query_px:
+        if most_px <= engine.spec.query_px:
             raise GeolocError(
-                f"map.max_search_px is {most_px}; it must be more than the view's {engine.query_px} px"
+                f"map.max_search_px is {most_px}; it must be more than the view's {engine.spec.query_px} px"
             )
-        crops = CachedCrop(map_source, engine.map_multiple_px, most_px)
+        crops = CachedCrop(map_source, engine.spec.map_multiple_px, most_px)
         self._equipment = Equipment(engine, crops, settings, relocalizer)
         self._state: LocalizerState = Idle(self._equipment)
         self._stamp_s = -math.inf
@@ -109,5 +108,5 @@ class Localizer:
             return
         with contextlib.suppress(GeolocError):
             crop, engine = self._equipment.crops.renew(), self._equipment.engine
-            if crop is not None and isinstance(engine, NetworkEngine):
+            if crop is not None:
                 engine.prepare(crop.image)

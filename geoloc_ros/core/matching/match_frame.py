@@ -56,23 +56,25 @@ def rectified_view(
         raise Refused(frame.problem or "the frame has no image")
     rotation = camera_rotation(frame)
     try:
-        finest, coarsest = engine.gsd_range_m
-        gsd_m = footprint_m(frame.camera, rotation, frame.height_m) / engine.query_px
+        finest, coarsest = engine.spec.gsd_range_m
+        gsd_m = footprint_m(frame.camera, rotation, frame.height_m) / engine.spec.query_px
         gsd_m = float(np.clip(gsd_m, finest, coarsest))
-        searched_px = settings.map.max_search_px - (engine.query_px if whole_views else 0)
+        searched_px = settings.map.max_search_px - (engine.spec.query_px if whole_views else 0)
         least_m = max(finest, 2 * half_width_m / searched_px)
         gsd_m = max(gsd_m, least_m)
         if max(least_m, GSD_BAND[0] * gsd_m) <= like_m <= min(coarsest, GSD_BAND[1] * gsd_m):
             gsd_m = like_m
-        return _rectifier(engine)(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.query_px)
+        return _rectifier(engine)(
+            frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.spec.query_px
+        )
     except GeolocError as error:
         raise Refused(str(error)) from error
 
 
 def _rectifier(engine: Engine) -> Callable[..., RectifiedView]:
     """If the engine computes on a GPU and takes its views there, they are made there."""
-    if engine.device.startswith("cuda") and getattr(engine, "takes_tensors", False):
-        return _device_rectifier(engine.device.split()[0])
+    if engine.spec.takes_tensors and engine.spec.device.startswith("cuda"):
+        return _device_rectifier(engine.spec.device)
     return rectify
 
 
@@ -92,8 +94,8 @@ def camera_rotation(frame: Frame) -> np.ndarray:
 
 def search_px(half_width_m: float, view: RectifiedView, engine: Engine) -> int:
     """Side of the crop in which a whole view centred anywhere in the square of +-half_width_m lies on the map."""
-    side_px = 2 * half_width_m / view.gsd_m + engine.query_px
-    return math.ceil(side_px / engine.map_multiple_px) * engine.map_multiple_px
+    side_px = 2 * half_width_m / view.gsd_m + engine.spec.query_px
+    return math.ceil(side_px / engine.spec.map_multiple_px) * engine.spec.map_multiple_px
 
 
 def match_view(

@@ -127,7 +127,7 @@ class Relocalizer:
             self._answer(frame, view, site, crop, plane, stride_px, tile_m / 2, crops[0])
             for site, crop, plane in zip(sites, crops, logits, strict=True)
         ]
-        winner, reason = self._weigh(answers, frame.stamp_s, view.gsd_m * self._engine.query_px)
+        winner, reason = self._weigh(answers, frame.stamp_s, view.gsd_m * self._engine.spec.query_px)
         times.lap("post")
         candidates = (
             *(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses),
@@ -141,7 +141,7 @@ class Relocalizer:
         gates.check_view(view, self._settings.gate)
         if is_flat(view.image):
             raise Refused("lost: the camera sees one colour, nothing tells places apart", view=view)
-        tile_m = self._tile_m(view.gsd_m * self._engine.query_px)
+        tile_m = self._tile_m(view.gsd_m * self._engine.spec.query_px)
         return view, self._tile_view(frame, tile_m), tile_m
 
     def _weigh(self, answers: list[_Answer], stamp_s: float, view_m: float) -> tuple[Hypothesis | None, str]:

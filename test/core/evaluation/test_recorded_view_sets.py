@@ -4,7 +4,6 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from rasterio.transform import from_origin
 
 from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
 from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.engines import Engine, EngineSpec
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.view_sets import PairProtocol, PairSample, PairSet, Ul14Pairs
 from geoloc_models.evaluation.views import evaluate_set
@@ -31,10 +31,11 @@ def samples(pair_set: PairSet) -> list[PairSample]:
 
 def misfit_m(sample: PairSample) -> float:
     """Distance between the label and where template matching finds the view."""
-    like: Any = dataclasses.make_dataclass("Like", ["query_px", "map_multiple_px", "gsd_range_m"])(
-        96, 16, (0.2, 2)
+    found = np.array(
+        NccEngine(EngineSpec("net", "cpu", 96, 16, (0.2, 2.0)))
+        .infer(sample.query, sample.search_map)
+        .peak_xy_px
     )
-    found = np.array(NccEngine(like).infer(sample.query, sample.search_map).peak_xy_px)
     return float(np.hypot(*(found - sample.target_xy_px))) * sample.gsd_m
 
 
@@ -149,14 +150,10 @@ def ul14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Middle:
+class Middle(Engine):
     """Always answers with the middle of a map of 384, and notes what it was given."""
 
-    weights_id = "middle"
-    device = "cpu"
-    query_px = 128
-    map_multiple_px = 16
-    gsd_range_m = (0.2, 2.0)
+    spec = EngineSpec("middle", "cpu", query_px=128, map_multiple_px=16, gsd_range_m=(0.2, 2.0))
 
     def __init__(self) -> None:
         self.shapes: set[tuple[int, int]] = set()

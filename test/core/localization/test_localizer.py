@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from geoloc_models.engines import EngineSpec
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 from geoloc_ros.core.geometry.camera import CameraModel
@@ -28,10 +29,7 @@ CAMERA = CameraModel(320, 240, np.array([[250.0, 0, 160], [0, 250.0, 120], [0, 0
 HEIGHT_M = 100.0
 
 
-class _Shape:
-    """What a baseline copies from the network."""
-
-    query_px, map_multiple_px, gsd_range_m = 96, 16, (0.25, 1.2)
+_SPEC = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.25, 1.2))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def world(map_path: Path) -> Iterator[tuple[RasterMap, CameraSimulator, LocalEnu
 @pytest.fixture
 def localizer(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> Localizer:
     raster, _, home = world
-    localizer = Localizer(NccEngine(_Shape()), raster, LocalizerSettings.of({"track.lost_after_s": 15.0}))  # type: ignore[arg-type]
+    localizer = Localizer(NccEngine(_SPEC), raster, LocalizerSettings.of({"track.lost_after_s": 15.0}))
     localizer.set_prior(*home.to_geodetic(10.0, -8.0), 60.0, 0.0)
     return localizer
 
@@ -110,7 +108,7 @@ def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
     raster, _, home = world
     source = CountedMap(raster)
     waited = 0
-    localizer = Localizer(NccEngine(_Shape()), source)  # type: ignore[arg-type]
+    localizer = Localizer(NccEngine(_SPEC), source)
     localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
     for step in range(40):
         # An attitude that is never at rest, over ground of two crops' width.
@@ -149,7 +147,7 @@ def test_a_crop_that_cannot_be_had_ahead_of_time_takes_nothing_away(
             return super().crop(lat_deg, lon_deg, size_m, size_px)
 
     source = Edge(raster)
-    localizer = Localizer(NccEngine(_Shape()), source)  # type: ignore[arg-type]
+    localizer = Localizer(NccEngine(_SPEC), source)
     localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
     for step in range(20):
         localizer.process(seen(world, 0.1 * step, -20.0 + step, 0.0))
@@ -211,7 +209,7 @@ def test_bad_frame_is_told_and_the_next_good_one_is_used(
 
 
 def test_no_prior_no_fix(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> None:
-    estimate = Localizer(NccEngine(_Shape()), world[0]).process(seen(world, 0.0, 0.0, 0.0))  # type: ignore[arg-type]
+    estimate = Localizer(NccEngine(_SPEC), world[0]).process(seen(world, 0.0, 0.0, 0.0))
     assert (estimate.valid, estimate.state) == (False, State.UNINITIALIZED)
     assert "no prior" in estimate.reason
     assert math.isnan(estimate.lat_deg)
@@ -299,7 +297,7 @@ def test_undone_fix_leaves_a_track_of_the_frames_own_moment(
     world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
 ) -> None:
     """After the undoing as uncertain as if the wrong picture had never come."""
-    other = Localizer(NccEngine(_Shape()), world[0])  # type: ignore[arg-type]
+    other = Localizer(NccEngine(_SPEC), world[0])
     other.set_prior(*world[2].to_geodetic(10.0, -8.0), 60.0, 0.0)
     right = seen(world, 0.2, 0.0, 0.0)
     localizer.process(seen(world, 0.0, 38.0, 30.0))
@@ -355,7 +353,7 @@ def test_impossible_setting_is_refused(name: str, number: float) -> None:
 
 def test_search_smaller_than_the_view_is_refused(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> None:
     with pytest.raises(GeolocError, match=r"map\.max_search_px is 96; it must be more than the view's 96 px"):
-        Localizer(NccEngine(_Shape()), world[0], LocalizerSettings.of({"map.max_search_px": 96}))  # type: ignore[arg-type]
+        Localizer(NccEngine(_SPEC), world[0], LocalizerSettings.of({"map.max_search_px": 96}))
 
 
 def test_pointing_error_enters_the_covariance(

@@ -228,8 +228,10 @@ def test_one_query_over_many_maps_is_each_by_itself(world: World) -> None:
     assert view is not None
     for name in ("mix_compact", "mix_hybrid"):
         engine = TorchEngine(name, "cpu")
-        query = cv2.resize(view, (engine.query_px,) * 2)
-        side_px = 2 * engine.map_multiple_px * math.ceil(engine.query_px / engine.map_multiple_px)
+        query = cv2.resize(view, (engine.spec.query_px,) * 2)
+        side_px = (
+            2 * engine.spec.map_multiple_px * math.ceil(engine.spec.query_px / engine.spec.map_multiple_px)
+        )
         maps = np.stack(
             [
                 world.raster.crop(*world.home.to_geodetic(60.0 * n, 0.0), side_px * 0.6, side_px).image

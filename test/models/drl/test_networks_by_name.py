@@ -26,7 +26,7 @@ def test_engine_runs_weights_of_every_kind(
     save_weights(path, build(name), WeightsInfo(name, PRESETS[name].query_px, 0.25, 1.2, 1.0))
     engine = TorchEngine(path, device="cpu")
     rng = np.random.default_rng(0)
-    query = rng.integers(0, 255, (engine.query_px, engine.query_px, 3), dtype=np.uint8)
+    query = rng.integers(0, 255, (engine.spec.query_px, engine.spec.query_px, 3), dtype=np.uint8)
     search_map = rng.integers(0, 255, (142, 150, 3), dtype=np.uint8)  # multiples of neither 14 nor 16
     heatmap = engine.infer(query, search_map)
     assert heatmap.stride_px == stride_px

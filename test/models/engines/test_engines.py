@@ -93,7 +93,7 @@ class Counting(PartsEngine):
 @torch.inference_mode()
 def test_parts_together_are_the_network(name: str) -> None:
     engine, loaded = TorchEngine(name, "cpu", precision="float32"), load_weights(name)
-    view, search = ground(engine.query_px, engine.query_px), ground(288, 336, 1)
+    view, search = ground(engine.spec.query_px, engine.spec.query_px), ground(288, 336, 1)
     network = loaded.model(*(torch.from_numpy(image).permute(2, 0, 1)[None] for image in (view, search)))
     logits, stride_px = engine.logits(view[None], search[None])
     assert stride_px == 4.0
@@ -174,7 +174,8 @@ def test_kept_maps_stay_within_their_memory(exact: TorchEngine, monkeypatch: pyt
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_engines_answer_as_pytorch_does(name: str, exported: Path, exact: TorchEngine) -> None:
     engine = open_engine(WEIGHTS, "cpu", 1, name, exported)
-    assert (engine.name, engine.weights_id, engine.device) == (name, exact.weights_id, f"cpu ({name})")
+    assert engine.spec == replace(exact.spec, name=name)
+    assert engine.spec.label == f"cpu ({name})"
     views = np.stack([ground(128, 128, seed) for seed in range(3)])
     # Sizes that the export has not seen, not square, one that must be padded, and several of one size.
     for queries, maps in (
@@ -230,7 +231,7 @@ def test_networks_that_only_pytorch_knows_say_so(tmp_path: Path) -> None:
 
 
 def test_records_tell_what_was_found(exported: Path, exact: TorchEngine) -> None:
-    record = read_record(exported, exact.weights_id, "openvino-bf16")
+    record = read_record(exported, exact.spec.weights_id, "openvino-bf16")
     check = record.check
     assert (check.samples, check.source, check.ma20, check.torch_ma20) == (2, "generated", 1.0, 1.0)
     assert 0 < check.max_logit_error < 1 and 0 < check.moved_p95_m < 0.5
@@ -243,7 +244,7 @@ def test_records_tell_what_was_found(exported: Path, exact: TorchEngine) -> None
 def test_what_another_openvino_has_compiled_is_compiled_anew(
     exported: Path, exact: TorchEngine, tmp_path: Path
 ) -> None:
-    own = shutil.copytree(exported / exact.weights_id / "openvino-bf16", tmp_path / "own")
+    own = shutil.copytree(exported / exact.spec.weights_id / "openvino-bf16", tmp_path / "own")
     loaded = load_weights(WEIGHTS)
     answers = []
     for change in (lambda blob: None, lambda blob: blob.write_bytes(b"another"), lambda blob: blob.unlink()):
@@ -286,7 +287,7 @@ def edited(folder: Path, path: Path, **changes: object) -> Path:
 
 
 def test_engines_that_do_not_fit_are_refused(exported: Path, exact: TorchEngine) -> None:
-    name, own = "openvino-bf16", exact.weights_id
+    name, own = "openvino-bf16", exact.spec.weights_id
     path = Path(own) / name / RECORD
 
     def refused(folder: Path, words: str, weights: str = WEIGHTS) -> None:
@@ -308,7 +309,7 @@ def test_engines_that_do_not_fit_are_refused(exported: Path, exact: TorchEngine)
 
 
 def test_auto_takes_the_fastest_that_may_be_used(exported: Path, exact: TorchEngine, tmp_path: Path) -> None:
-    own = exact.weights_id
+    own = exact.spec.weights_id
 
     def at(name: str) -> Path:
         return Path(own) / name / RECORD
@@ -316,7 +317,7 @@ def test_auto_takes_the_fastest_that_may_be_used(exported: Path, exact: TorchEng
     folder = exported
     for name, took_ms in zip(EXPORTED, (12.0, 10.0, 11.0), strict=True):
         folder = edited(folder, at(name), median_ms=took_ms, torch_ms=25.0)
-    assert open_engine(WEIGHTS, "cpu", 1, "auto", folder).name == "openvino-bf16"
+    assert open_engine(WEIGHTS, "cpu", 1, "auto", folder).spec.name == "openvino-bf16"
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     next((damaged / own / "openvino-bf16").glob("*.bin")).write_bytes(b"")
@@ -373,7 +374,7 @@ def test_nothing_half_is_left_behind(
 
 def test_half_precision_moves_fixes_by_centimetres(exact: TorchEngine) -> None:
     half = TorchEngine(WEIGHTS, "cpu", precision="bf16")
-    assert half.device == "cpu (torch-bf16)"
+    assert half.spec.label == "cpu (torch-bf16)"
     for one in SAMPLES:
         places = [engine.infer(one.query, one.search_map).peak_xy_px for engine in (half, exact)]
         assert np.hypot(*np.subtract(*places)) * one.gsd_m < 0.1

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from geoloc_models.drl.heatmap import published_heatmap
+from geoloc_models.engines import EngineSpec
 from geoloc_models.engines.published_engine import PublishedEngine, heatmap_around, open_network
 from geoloc_models.engines.torch_engine import TorchEngine
 
 
 def network(logits: np.ndarray) -> Any:
     return SimpleNamespace(
-        weights_id="w", device="cpu", query_px=128, map_multiple_px=16, gsd_range_m=(0.3, 1.0),
+        spec=EngineSpec("w", "cpu", query_px=128, map_multiple_px=16, gsd_range_m=(0.3, 1.0)),
         logits=lambda queries, search_map: (logits[None], 16.0),
     )  # fmt: skip
 

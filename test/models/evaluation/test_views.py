@@ -10,19 +10,16 @@ import pytest
 
 from geoloc_models.datasets.image_pairs import calibrates, is_held_out, list_pairs
 from geoloc_models.drl.heatmap import Heatmap
+from geoloc_models.engines import Engine, EngineSpec
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.view_sets import HeldOutPairs, PairProtocol, PairSample
 from geoloc_models.evaluation.views import PairScores, evaluate_set, fit_to_engine
 
 
-class Finder:
+class Finder(Engine):
     """An engine that finds the centroid of what is red, and notes what it was given."""
 
-    weights_id = "red"
-    device = "cpu"
-    query_px = 96
-    map_multiple_px = 16
-    gsd_range_m = (0.2, 2.0)
+    spec = EngineSpec("red", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.2, 2.0))
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, int]] = []

