@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from geoloc_models.world.materials import CODE, FIRST_FIELD, SOFT
+from geoloc_models.world.materials import CODE, FIRST_FIELD, SOFT, smooth_noise
+from geoloc_models.world.roofs import offset_line, roof_extras, roof_surface
 from geoloc_models.world.shapes import Building, Layout, blob, densify, directions, rectangle
 
 SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
@@ -157,13 +158,13 @@ class Canvas:
             self._line(road.points, 0.7, CODE["verge"])  # grass between the wheels
         for road in [road for road in roads if road.kind in ("main", "street")]:
             for offset in (-0.25, 0.25):  # lanes are polished where wheels run
-                self._line(_offset(road.points, offset * road.width_m), 1.6, CODE["worn"])
+                self._line(offset_line(road.points, offset * road.width_m), 1.6, CODE["worn"])
         self._draw_markings()
 
     def _draw_markings(self) -> None:
         for road in [road for road in self.layout.roads if road.kind == "main"]:
             points = densify(road.points, 2.0)
-            sides = [_offset(points, side * (road.width_m / 2 - 0.4)) for side in (-1, 1)]
+            sides = [offset_line(points, side * (road.width_m / 2 - 0.4)) for side in (-1, 1)]
             clear = self._clear_of_junctions(points)
             for start in range(0, len(points) - 3, 6):
                 if clear[start : start + 4].all():
@@ -231,7 +232,7 @@ class Canvas:
         u, v = dx * cos + dy * sin, dy * cos - dx * sin
         edge_u, edge_v = building.length_m / 2 - np.abs(u), building.width_m / 2 - np.abs(v)
         inside = (edge_u >= 0) & (edge_v >= 0)
-        height, tone = _roof(
+        height, tone = roof_surface(
             building, np.random.default_rng((building.seed, self.date)), u, v, edge_u, edge_v
         )
         standing = self.height[rows, columns]
@@ -242,7 +243,7 @@ class Canvas:
         top = inside & (height > standing)
         standing[top] = height[top]
         colour = building.colour * tone[..., None]
-        _roof_extras(building, rng, u, v, edge_u, edge_v, colour, height)
+        roof_extras(building, rng, u, v, edge_u, edge_v, colour, height)
         standing[top] = np.maximum(standing[top], height[top])
         self.paint[rows, columns][top] = np.clip(colour, 8, 250)[top]
 
@@ -324,88 +325,6 @@ class Canvas:
             self.cover[y0:y1, x0:x1][over] = tint[number]
 
 
-def _offset(points: np.ndarray, distance_m: float) -> np.ndarray:
-    """The polyline moved sideways."""
-    tangent = directions(points)
-    return points + np.stack([-tangent[:, 1], tangent[:, 0]], axis=1) * distance_m
-
-
-def _roof(
-    building: Building,
-    rng: np.random.Generator,
-    u: np.ndarray,
-    v: np.ndarray,
-    edge_u: np.ndarray,
-    edge_v: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Height in metres and relative brightness over a roof."""
-    blotches = _smooth_noise(rng, 5, u.shape)
-    tone = rng.normal(1, 0.09) + 0.035 * blotches + 0.03 * rng.standard_normal(u.shape)
-    metal = building.colour.min() > 140 or building.length_m > 24
-    if metal:
-        tone = tone + 0.025 * np.sign(np.sin(2 * math.pi * u / rng.uniform(1.0, 2.2)))
-    else:
-        streaks = rng.standard_normal(64) * 0.045
-        tone = tone + streaks[np.floor((u + 1000) / 0.7).astype(int) % 64]
-    if building.roof == "flat":
-        height = np.where(np.minimum(edge_u, edge_v) < 0.6, building.eave_m + 0.5, building.eave_m)
-        tone = np.where(np.minimum(edge_u, edge_v) < 0.6, tone * 1.1, tone)
-        return height, tone
-    fall = np.minimum(edge_u, edge_v) if building.roof == "hip" else edge_v
-    height = building.eave_m + building.slope * np.maximum(fall, 0)
-    ridge = fall > building.width_m / 2 - 0.25
-    tone = np.where(ridge, tone * 1.1, tone)
-    return height, np.where(np.minimum(edge_u, edge_v) < 0.35, tone * 0.88, tone)
-
-
-def _roof_extras(
-    building: Building,
-    rng: np.random.Generator,
-    u: np.ndarray,
-    v: np.ndarray,
-    edge_u: np.ndarray,
-    edge_v: np.ndarray,
-    colour: np.ndarray,
-    height: np.ndarray,
-) -> None:
-    """Chimneys, windows, solar panels, plant and skylights; changes colour and height in place."""
-    length, width = building.length_m, building.width_m
-    if building.length_m > 24:
-        if rng.random() < 0.6:  # rows of skylights
-            pitch = rng.uniform(6, 12)
-            light = (np.abs((u % pitch) - pitch / 2) < 0.8) & (edge_v > 2) & (np.abs(v) > width * 0.08)
-            colour[light] = colour[light] * 0.4 + np.array([220, 226, 230]) * 0.6
-        for _ in range(int(rng.integers(2, 12))):
-            centre = rng.uniform(-0.42, 0.42, 2) * [length, width]
-            size = rng.uniform(0.8, 3.0, 2)
-            box = (np.abs(u - centre[0]) < size[0] / 2) & (np.abs(v - centre[1]) < size[1] / 2)
-            colour[box] = rng.uniform(110, 220)
-            height[box] += rng.uniform(0.8, 2.0)
-        return
-    for _ in range(int(rng.integers(0, 3))):
-        centre = rng.uniform(-0.4, 0.4, 2) * [length, width]
-        box = np.maximum(np.abs(u - centre[0]), np.abs(v - centre[1])) < 0.4
-        colour[box] = rng.uniform(70, 170)
-        height[box] += 1.2
-    if building.roof != "flat" and rng.random() < 0.4:
-        side = rng.choice([-1, 1])
-        for place in rng.uniform(-0.4, 0.4, 3) * length:
-            pane = (np.abs(u - place) < 0.4) & (np.abs(v - side * width * 0.22) < 0.6)
-            colour[pane] = (70, 80, 92)
-    if rng.random() < 0.14:
-        side = rng.choice([-1, 1])
-        array = (np.abs(u) < length * rng.uniform(0.2, 0.42)) & (v * side > width * 0.08) & (edge_v > 0.8)
-        grid = (np.abs((u % 1.7) - 0.85) > 0.78) | (np.abs((v % 1.1) - 0.55) > 0.48)
-        colour[array] = (38, 44, 66)
-        colour[array & grid] = (84, 90, 106)
-
-
-def _smooth_noise(rng: np.random.Generator, knots: int, shape: tuple[int, ...]) -> np.ndarray:
-    """(h, w) float32 noise with knots x knots free values."""
-    grid = rng.standard_normal((knots, knots), dtype=np.float32)
-    return np.asarray(cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))
-
-
 def _crowns(rng: np.random.Generator) -> list[np.ndarray]:
     """Tree crowns, (64, 64) float32 relative heights with clumps of leaves and ragged outlines."""
     y, x = (np.mgrid[:64, :64] - 31.5) / 31.5
@@ -417,7 +336,7 @@ def _crowns(rng: np.random.Generator) -> list[np.ndarray]:
         )
         r = radius / np.maximum(outline, 0.5)
         dome = np.sqrt(np.clip(1 - r**2, 0, 1))
-        clumps = _smooth_noise(rng, 9, (64, 64)) + 0.6 * _smooth_noise(rng, 18, (64, 64))
+        clumps = smooth_noise(rng, 9, (64, 64)) + 0.6 * smooth_noise(rng, 18, (64, 64))
         crown = np.where(r < 1, dome * (0.8 + 0.16 * clumps) + 0.12, 0)
         stamps.append(crown.clip(0, 1.3).astype(np.float32))
     return stamps

@@ -144,3 +144,9 @@ def tree_colours(green: float, rng: np.random.Generator) -> np.ndarray:
     colours[1:128] = green * leafy + (1 - green) * autumn + rng.normal(0, 4, (127, 3))
     colours[128:] = needles + rng.normal(0, 3, (128, 3)) + rng.normal(0, 3, 3)
     return colours
+
+
+def smooth_noise(rng: np.random.Generator, knots: int, shape: tuple[int, ...]) -> np.ndarray:
+    """(h, w) float32 noise with knots x knots free values."""
+    grid = rng.standard_normal((knots, knots), dtype=np.float32)
+    return np.asarray(cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))

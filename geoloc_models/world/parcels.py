@@ -179,19 +179,24 @@ def _add_plot(
         world.fences.append(np.concatenate([plot, plot[:1]]))
     world.buildings.append(house)
     taken.add(house.outline(2.0))
-    if rng.random() < 0.45:  # a wing makes the house an L or a T
-        out = width * rng.uniform(0.5, 0.9)
-        along = np.array([math.cos(turned), math.sin(turned)])
-        across = np.array([-along[1], along[0]]) * rng.choice([-1.0, 1.0])
-        wing = Building(
-            centre + along * rng.uniform(-0.3, 0.3) * length + across * (width / 2 + out / 4),
-            turned + math.pi / 2, width / 2 + out, length * rng.uniform(0.35, 0.5), roof,
-            eave * rng.choice([0.75, 1.0]), house.slope, colour, dates, int(rng.integers(1 << 30)),
-        )  # fmt: skip
-        world.buildings.append(wing)
-        taken.add(wing.outline(1.0))
+    if rng.random() < 0.45:
+        _add_wing(world, rng, taken, house)
     _add_outside(world, rng, house, point, normal, angle)
     return True
+
+
+def _add_wing(world: Layout, rng: np.random.Generator, taken: Occupancy, house: Building) -> None:
+    """A wing that makes the house an L or a T."""
+    out = house.width_m * rng.uniform(0.5, 0.9)
+    along = np.array([math.cos(house.angle_rad), math.sin(house.angle_rad)])
+    across = np.array([-along[1], along[0]]) * rng.choice([-1.0, 1.0])
+    wing = Building(
+        house.centre + along * rng.uniform(-0.3, 0.3) * house.length_m + across * (house.width_m / 2 + out / 4),
+        house.angle_rad + math.pi / 2, house.width_m / 2 + out, house.length_m * rng.uniform(0.35, 0.5), house.roof,
+        house.eave_m * rng.choice([0.75, 1.0]), house.slope, house.colour, house.dates, int(rng.integers(1 << 30)),
+    )  # fmt: skip
+    world.buildings.append(wing)
+    taken.add(wing.outline(1.0))
 
 
 def _add_outside(

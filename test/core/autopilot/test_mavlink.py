@@ -19,13 +19,9 @@ from pyproj import Transformer
 from scipy.spatial.transform import Rotation
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.autopilot.clock_offset import ClockOffset
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
-from geoloc_ros.core.autopilot.mavlink_connection import (
-    Autopilot,
-    ClockOffset,
-    Connection,
-    ConnectionSettings,
-)
+from geoloc_ros.core.autopilot.mavlink_connection import Autopilot, Connection, ConnectionSettings
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.autopilot.mavlink_link import Endpoint
 from geoloc_ros.core.autopilot.mavlink_messages import (
