@@ -198,9 +198,9 @@ def _print_check(found: BagReport) -> None:
             f"{role}: {choice.topic.name}, {choice.why}" if choice.topic else f"{role}: none",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-    if found.pictures:
-        shares = ", ".join(f"{found.pictures[what]} with {what}" for what in ("attitude", "height", "truth"))
-        print(f"{found.pictures['pictures']} pictures: {shares}")
+    if found.images:
+        shares = ", ".join(f"{found.images[what]} with {what}" for what in ("attitude", "height", "truth"))
+        print(f"{found.images['images']} images: {shares}")
     for fault in found.faults:
         print(f"{'MISSING' if fault.needed else 'note'}: {fault.text}")
     print("fit for `geoloc evaluate`" if found.usable else "not fit for localization")

@@ -256,11 +256,11 @@ class _Flight:
 
 def _figures(statuses: list[LocalizerStatus], replaced: int, usage: Usage, published: int) -> dict[str, Any]:
     """What came out, in numbers with their unit in the name."""
-    stages = ("decode", "rectify", "crop", "network", "post", "total", "age")
-    ms = {
-        stage: percentiles([getattr(status, f"latency_{stage}_ms") for status in statuses])
-        for stage in stages
-    }
+    from geoloc_ros.messages.status import LATENCIES, latencies_ms
+
+    rows = [latencies_ms(status) for status in statuses]
+    found = {name: [row[name] for row in rows if name in row] for name in LATENCIES}
+    ms = {name: percentiles(values) for name, values in found.items() if values}
     # The first tenth fills caches and pools.
     settled_mb = usage.memory_mb[max(1, len(usage.memory_mb) // 10) :]
     return {

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -28,10 +27,12 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.evaluation.scores import STAGES, FrameScore, score_fix
+from geoloc_ros.core.evaluation.scores import FrameScore, score_fix
 from geoloc_ros.core.localization.state import State
+from geoloc_ros.core.matching.stage_times import STAGES
 from geoloc_ros.core.recording.frame import Truth
-from geoloc_ros.messages.conversions import time_from_seconds
+from geoloc_ros.messages.sensors import time_from_seconds
+from geoloc_ros.messages.status import latencies_ms
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.services import ask
 
@@ -161,11 +162,7 @@ class Recorder:
             known = {
                 "search_size_m": status.search_size_m,
                 "latency_ms": status.latency_total_ms,
-                "stages_ms": {
-                    stage: ms
-                    for stage in STAGES
-                    if not math.isnan(ms := getattr(status, f"latency_{stage}_ms"))
-                },
+                "stages_ms": {name: ms for name, ms in latencies_ms(status).items() if name in STAGES},
                 "state": State(status.state).name,
                 "peak": status.peak,
                 "reason": status.reason,

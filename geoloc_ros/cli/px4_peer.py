@@ -15,7 +15,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_ros.core.localization.state import State
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.sensors import fix_from_position, no_fix, time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.px4_topics import Px4Topics
 
@@ -115,11 +115,11 @@ class ScriptedLocalizer(Node):
         self.frames += 1
         if stamp_s is None:
             stamp_s = float(self.get_clock().now().nanoseconds) * 1e-9 - age_s
-        stamp = messages.time_from_seconds(stamp_s)
-        fix = messages.no_fix(stamp, "base_link")
+        stamp = time_from_seconds(stamp_s)
+        fix = no_fix(stamp, "base_link")
         if valid:
             spread = np.eye(2) * sigma_m**2
-            fix = messages.fix_from_position(*place, spread, 9.0, stamp, "base_link")
+            fix = fix_from_position(*place, spread, 9.0, stamp, "base_link")
             fix.status.status = NavSatStatus.STATUS_FIX
         status = LocalizerStatus(state=int(state), valid=valid, frames=self.frames, sigma_m=math.nan)
         status.header.stamp = stamp

@@ -33,7 +33,7 @@ def open_told(path: Path, topics: Sequence[str] = (), mount: Sequence[float] | N
         )
     if isinstance(recording, Bag):
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        for line in recording.told():
+        for line in recording.described():
             console.print(line, markup=False)
     return recording
 

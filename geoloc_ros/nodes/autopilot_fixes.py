@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The localizer's fixes on their way to an autopilot: paired with their status, gated, told about; for every bridge."""
+"""The localizer's fixes on their way to an autopilot: paired with their status, gated, reported; for every bridge."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from std_msgs.msg import Float64
 
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix, FixGate, Hold
 from geoloc_ros.core.geometry.geoid import undulation_m
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.status import gate_input_from_fix, gate_status_from_status
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.diagnostics import Diagnostics
 
 SILENCE_S = 2.0
-"""Without a fix for so long the localizer counts as silent; it publishes one for every picture, lost or not."""
+"""Without a fix for so long the localizer counts as silent; it publishes one for every image, lost or not."""
 _WAITING = 16
 
 Left = TypeVar("Left")
@@ -67,7 +67,7 @@ def altitude_amsl_m(fix: Fix, otherwise_m: float) -> float:
 
 
 class AutopilotFixes:
-    """Hears localizer/fix and localizer/status, sends what the gate lets pass, publishes ~/latency and diagnostics.
+    """Takes localizer/fix and localizer/status, sends what the gate lets pass, publishes ~/latency and diagnostics.
 
     All runs on the executor's thread.
     """
@@ -79,29 +79,34 @@ class AutopilotFixes:
         send: Callable[[Fix, Decision], None],
         own_altitude_m: Callable[[], float],
         blocked: Callable[[float], str],
-        about: Callable[[], Mapping[str, object]],
+        extra_values: Callable[[], Mapping[str, object]],
     ) -> None:
         """Subscribe and advertise.
 
         send: gets what passes, with its altitude above mean sea level. own_altitude_m: the autopilot's idea of that,
-        for fixes without; NaN if it has none. blocked(now_s): why the autopilot can take none, in words. about:
-        further values for the diagnostics. GeolocError without a geoid.
+        for fixes without; NaN if it has none. blocked(now_s): why the autopilot can take none, else empty.
+        extra_values: for the diagnostics. GeolocError without a geoid.
         """
         undulation_m(0.0, 0.0)  # reads the grid now and not in flight
         self._node = node
-        self._send, self._own_altitude_m, self._blocked, self._about = send, own_altitude_m, blocked, about
+        self._send, self._own_altitude_m, self._blocked, self._extra_values = (
+            send,
+            own_altitude_m,
+            blocked,
+            extra_values,
+        )
         self.gate = FixGate(max_age_s)
         self._latency_s = math.nan
         self._decided: Decision | None = None
         # Steady time: a simulation that stands still must not silence the diagnostics.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._heard_s = self._steady_s()
+        self._received_s = self._steady_s()
         self._latency = node.create_publisher(Float64, "~/latency", 10)
         self._diagnostics = Diagnostics(node, "fixes for the autopilot", "no fix yet")
         pairs: StampPairs[NavSatFix, LocalizerStatus] = StampPairs(self._on_pair)
 
         def on_status(message: LocalizerStatus) -> None:
-            self.gate.observe(messages.fix_status_from_status(message))
+            self.gate.observe(gate_status_from_status(message))
             pairs.add_right(message)
 
         self._fix = node.create_subscription(NavSatFix, "localizer/fix", pairs.add_left, 10)
@@ -114,15 +119,15 @@ class AutopilotFixes:
     def _now_s(self) -> float:
         return float(self._node.get_clock().now().nanoseconds) * 1e-9
 
-    def is_late(self, fix: Fix) -> bool:
-        """To be asked by `send` with the message ready: whether the fix must not go out any more."""
-        return self.gate.is_late(fix, self._now_s())
+    def hold_if_late(self, fix: Fix) -> bool:
+        """For `send`, with the message ready: whether the fix has become too old meanwhile; it counts as held then."""
+        return self.gate.hold_if_late(fix, self._now_s())
 
     def _on_pair(self, fix_message: NavSatFix, status_message: LocalizerStatus) -> None:
-        self._heard_s = self._steady_s()
-        fix = messages.candidate_from_fix(fix_message)
+        self._received_s = self._steady_s()
+        fix = gate_input_from_fix(fix_message)
         fix = replace(fix, altitude_m=altitude_amsl_m(fix, self._own_altitude_m()))
-        status = messages.fix_status_from_status(status_message)
+        status = gate_status_from_status(status_message)
         blocked = self._blocked(self._now_s())
         now_s = self._now_s()
         decision = self.gate.decide(fix, status, now_s, blocked)
@@ -151,7 +156,7 @@ class AutopilotFixes:
         if blocked:
             level, text = DiagnosticStatus.ERROR, f"nothing is sent: {blocked}"
             self._node.get_logger().error(text, throttle_duration_sec=10.0)
-        elif decided is None or self._steady_s() - self._heard_s > SILENCE_S:
+        elif decided is None or self._steady_s() - self._received_s > SILENCE_S:
             level = DiagnosticStatus.STALE
             text = f"no fix with its status on {self._fix.topic_name}; is the localizer running?"
         elif decided.hold is not None:
@@ -167,6 +172,6 @@ class AutopilotFixes:
                 "latency_limit_s": f"{self.gate.max_age_s:g}",
                 "oldest_sent_s": f"{totals.oldest_s:.3f}",
                 "resets": totals.resets,
-                **self._about(),
+                **self._extra_values(),
             },
         )

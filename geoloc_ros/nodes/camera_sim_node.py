@@ -34,7 +34,7 @@ _NUMBERS = {
     "attitude_noise_deg": (0.0, 0.0, 30.0, "error of the published roll and pitch, degrees, 1 sigma"),
     "heading_noise_deg": (0.0, 0.0, 90.0, "error of the published heading, degrees, 1 sigma"),
     "height_noise": (0.0, 0.0, 0.5, "error of the published height, share of it, 1 sigma"),
-    "exposure": (TYPICAL.exposure, 0.05, 20.0, "gain of the picture"),
+    "exposure": (TYPICAL.exposure, 0.05, 20.0, "gain of the image"),
     "noise": (TYPICAL.noise, 0.0, 100.0, "sensor noise, 8-bit levels, 1 sigma"),
     "blur_px": (TYPICAL.blur_px, 0.0, 20.0, "lens blur, standard deviation, px"),
     "shutter_s": (TYPICAL.shutter_s, 0.0, 1.0, "open time, for motion blur on a path, s"),
@@ -52,7 +52,7 @@ class CameraSimNode(Node):
         declare(self, "map", "", "raster that the camera sees; serve another date of it for an honest test")
         declare(self, "camera", "", "camera.yaml; empty: 640x480 with 66 degrees of view")
         text = (
-            "path: fly one and publish all that a camera drone does; vehicle: publish pictures only, seen from the "
+            "path: fly one and publish all that a camera drone does; vehicle: publish images only, seen from the "
             "pose on truth and truth_attitude, such as mavlink_bridge gives of an autopilot's simulator"
         )
         declare(self, "source", "path", text, choices=SOURCES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a node says on /diagnostics how it is doing."""
+"""A node's state on /diagnostics."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.status import diagnostic_array
 
 
 class Diagnostics:
     """The node's one entry on /diagnostics: as often as `publish` is called, and at once on change."""
 
     def __init__(self, node: Node, subject: str, text: str = "not configured") -> None:
-        """`subject`: what the node looks after, for the entry's name; `text`: how things are at first."""
+        """`subject`: what the node looks after, for the entry's name; `text`: the first message."""
         self._node = node
         self._subject = subject
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class Diagnostics:
         values: Mapping[str, object] | None = None,
         hardware_id: str | None = None,
     ) -> None:
-        """Say how things are; `values` and `hardware_id` stay as they were when left out."""
+        """Set the state and publish it if it changed; `values` and `hardware_id` stay as they were when left out."""
         with self._lock:
             changed = (level, text) != (self._level, self._text)
             self._level, self._text = level, text
@@ -42,9 +42,9 @@ class Diagnostics:
             self.publish()
 
     def publish(self) -> None:
-        """Say it again."""
+        """Publish the state as it is."""
         with self._lock:
-            message = messages.diagnostics(
+            message = diagnostic_array(
                 self._node.get_clock().now().to_msg(),
                 f"{self._node.get_fully_qualified_name().lstrip('/')}: {self._subject}",
                 self._hardware_id,

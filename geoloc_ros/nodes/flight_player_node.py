@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node flight_player: plays a flight folder or a bag as the topics of a camera drone, with /clock.
 
-A bag needs no `ros2 bag play`: its topics are found by type, and each picture goes out with the attitude and the height
+A bag needs no `ros2 bag play`: its topics are found by type, and each image goes out with the attitude and the height
 of its own moment.
 """
 
@@ -22,16 +22,16 @@ from geoloc_ros.core.bags.bag import Bag, open_recording
 from geoloc_ros.core.bags.bag_topics import ROLES
 from geoloc_ros.core.geometry.rotations import DOWN_XYZW
 from geoloc_ros.core.recording.frame import noisy_prior
-from geoloc_ros.messages.conversions import time_from_seconds
+from geoloc_ros.messages.sensors import time_from_seconds
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.prior_client import PriorClient
-from geoloc_ros.nodes.running import made_or_told, spin_until_interrupted
+from geoloc_ros.nodes.running import create_or_report, spin_until_interrupted
 
 CLOCK_HZ = 100.0
 PAUSE_S = 0.5
-"""Real time between hearing subscribers and the first frame, and after the last frame."""
+"""Real time between the first subscribers and the first frame, and after the last frame."""
 LAST_ANSWER_S = 3.0
 """How long the answer to the last frame is waited for, so that it is not counted as dropped."""
 
@@ -82,7 +82,7 @@ class FlightPlayerNode(Node):
         if len(mount) != 4:
             raise GeolocError(f"camera_mount_xyzw has {len(mount)} values; it needs x, y, z, w")
         self._flight = open_recording(Path(folder), topics, mount=mount)
-        for line in self._flight.told() if isinstance(self._flight, Bag) else ():
+        for line in self._flight.described() if isinstance(self._flight, Bag) else ():
             self.get_logger().info(line)
         self._first, self._stop = self._chosen()
         self._ended = threading.Event()
@@ -90,8 +90,8 @@ class FlightPlayerNode(Node):
         self._answered_stamp = Time()
         self._answers = 0
         self.create_subscription(LocalizerStatus, "localizer/status", self._on_status, 10)
-        # After the subscription: a localizer that answers this client has then heard of both, as DDS tells of them in
-        # their order, and the answer to the first frame is not lost.
+        # After the subscription: DDS announces both in their order, so a localizer that answers this client has
+        # discovered the subscription too, and the answer to the first frame is not lost.
         self._prior = PriorClient(self)
 
     def _on_status(self, message: LocalizerStatus) -> None:
@@ -129,7 +129,7 @@ class FlightPlayerNode(Node):
     def _wait_for_listeners(self) -> None:
         start_s = self._flight.stamp_s(self._first)
         end = time.monotonic() + value(self, "wait_s")
-        while not self._topics.heard and not self._ended.is_set():
+        while not self._topics.has_subscribers and not self._ended.is_set():
             if time.monotonic() > end:
                 raise GeolocError(
                     f"nobody listens to image, camera_info and altitude after {value(self, 'wait_s'):g} s; "
@@ -137,7 +137,7 @@ class FlightPlayerNode(Node):
                 )
             self._topics.publish_clock(start_s)
             self._ended.wait(0.05)
-        # The clock of the others has to arrive before anything is stamped with it.
+        # The clock of the other nodes has to arrive before anything is stamped with it.
         for _ in range(int(PAUSE_S / 0.05)):
             self._topics.publish_clock(start_s)
             self._ended.wait(0.05)
@@ -174,9 +174,9 @@ class FlightPlayerNode(Node):
                 self._wait_for_answer(frame.stamp_s, value(self, "answer_s"))
                 # Time stood still while waiting, so that the next frames do not come in a burst.
                 start = max(start, time.monotonic() - (frame.stamp_s - first_s) / rate)
-        self._say_dropped(count, frame.stamp_s)
+        self._report_dropped(count, frame.stamp_s)
 
-    def _say_dropped(self, count: int, last_s: float) -> None:
+    def _report_dropped(self, count: int, last_s: float) -> None:
         """How many frames the localizer answered; nothing where none listens."""
         if self._answers:
             self._wait_for_answer(last_s, LAST_ANSWER_S)
@@ -192,7 +192,7 @@ class FlightPlayerNode(Node):
 def main() -> int:
     """Play the flight and end; 2 if it cannot be played."""
     rclpy.init()
-    node = made_or_told("flight_player", FlightPlayerNode)
+    node = create_or_report("flight_player", FlightPlayerNode)
     if node is None:
         return 2
     failures: list[GeolocError] = []
@@ -203,7 +203,7 @@ def main() -> int:
         except GeolocError as error:
             failures.append(error)
         except RuntimeError:
-            # Ctrl-C takes ROS away under the player, which it notices at its next word.
+            # Ctrl-C shuts ROS down under the player, which fails at its next publication.
             if rclpy.ok():
                 raise
         finally:

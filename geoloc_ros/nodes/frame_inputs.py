@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the localizer hears: pictures, camera, attitude, height and GNSS, put together into frames."""
+"""The localizer's inputs: images, camera, attitude, height and GNSS, put together into frames."""
 
 from __future__ import annotations
 
@@ -23,16 +23,26 @@ from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rotations import DOWN_XYZW, rotation_enu_from_optical, rotation_from_quaternion
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.recording.timeline import Timeline, blend_numbers, blend_quaternions
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.reading import (
+    GnssFix,
+    Motion,
+    Quaternion,
+    camera_from_info,
+    gnss_from_fix,
+    height_from_altitude,
+    motion_from_odometry,
+    quaternion_from_imu,
+    rgb_from_image,
+    velocity_from_motion,
+)
+from geoloc_ros.messages.stamps import message_time_s
 from geoloc_ros.nodes.parameters import choice, declare, value
 
 ATTITUDE_SOURCES = ("auto", "imu", "nadir")
 ALTITUDE_TYPES = ("float64", "range")
 IMAGE_TRANSPORTS = ("raw", "compressed")
 
-Quaternion = tuple[float, float, float, float]
-
-# Stands in frames that come before any camera_info; such a frame has no picture either.
+# Stands in frames that come before any camera_info; such a frame has no image either.
 _NO_CAMERA = CameraModel(1, 1, np.eye(3))
 
 
@@ -47,7 +57,7 @@ _NUMBERS = {
         0.0,
         -360.0,
         360.0,
-        "heading of the picture's top without imu and odom, degrees clockwise from north",
+        "heading of the image's top without imu and odom, degrees clockwise from north",
     ),
     "sensor_wait_s": (0.05, 0.0, 1.0, "how long a frame waits for the attitude and range of its moment, s"),
     "imu_max_age_s": (0.2, 0.0, 10.0, "largest time between a frame and the attitude used for it, s"),
@@ -58,7 +68,7 @@ _NUMBERS = {
 
 
 def declare_input_parameters(node: LifecycleNode) -> None:
-    """Everything that says what the vehicle sends and how old it may be."""
+    """What the vehicle sends and how old it may be."""
     text = "raw: image is a sensor_msgs/Image; compressed: it is a sensor_msgs/CompressedImage"
     declare(node, "image_transport", "raw", text, choices=IMAGE_TRANSPORTS)
     text = "float64: altitude is a std_msgs/Float64 (MAVROS rel_alt); range: it is a sensor_msgs/Range"
@@ -70,7 +80,7 @@ def declare_input_parameters(node: LifecycleNode) -> None:
     declare(node, "attitude_source", "auto", text, choices=ATTITUDE_SOURCES)
     text = (
         "quaternion x, y, z, w that turns the camera's optical frame into the FLU body; the default looks "
-        "down with the picture's top towards the nose"
+        "down with the image's top towards the nose"
     )
     declare(node, "camera_mount_xyzw", list(DOWN_XYZW), text)
     for name, (default, low, high, text) in _NUMBERS.items():
@@ -79,11 +89,11 @@ def declare_input_parameters(node: LifecycleNode) -> None:
 
 @dataclass(frozen=True)
 class Gathered:
-    """A frame with what the core has no use for but the outside has."""
+    """A frame with what the core does not need but the outputs do."""
 
     frame: Frame
     attitude: Quaternion | None  # ENU from FLU body
-    motion: messages.Motion | None  # from odometry
+    motion: Motion | None  # from odometry
     decode_ms: float
 
 
@@ -107,8 +117,8 @@ class FrameInputs:
         # A broken sample keeps its place, so that no frame of its moment is answered from a neighbour.
         self._attitude: Timeline[Quaternion | GeolocError] = Timeline(_unless_broken(blend_quaternions))
         self._height_m: Timeline[float | GeolocError] = Timeline(_unless_broken(blend_numbers))
-        self._odom: Timeline[messages.Motion] = Timeline(_nearer)
-        self._gnss: tuple[float, messages.GnssFix] | None = None
+        self._odom: Timeline[Motion] = Timeline(_nearer)
+        self._gnss: tuple[float, GnssFix] | None = None
         self._truth: Timeline[tuple[float, float]] = Timeline(_nearer)
         self._lock = threading.Lock()
         image_type = CompressedImage if compressed else Image
@@ -128,7 +138,7 @@ class FrameInputs:
 
     @property
     def image_topic(self) -> str:
-        """Full name of the picture's topic, for messages to people."""
+        """Full name of the image topic, for texts."""
         return self._image
 
     def close(self) -> None:
@@ -144,13 +154,13 @@ class FrameInputs:
             self._gnss = None
 
     def gather(self, message: Image | CompressedImage) -> Gathered:
-        """The frame of a picture message; what is missing or broken is named in its `problem`."""
-        stamp_s = messages.seconds_from_time(message.header.stamp)
+        """The frame of an image message; what is missing or broken is named in its `problem`."""
+        stamp_s = message_time_s(message)
         problems: list[str] = []
         start = time.perf_counter()
         image: np.ndarray | None = None
         try:
-            image = messages.rgb_from_image(message)
+            image = rgb_from_image(message)
         except GeolocError as error:
             problems.append(str(error))
         decode_ms = (time.perf_counter() - start) * 1e3
@@ -174,12 +184,12 @@ class FrameInputs:
             height_m=height_m,
             camera=camera,
             problem=problems[0] if problems else "",
-            velocity_enu_m_s=None if odom is None else messages.velocity_from_motion(odom, attitude),
+            velocity_enu_m_s=None if odom is None else velocity_from_motion(odom, attitude),
             heading_deg=value(self._node, "heading_deg") if odom is None else odom.heading_deg,
         )
         return Gathered(frame, attitude, odom, decode_ms)
 
-    def gnss_at(self, stamp_s: float) -> messages.GnssFix | None:
+    def gnss_at(self, stamp_s: float) -> GnssFix | None:
         """The newest valid GNSS fix if it is young enough for a frame of `stamp_s`."""
         with self._lock:
             gnss = self._gnss
@@ -188,7 +198,7 @@ class FrameInputs:
         return gnss[1]
 
     def truth_at(self, stamp_s: float) -> tuple[float, float] | None:
-        """(lat_deg, lon_deg) from the topic truth, for pictures only."""
+        """(lat_deg, lon_deg) from the topic truth, for the overlay only."""
         return self._truth.at(stamp_s, 0.05)
 
     def _camera_for(self, image: np.ndarray | None) -> CameraModel:
@@ -197,7 +207,7 @@ class FrameInputs:
             raise camera
         if image is not None and image.shape[:2] != (camera.height, camera.width):
             raise GeolocError(
-                f"image is {image.shape[1]}x{image.shape[0]} px, but camera_info says "
+                f"image is {image.shape[1]}x{image.shape[0]} px, but camera_info is of "
                 f"{camera.width}x{camera.height}; publish the camera_info of this image"
             )
         return camera
@@ -233,36 +243,34 @@ class FrameInputs:
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         try:
-            self._camera = messages.camera_from_info(message)
+            self._camera = camera_from_info(message)
         except GeolocError as error:
             self._camera = error
 
     def _on_imu(self, message: Imu) -> None:
-        self._attitude.add(_stamp_s(message), _or_error(messages.quaternion_from_imu, message))
+        self._attitude.add(message_time_s(message), _or_error(quaternion_from_imu, message))
 
     def _on_altitude(self, message: Float64 | Range) -> None:
         # Float64 has no stamp: its moment is that of its arrival.
         now_s = self._node.get_clock().now().nanoseconds * 1e-9
-        stamp_s = _stamp_s(message) if isinstance(message, Range) else now_s
-        self._height_m.add(stamp_s, _or_error(messages.height_from_altitude, message))
+        stamp_s = message_time_s(message) if isinstance(message, Range) else now_s
+        self._height_m.add(stamp_s, _or_error(height_from_altitude, message))
 
     def _on_odom(self, message: Odometry) -> None:
         try:
-            self._odom.add(_stamp_s(message), messages.motion_from_odometry(message))
+            self._odom.add(message_time_s(message), motion_from_odometry(message))
         except GeolocError as error:
             self._node.get_logger().warning(str(error), throttle_duration_sec=10.0)
 
     def _on_gnss(self, message: NavSatFix) -> None:
-        fix = messages.gnss_from_fix(message)
+        fix = gnss_from_fix(message)
         with self._lock:
-            self._gnss = None if fix is None else (_stamp_s(message), fix)
+            self._gnss = None if fix is None else (message_time_s(message), fix)
 
     def _on_truth(self, message: NavSatFix) -> None:
-        self._truth.add(_stamp_s(message), (message.latitude, message.longitude))
-
-
-def _stamp_s(message: Any) -> float:
-    return messages.seconds_from_time(message.header.stamp)
+        truth = gnss_from_fix(message)
+        if truth is not None:
+            self._truth.add(message_time_s(message), (truth.lat_deg, truth.lon_deg))
 
 
 def _nearer(a: Any, b: Any, share: float) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the localizer says: fix, odometry, status, pictures of the heatmap."""
+"""The localizer's outputs: fix, odometry, status, drawings of the heatmap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import rotation_from_quaternion
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.overlay import draw_candidates, draw_overlay
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.maps import grid_from_heatmap, image_from_heatmap
+from geoloc_ros.messages.odometry import odometry_from_filter, transform_from_odom
+from geoloc_ros.messages.sensors import fix_from_position, image_from_rgb, no_fix
+from geoloc_ros.messages.status import status_from_estimate
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.frame_inputs import Gathered
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -26,7 +29,7 @@ HEATMAP_ENCODINGS = ("mono8", "rgb8")
 
 
 def declare_output_parameters(node: LifecycleNode) -> None:
-    """Frames, altitude and pictures."""
+    """Frames of reference, altitude and drawings."""
     declare(node, "base_frame", "base_link", "frame_id of the fix, the vehicle's body")
     declare(node, "map_frame", "map", "frame_id of odometry and grid: ENU around the datum")
     text = (
@@ -36,7 +39,7 @@ def declare_output_parameters(node: LifecycleNode) -> None:
     declare(node, "datum", [math.nan, math.nan], text)
     text = (
         "ellipsoidal height of the ground, m; with the height above ground it makes the fix's altitude; not "
-        "a number: learnt from valid gnss, and the altitude is not a number until then"
+        "a number: taken from valid gnss, and the altitude is not a number until then"
     )
     declare(node, "ground_altitude_m", math.nan, text)
     declare(node, "altitude_stddev_m", 5.0, "standard deviation of the fix's altitude, m", 0.1, 1000.0)
@@ -86,10 +89,10 @@ class Outputs:
     def publish_fix(self, estimate: Estimate, height_m: float, stamp: Time) -> None:
         """Every frame gets one: a fix, or NO_FIX with NaN."""
         if not estimate.valid:
-            self._fix.publish(messages.no_fix(stamp, self._base_frame))
+            self._fix.publish(no_fix(stamp, self._base_frame))
             return
         self._fix.publish(
-            messages.fix_from_position(
+            fix_from_position(
                 estimate.lat_deg,
                 estimate.lon_deg,
                 self._ground_altitude_m + height_m,
@@ -110,7 +113,7 @@ class Outputs:
     ) -> None:
         """State, confidence and latencies of one frame."""
         self._status.publish(
-            messages.status_from_estimate(estimate, stamp, self._base_frame, latencies_ms, counts, engine)
+            status_from_estimate(estimate, stamp, self._base_frame, latencies_ms, counts, engine)
         )
 
     def publish_odometry(self, estimate: Estimate, gathered: Gathered, stamp: Time) -> None:
@@ -123,7 +126,7 @@ class Outputs:
         place_m = (east_m, north_m, height_m if math.isfinite(height_m) else 0.0)
         rotation = None if gathered.attitude is None else rotation_from_quaternion(*gathered.attitude)
         self._odometry.publish(
-            messages.odometry_from_filter(
+            odometry_from_filter(
                 place_m,
                 track.velocity_enu,
                 track.covariance,
@@ -135,11 +138,11 @@ class Outputs:
 
         if self._broadcaster is not None and rotation is not None and gathered.motion is not None:
             self._broadcaster.sendTransform(
-                messages.transform_from_odom(place_m, rotation, gathered.motion, stamp, self._map_frame)
+                transform_from_odom(place_m, rotation, gathered.motion, stamp, self._map_frame)
             )
 
-    def publish_pictures(self, estimate: Estimate, truth: tuple[float, float] | None, stamp: Time) -> None:
-        """Heatmap, overlay and grid, each drawn only while someone listens.
+    def publish_heatmaps(self, estimate: Estimate, truth: tuple[float, float] | None, stamp: Time) -> None:
+        """Heatmap, overlay and grid, each drawn only while it has a subscriber.
 
         During a search the overlay is a sheet of the candidates, the others show the likeliest one's heatmap.
         """
@@ -154,15 +157,15 @@ class Outputs:
             elif heatmap is not None and crop is not None:
                 drawn = draw_overlay(crop, heatmap, estimate, truth)
         if drawn is not None:
-            self._overlay.publish(messages.image_from_rgb(drawn, stamp, self._map_frame))
+            self._overlay.publish(image_from_rgb(drawn, stamp, self._map_frame))
         if heatmap is None or crop is None:
             return
         if self._heatmap.get_subscription_count() > 0:
             colour, size_px = value(self._node, "heatmap_encoding") == "rgb8", crop.image.shape[0]
-            image = messages.image_from_heatmap(heatmap, size_px, colour, stamp, self._map_frame)
+            image = image_from_heatmap(heatmap, size_px, colour, stamp, self._map_frame)
             self._heatmap.publish(image)
         if self._grid.get_subscription_count() > 0 and self._map_origin is not None:
-            grid = messages.grid_from_heatmap(heatmap, crop, self._map_origin, stamp, self._map_frame)
+            grid = grid_from_heatmap(heatmap, crop, self._map_origin, stamp, self._map_frame)
             self._grid.publish(grid)
 
 

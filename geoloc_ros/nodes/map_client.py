@@ -8,7 +8,7 @@ import threading
 from rclpy.node import Node
 
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
-from geoloc_ros.messages.conversions import crop_from_response, empty_crop
+from geoloc_ros.messages.maps import crop_from_response, empty_crop
 from geoloc_ros.nodes.services import ask
 from geoloc_ros.srv import GetMap
 

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.maps.raster import MapAhead, MapLayer, RasterMap
-from geoloc_ros.messages.conversions import empty_crop, response_from_crop
+from geoloc_ros.messages.maps import empty_crop, response_from_crop
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.running import run_node
 from geoloc_ros.srv import GetMap

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node mavlink_bridge: fixes to ArduPilot or PX4 over MAVLink; attitude, height and GNSS from it to the localizer.
 
-docs/mavlink.md says what the autopilot must be set to.
+docs/mavlink.md lists the parameters to set on the autopilot.
 """
 
 from __future__ import annotations
@@ -23,10 +23,18 @@ from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot import mavlink_messages
-from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
+from geoloc_ros.core.autopilot.fix_gate import Decision, Fix, Hold
 from geoloc_ros.core.autopilot.mavlink_connection import Autopilot, Connection, ConnectionSettings
 from geoloc_ros.core.autopilot.mavlink_messages import Attitude, Heights, Origin, Velocity
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.reading import velocity_from_odometry
+from geoloc_ros.messages.sensors import (
+    fix_from_position,
+    fix_from_receiver,
+    imu_from_quaternion,
+    no_fix,
+    time_from_seconds,
+)
+from geoloc_ros.messages.stamps import message_time_s
 from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -68,7 +76,7 @@ class MavlinkBridgeNode(Node):
         self._agp_id = value(self, "agp_id")
         self._attitude: Attitude | None = None
         self._quaternion_s = -math.inf  # steady clock, of the last ATTITUDE_QUATERNION
-        self._said_origin: tuple[int, Origin] | None = None  # at which meeting
+        self._reported_origin: tuple[int, Origin] | None = None  # at which meeting
         self._altitude_amsl_m = math.nan
         self._velocity: tuple[float, Velocity] | None = None  # of which stamp
         self._heights = Heights()
@@ -90,10 +98,10 @@ class MavlinkBridgeNode(Node):
             self._send,
             lambda: self._altitude_amsl_m,
             self._why_blocked,
-            self._about,
+            self._extra_values,
         )
         self.create_subscription(Odometry, "localizer/odometry", self._on_odometry, 1)
-        self.create_timer(1.0, self._rate, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(1.0, self._update_rates, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._connection.start()
 
     def _declare_parameters(self) -> None:
@@ -110,7 +118,7 @@ class MavlinkBridgeNode(Node):
             self, "system_id", 1, "MAVLink system of this computer, as a rule that of its vehicle", 1, 255
         )
         declare(self, "component_id", 191, "MAVLink component of this computer", 1, 255)
-        text = "MAVLink system of the autopilot; 0: the first that is heard"
+        text = "MAVLink system of the autopilot; 0: the first that sends"
         declare(self, "target_system", 0, text, 0, 255)
         text = "which of ArduPilot's GPS takes the fixes, counted from 0: 1 with GPS2_TYPE = 14, 0 with GPS1_TYPE = 14"
         declare(self, "gps_id", 1, text, 0, 3)
@@ -167,11 +175,11 @@ class MavlinkBridgeNode(Node):
     @property
     def _origin(self) -> Origin | None:
         """Of PX4's local frame; not that of before a restart."""
-        said = self._said_origin
-        return None if said is None or said[0] != self._connection.meetings else said[1]
+        reported = self._reported_origin
+        return None if reported is None or reported[0] != self._connection.meetings else reported[1]
 
     def _why_blocked(self, now_s: float) -> str:
-        """Why the autopilot can take no fix, in words; empty if it can."""
+        """Why the autopilot can take no fix; empty if it can."""
         problem, vehicle = self._connection.problem(), self._connection.vehicle
         if problem or vehicle is None:
             return problem
@@ -205,25 +213,26 @@ class MavlinkBridgeNode(Node):
         else:
             origin = self._origin
             if origin is None or self._attitude is None:
-                return  # it restarted since the gate let the fix pass
+                self._fixes.gate.withdraw(Hold.BLOCKED)  # it restarted since the gate let the fix pass
+                return
             message = mavlink_messages.odometry(fix, decision, origin, self._attitude)
         self._connection.send(message, fix.stamp_s + self._fixes.gate.max_age_s)
 
     def _on_odometry(self, message: Odometry) -> None:
         try:
-            velocity = Velocity(*messages.velocity_from_odometry(message))
+            velocity = Velocity(*velocity_from_odometry(message))
         except GeolocError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=10.0)
             return
-        self._velocity = messages.seconds_from_time(message.header.stamp), velocity
+        self._velocity = message_time_s(message), velocity
 
     def _velocity_at(self, stamp_s: float) -> Velocity | None:
-        """Of the localizer's track; it is that of the frame before, as the fix of a frame is told first."""
+        """Of the localizer's track; it is that of the frame before, as the fix of a frame is published first."""
         if self._velocity is None or not 0.0 <= stamp_s - self._velocity[0] <= VELOCITY_AGE_S:
             return None
         return self._velocity[1]
 
-    def _about(self) -> dict[str, object]:
+    def _extra_values(self) -> dict[str, object]:
         connection = self._connection
         return {
             "connection": connection.problem() or "up",
@@ -239,8 +248,8 @@ class MavlinkBridgeNode(Node):
             **{f"{topic}_hz": f"{self._rates.get(topic, 0.0):.1f}" for topic in _RATED},
         }
 
-    def _rate(self) -> None:
-        """Messages a second of what is published."""
+    def _update_rates(self) -> None:
+        """Measure the messages a second of what is published."""
         now_s, published = time.monotonic(), Counter(self._published)
         before_s, before = self._rated
         self._rates = {topic: (n - before[topic]) / (now_s - before_s) for topic, n in published.items()}
@@ -252,7 +261,7 @@ class MavlinkBridgeNode(Node):
         try:
             self._pass_on(message, stamp_s)
         except Exception:
-            # Ctrl-C takes ROS away under this thread. A fault of ours must not end the connection.
+            # Ctrl-C shuts ROS down under this thread. A fault of ours must not end the connection.
             if rclpy.ok(context=self.context):
                 self.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
 
@@ -266,7 +275,7 @@ class MavlinkBridgeNode(Node):
             self._on_truth(message, stamp_s)
         elif kind == "GPS_GLOBAL_ORIGIN":
             origin = Origin(message.latitude * 1e-7, message.longitude * 1e-7, message.altitude * 1e-3)
-            self._said_origin = self._connection.meetings, origin
+            self._reported_origin = self._connection.meetings, origin
         if kind in _HEIGHTS:
             self._on_height(message)
 
@@ -283,10 +292,8 @@ class MavlinkBridgeNode(Node):
         self._publish("imu", self._imu, self._imu_message(attitude, stamp_s))
 
     def _imu_message(self, attitude: Attitude, stamp_s: float) -> Imu:
-        stamp = messages.time_from_seconds(stamp_s)
-        return messages.imu_from_quaternion(
-            attitude.quaternion, attitude.rates_rad_s, stamp, self._base_frame
-        )
+        stamp = time_from_seconds(stamp_s)
+        return imu_from_quaternion(attitude.quaternion, attitude.rates_rad_s, stamp, self._base_frame)
 
     def _on_height(self, message: Any) -> None:
         kind = message.get_type()
@@ -305,11 +312,11 @@ class MavlinkBridgeNode(Node):
         fed_first = vehicle is not None and vehicle.autopilot == Autopilot.ARDUPILOT and self._gps_id == 0
         if message.get_type() != ("GPS2_RAW" if fed_first else "GPS_RAW_INT"):
             return
-        stamp, place = messages.time_from_seconds(stamp_s), mavlink_messages.gnss_from(message)
+        stamp, place = time_from_seconds(stamp_s), mavlink_messages.gnss_from(message)
         if place is None:
-            fix = messages.no_fix(stamp, self._base_frame)
+            fix = no_fix(stamp, self._base_frame)
         else:
-            fix = messages.fix_from_receiver(
+            fix = fix_from_receiver(
                 (place.lat_deg, place.lon_deg, place.altitude_m),
                 (place.sigma_m, place.altitude_sigma_m),
                 stamp,
@@ -323,9 +330,9 @@ class MavlinkBridgeNode(Node):
         if not (attitude.is_finite and math.isfinite(place.altitude_m)):
             return
         self._truth_attitude.publish(self._imu_message(attitude, stamp_s))
-        fix = messages.fix_from_position(
+        fix = fix_from_position(
             place.lat_deg, place.lon_deg, place.altitude_m, _EXACT, 0.0,
-            messages.time_from_seconds(stamp_s), self._base_frame,
+            time_from_seconds(stamp_s), self._base_frame,
         )  # fmt: skip
         self._publish("truth", self._truth, fix)
 

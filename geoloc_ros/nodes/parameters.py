@@ -39,7 +39,7 @@ def declare(
     try:
         node.declare_parameter(name, default, descriptor)
     except ParameterException as error:
-        # rclpy's words name the parameter, the value and the limit, but not the remedy.
+        # rclpy's text names the parameter, the value and the limit, but not the remedy.
         raise GeolocError(f"{error.args[0]}; {_remedy(default)}") from error
 
 

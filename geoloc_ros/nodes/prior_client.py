@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling a localizer where to start, for nodes that know."""
+"""Giving a localizer its prior, for nodes that have one."""
 
 from __future__ import annotations
 

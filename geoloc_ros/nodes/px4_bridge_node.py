@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node px4_bridge: fixes to PX4 as auxiliary global position; attitude, height and GNSS from PX4 to the localizer.
 
-All goes through PX4's own DDS client and the agent; no firmware is changed. docs/px4.md says what PX4 must be set to.
+All goes through PX4's own DDS client and the agent; no firmware is changed. docs/px4.md lists the parameters to set.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
-from geoloc_ros.core.geometry.px4_frames import ClockWatch
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.core.autopilot.px4_clock import ClockWatch
+from geoloc_ros.messages.px4 import aux_position_from_fix, gnss_from_px4, imu_from_px4
+from geoloc_ros.messages.reading import altitude_amsl_from_px4, height_from_px4
 from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -68,7 +69,7 @@ class Px4BridgeNode(Node):
         ):
             self.create_subscription(topic.kind, topic.name, on_message, from_px4())
         self._fixes = AutopilotFixes(
-            self, max_age_s, self._send, lambda: self._altitude_amsl_m, self._why_blocked, self._about
+            self, max_age_s, self._send, lambda: self._altitude_amsl_m, self._why_blocked, self._extra_values
         )
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._look_for_other_version, clock=steady)
@@ -78,12 +79,12 @@ class Px4BridgeNode(Node):
 
     def _send(self, fix: Fix, decision: Decision) -> None:
         kind = self._topics.aux.kind
-        message = messages.aux_position_from_fix(kind, fix, decision, self._source_id)
-        if not self._fixes.is_late(fix):
+        message = aux_position_from_fix(kind, fix, decision, self._source_id)
+        if not self._fixes.hold_if_late(fix):
             self._aux.publish(message)
 
     def _why_blocked(self, now_s: float) -> str:
-        """Why PX4 can take no fix, in words; empty if it can."""
+        """Why PX4 can take no fix; empty if it can."""
         if self._other_version:
             return self._other_version
         if self._aux.get_subscription_count() == 0:
@@ -96,7 +97,7 @@ class Px4BridgeNode(Node):
     def _look_for_other_version(self) -> None:
         self._other_version = other_version(self, self._topics)
 
-    def _about(self) -> dict[str, object]:
+    def _extra_values(self) -> dict[str, object]:
         return {
             "topic": self._topics.aux.name,
             "clock_offset_s": f"{self._clock_watch.offset_s:.3f}",
@@ -104,30 +105,30 @@ class Px4BridgeNode(Node):
 
     # --- from PX4 -------------------------------------------------------------------------------------------
 
-    def _in_step(self, message: Any) -> bool:
-        """Whether the stamps of PX4 mean something here; each message tells."""
+    def _note_stamp(self, message: Any) -> bool:
+        """Compare a message's stamp with our clock; whether both are one clock, so that the stamp is valid here."""
         now_s = self.get_clock().now().nanoseconds * 1e-9
-        self._clock_watch.hear(message.timestamp, now_s)
+        self._clock_watch.note(message.timestamp, now_s)
         return not self._clock_watch.problem(now_s)
 
     def _on_attitude(self, message: Any) -> None:
-        if not self._in_step(message):
+        if not self._note_stamp(message):
             return
         try:
-            self._imu.publish(messages.imu_from_px4(message, self._base_frame))
+            self._imu.publish(imu_from_px4(message, self._base_frame))
         except GeolocError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=10.0)
 
     def _on_local_position(self, message: Any) -> None:
-        self._in_step(message)
-        self._altitude_amsl_m = messages.altitude_amsl_from_px4(message)
-        height_m = messages.height_from_px4(message)
+        self._note_stamp(message)
+        self._altitude_amsl_m = altitude_amsl_from_px4(message)
+        height_m = height_from_px4(message)
         if math.isfinite(height_m):
             self._altitude.publish(Float64(data=height_m))
 
     def _on_gps(self, message: Any) -> None:
-        if self._in_step(message):
-            self._gnss.publish(messages.gnss_from_px4(message, self._base_frame))
+        if self._note_stamp(message):
+            self._gnss.publish(gnss_from_px4(message, self._base_frame))
 
     def close(self) -> None:
         """Nothing but what the node itself destroys."""

@@ -2,7 +2,7 @@
 """PX4's topics: what its messages are called in each release, and how they are sent.
 
 px4_msgs is built from the branch of the firmware. A message that changed since PX4 counts versions has a constant
-MESSAGE_VERSION, and its topic ends in _vN from 1 on; so the package at hand says what all topics are called.
+MESSAGE_VERSION, and its topic ends in _vN from 1 on; so the package at hand determines the names of all topics.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def from_px4() -> QoSProfile:
 
 
 def to_px4(lifespan_s: float) -> QoSProfile:
-    """For what PX4 hears: best effort and transient local, as its own are; what is too old is not kept."""
+    """For what PX4 receives: best effort and transient local, as its own are; what is too old is not kept."""
     return QoSProfile(
         depth=1,
         reliability=ReliabilityPolicy.BEST_EFFORT,
@@ -60,7 +60,7 @@ class Px4Topic:
 
 @dataclass(frozen=True)
 class Px4Topics:
-    """What the bridge hears and says. All names are full ones."""
+    """What the bridge receives and sends. All names are full ones."""
 
     attitude: Px4Topic
     local_position: Px4Topic
@@ -100,7 +100,7 @@ def px4_topics(version: str, fmu: str) -> Px4Topics:
 
 
 def other_version(node: Node, topics: Px4Topics) -> str:
-    """Which message PX4 has in another version than px4_msgs, in words; empty if none is seen.
+    """Which message PX4 has in another version than px4_msgs; empty if none is seen.
 
     Only where PX4 has none of ours: a translation node offers several versions of one message.
     """

@@ -16,7 +16,7 @@ from geoloc_models.errors import GeolocError
 AnyNode = TypeVar("AnyNode", bound=Node)
 
 
-def made_or_told(name: str, make: Callable[[], AnyNode]) -> AnyNode | None:
+def create_or_report(name: str, make: Callable[[], AnyNode]) -> AnyNode | None:
     """A new node; None, with one line on stderr and ROS shut down, where its parameters do not allow it."""
     try:
         return make()
@@ -30,7 +30,7 @@ def run_node(name: str, make: Callable[[], AnyNode]) -> int:
     """Make a node that has `close()`, spin it until it is interrupted, close it; 2 if its parameters do not fit."""
     rclpy.init()
     try:
-        node = made_or_told(name, make)
+        node = create_or_report(name, make)
     except KeyboardInterrupt:
         # There is nothing to close yet.
         rclpy.try_shutdown()
@@ -63,7 +63,7 @@ def _spin_until_refusal(node: Node) -> bool:
     except (KeyboardInterrupt, ExternalShutdownException):
         return False
     except RuntimeError as error:
-        # After Ctrl-C it only says that ROS is gone.
+        # After Ctrl-C it only means that ROS has shut down.
         if rclpy.ok():
             node.get_logger().error(f"refused: {error}")
     return bool(rclpy.ok())

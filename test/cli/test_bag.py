@@ -96,7 +96,7 @@ def test_check_tells_and_exits(
     write_bag(tmp_path / "good", flight)
     assert main(["bag", "check", str(tmp_path / "good"), "--json", str(tmp_path / "check.json")]) == 0
     output = capsys.readouterr().out
-    assert "24 pictures: 24 with attitude, 24 with height, 24 with truth" in output
+    assert "24 images: 24 with attitude, 24 with height, 24 with truth" in output
     assert "fit for `geoloc evaluate`" in output
     assert json.loads((tmp_path / "check.json").read_text())["usable"] is True
     assert main(["bag", "check", str(tmp_path / "good"), "--topic", "image=/front"]) == 2

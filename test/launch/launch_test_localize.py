@@ -54,7 +54,7 @@ class TestFixes(unittest.TestCase):
 
     def test_frames_become_fixes(self) -> None:
         drone: Drone = self.spinner.add(Drone("/tested"))
-        until(lambda: drone.topics.heard, START_S, "the localizer's subscriptions")
+        until(lambda: drone.topics.has_subscribers, START_S, "the localizer's subscriptions")
         until(lambda: drone.set_prior(*self.scene.place).success, START_S, "the localizer's activation")
 
         def located() -> float | None:

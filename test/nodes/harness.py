@@ -31,7 +31,7 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN, nadir_rotation
 from geoloc_ros.core.recording.frame import Frame, Truth
 from geoloc_ros.core.simulation.simulator import CameraSimulator
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.sensors import image_from_rgb, imu_from_rotation, time_from_seconds
 from geoloc_ros.nodes.frame_topics import FrameTopics
 from geoloc_ros.nodes.localizer_node import LocalizerNode
 from geoloc_ros.nodes.map_server_node import MapServerNode
@@ -129,15 +129,15 @@ class Drone(Node):
         spoil_imu: Callable[[Imu], None] = lambda _: None,
     ) -> tuple[NavSatFix, LocalizerStatus]:
         """As `fly`, with messages changed on their way."""
-        stamp = messages.time_from_seconds(frame.stamp_s)
+        stamp = time_from_seconds(frame.stamp_s)
         rotation = frame.rotation_enu_from_optical
         assert frame.image is not None
         assert rotation is not None
         self.topics.publish(replace(frame, image=None, rotation_enu_from_optical=None))
-        imu = messages.imu_from_rotation(rotation @ FLU_FROM_OPTICAL_DOWN.T, stamp, "base_link")
+        imu = imu_from_rotation(rotation @ FLU_FROM_OPTICAL_DOWN.T, stamp, "base_link")
         spoil_imu(imu)
         self.imu.publish(imu)
-        image = messages.image_from_rgb(frame.image, stamp, "camera")
+        image = image_from_rgb(frame.image, stamp, "camera")
         spoil_image(image)
         self.image.publish(image)
         return self.answer(frame.stamp_s)
@@ -158,7 +158,7 @@ class Drone(Node):
 
 
 def _stamped(found: list[Any], stamp_s: float) -> Any:
-    stamp = messages.time_from_seconds(stamp_s)
+    stamp = time_from_seconds(stamp_s)
     return next((m for m in list(found) if m.header.stamp == stamp), None)
 
 
@@ -251,7 +251,7 @@ class Rig:
             assert self.localizer.trigger_activate() == TransitionCallbackReturn.SUCCESS
         spinner.add(self.localizer)
         if start:
-            until(lambda: self.drone.topics.heard, what="the localizer's subscriptions")
+            until(lambda: self.drone.topics.has_subscribers, what="the localizer's subscriptions")
 
     def serve(self, map_path: Path) -> MapServerNode:
         """Start a map server."""

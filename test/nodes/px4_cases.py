@@ -25,7 +25,9 @@ from std_msgs.msg import Float64
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.px4_peer import PX4_WRITES, REF_ALTITUDE_M, Px4Peer, ScriptedLocalizer
 from geoloc_ros.core.localization.state import State
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.reading import gnss_from_fix, quaternion_from_imu
+from geoloc_ros.messages.sensors import time_from_seconds
+from geoloc_ros.messages.stamps import seconds_from_time
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.px4_bridge_node import Px4BridgeNode
 from geoloc_ros.nodes.px4_topics import Px4Topics, px4_topics
@@ -270,7 +272,7 @@ def test_simulated_time_that_starts_anew(rig: Rig) -> None:
     start_s = [1000.0]
 
     def tick() -> None:
-        publisher.publish(Clock(clock=messages.time_from_seconds(start_s[0] + time.monotonic() - begun)))
+        publisher.publish(Clock(clock=time_from_seconds(start_s[0] + time.monotonic() - begun)))
 
     clock.create_timer(0.02, tick)
     rig.start_px4(parameter_overrides=simulated)
@@ -337,7 +339,7 @@ def test_attitude_height_and_gnss_of_px4(ready_rig: Rig) -> None:
     px4.attitude_wxyz = (w, x, y, z)
     begun_s = px4.now_s()
     imu = until(lambda: next((m for m in imus if stamp_s(m) > begun_s + 0.05), None), what="imu")
-    enu_from_flu = Rotation.from_quat(messages.quaternion_from_imu(imu))
+    enu_from_flu = Rotation.from_quat(quaternion_from_imu(imu))
     np.testing.assert_allclose(enu_from_flu.apply([1, 0, 0]), [1, 0, 0], atol=1e-6)  # nose east
     left = [0, math.cos(math.radians(20)), math.sin(math.radians(20))]  # the left wing north and up
     np.testing.assert_allclose(enu_from_flu.apply([0, 1, 0]), left, atol=1e-6)
@@ -345,12 +347,12 @@ def test_attitude_height_and_gnss_of_px4(ready_rig: Rig) -> None:
     until(lambda: heights_m and heights_m[-1] == 50.0, what="height over take-off")
     px4.local_position |= {"dist_bottom_valid": True, "dist_bottom": 43.5}
     until(lambda: heights_m[-1] == 43.5, what="measured height")
-    until(lambda: fixes and messages.gnss_from_fix(fixes[-1]) is None, what="no gnss")
+    until(lambda: fixes and gnss_from_fix(fixes[-1]) is None, what="no gnss")
     px4.gps = {
         "fix_type": 3, "latitude_deg": 47.1, "longitude_deg": 8.2, "altitude_ellipsoid_m": 512.0,
         "altitude_msl_m": 465.0, "eph": 1.25, "epv": 2.0,
     }  # fmt: skip
-    gnss = until(lambda: messages.gnss_from_fix(fixes[-1]), what="gnss")
+    gnss = until(lambda: gnss_from_fix(fixes[-1]), what="gnss")
     assert (gnss.lat_deg, gnss.lon_deg, gnss.altitude_m, gnss.sigma_m) == (47.1, 8.2, 512.0, 1.25)
     px4.attitude_wxyz = (0.0, 0.0, 0.0, 0.0)
     time.sleep(0.2)
@@ -364,4 +366,4 @@ def seconds(node: Node) -> float:
 
 
 def stamp_s(message: Any) -> float:
-    return messages.seconds_from_time(message.header.stamp)
+    return seconds_from_time(message.header.stamp)

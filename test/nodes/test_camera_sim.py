@@ -19,7 +19,13 @@ from geoloc_ros.core.geometry.rotations import rotation_enu_from_optical
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.frame import Truth
 from geoloc_ros.core.simulation.trajectory import rotation_from_angles
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.reading import (
+    camera_from_info,
+    height_from_altitude,
+    quaternion_from_imu,
+    rgb_from_image,
+)
+from geoloc_ros.messages.sensors import fix_from_position, imu_from_rotation, time_from_seconds
 from geoloc_ros.nodes.camera_sim_node import CameraSimNode
 from geoloc_ros.nodes.frame_inputs import best_effort
 
@@ -50,15 +56,15 @@ def test_pictures_show_the_true_place(spinner: Spinner, scene: Scene) -> None:
     until(lambda: len(complete()) >= 3 and infos, what="three whole frames")
     key = complete()[-1]
     image, imu, altitude, truth = (heard[topic][key] for topic in ("image", "imu", "altitude", "truth"))
-    place = Truth(truth.latitude, truth.longitude, messages.height_from_altitude(altitude))
+    place = Truth(truth.latitude, truth.longitude, height_from_altitude(altitude))
     assert likeness(scene, image, imu, infos[-1], place) > 0.9
 
 
 def likeness(scene: Scene, image: Image, imu: Imu, info: CameraInfo, truth: Truth) -> float:
     """Correlation of a picture, rectified by imu and height, with the map about the truth."""
-    rotation = rotation_enu_from_optical(messages.quaternion_from_imu(imu))
-    camera = messages.camera_from_info(info)
-    view = rectify(messages.rgb_from_image(image), camera, rotation, truth.height_above_ground_m, 0.4, 128)
+    rotation = rotation_enu_from_optical(quaternion_from_imu(imu))
+    camera = camera_from_info(info)
+    view = rectify(rgb_from_image(image), camera, rotation, truth.height_above_ground_m, 0.4, 128)
     east_m, north_m = scene.frame.to_enu(truth.lat_deg, truth.lon_deg)
     centre = scene.frame.to_geodetic(
         east_m + view.centre_offset_enu_m[0], north_m + view.centre_offset_enu_m[1]
@@ -100,11 +106,11 @@ class Autopilot(Node):
     ) -> int:
         """Publish one pose; returns its stamp in nanoseconds."""
         self.stamp_s += step_s
-        now = messages.time_from_seconds(self.stamp_s)
+        now = time_from_seconds(self.stamp_s)
         altitude_m = self.GROUND_M + truth.height_above_ground_m
         place = (truth.lat_deg, truth.lon_deg, altitude_m)
-        fix = messages.fix_from_position(*place, np.zeros((2, 2)), 0.0, now, "base_link")
-        imu = messages.imu_from_rotation(rotation, now, "base_link")
+        fix = fix_from_position(*place, np.zeros((2, 2)), 0.0, now, "base_link")
+        imu = imu_from_rotation(rotation, now, "base_link")
         both = [(self._attitude, imu), (self._truth, fix)]
         for publisher, message in both if attitude_first else reversed(both):
             publisher.publish(message)
@@ -137,7 +143,7 @@ def test_follows_a_vehicle(autopilot: Autopilot, scene: Scene) -> None:
         rotation = rotation_from_angles(math.radians(8.0), math.radians(-5.0), math.radians(yaw_deg))
         key = autopilot.fly(truth, rotation, 0.5, attitude_first)
         image = until(lambda key=key: autopilot.images.get(key), what="the picture of this pose")
-        imu = messages.imu_from_rotation(rotation, image.header.stamp, "base_link")
+        imu = imu_from_rotation(rotation, image.header.stamp, "base_link")
         assert likeness(scene, image, imu, autopilot.infos[-1], truth) > 0.9
         assert stamp(autopilot.infos[-1]) == key
     autopilot.says(DiagnosticStatus.OK, "following the vehicle")
@@ -174,10 +180,10 @@ def test_says_what_is_wrong_with_the_vehicle(autopilot: Autopilot, scene: Scene)
     autopilot.fly(Truth(math.nan, lon_deg, 60.0), level, 0.5)
     autopilot.says(DiagnosticStatus.WARN, "/following/truth holds no position with altitude")
     autopilot.says(DiagnosticStatus.STALE, "no truth on /following/truth for 2 s")
-    now = messages.time_from_seconds(autopilot.stamp_s + 1.0)
+    now = time_from_seconds(autopilot.stamp_s + 1.0)
     for _ in range(20):
         autopilot._truth.publish(
-            messages.fix_from_position(*scene.place, 400.0, np.zeros((2, 2)), 0.0, now, "base_link")
+            fix_from_position(*scene.place, 400.0, np.zeros((2, 2)), 0.0, now, "base_link")
         )
         time.sleep(0.1)
     autopilot.says(DiagnosticStatus.WARN, "no attitude of the truth's moment on /following/truth_attitude")

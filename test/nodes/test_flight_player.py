@@ -24,7 +24,9 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import rotation_enu_from_optical
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Truth, noisy_prior
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.reading import quaternion_from_imu, rgb_from_image
+from geoloc_ros.messages.sensors import time_from_seconds
+from geoloc_ros.messages.stamps import seconds_from_time
 from geoloc_ros.nodes.flight_player_node import FlightPlayerNode
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.localizer_node import LocalizerNode
@@ -61,15 +63,15 @@ def test_messages_are_the_flight(spinner: Spinner, folder: Path) -> None:
     until(lambda: len(heard["image"]) == FRAMES, 5.0, "all pictures")
     for index, image in enumerate(heard["image"]):
         frame = flight[index]
-        assert messages.seconds_from_time(image.header.stamp) == frame.stamp_s
-        np.testing.assert_array_equal(messages.rgb_from_image(image), frame.image)
+        assert seconds_from_time(image.header.stamp) == frame.stamp_s
+        np.testing.assert_array_equal(rgb_from_image(image), frame.image)
         imu, altitude, truth = (heard[topic][index] for topic in ("imu", "altitude", "truth"))
         assert {imu.header.stamp == s.header.stamp for s in (image, altitude, truth)} == {True}
-        rotation = rotation_enu_from_optical(messages.quaternion_from_imu(imu))
+        rotation = rotation_enu_from_optical(quaternion_from_imu(imu))
         np.testing.assert_allclose(rotation, frame.rotation_enu_from_optical, atol=1e-12)
         assert altitude.range == pytest.approx(frame.height_m, abs=1e-4)
         assert (truth.latitude, truth.longitude) == (frame.truth.lat_deg, frame.truth.lon_deg)
-    clock = [messages.seconds_from_time(message.clock) for message in heard["/clock"]]
+    clock = [seconds_from_time(message.clock) for message in heard["/clock"]]
     assert clock == sorted(clock)
     assert clock[-1] == pytest.approx(flight.stamp_s(FRAMES - 1), abs=0.2)
 
@@ -94,10 +96,10 @@ def test_a_bag_is_played_as_its_flight(spinner: Spinner, folder: Path, tmp_path:
     until(lambda: len(heard["image"]) == FRAMES - 2, 5.0, "all pictures but the first two")
     for index, image in enumerate(heard["image"], start=2):
         frame = flight[index]
-        assert messages.seconds_from_time(image.header.stamp) == frame.stamp_s
+        assert seconds_from_time(image.header.stamp) == frame.stamp_s
         assert bytes(image.data) == frame.encoded
         imu, truth = (heard[topic][index - 2] for topic in ("imu", "truth"))
-        rotation = rotation_enu_from_optical(messages.quaternion_from_imu(imu))
+        rotation = rotation_enu_from_optical(quaternion_from_imu(imu))
         np.testing.assert_allclose(rotation, frame.rotation_enu_from_optical, atol=1e-12)
         assert (truth.latitude, truth.longitude) == (frame.truth.lat_deg, frame.truth.lon_deg)
 
@@ -114,7 +116,7 @@ def test_part_of_a_flight(spinner: Spinner, folder: Path) -> None:
     listener: Listener = spinner.add(Listener("/part"))
     player(spinner, folder, "/part", set_prior=False, start_s=2.0, duration_s=1.0).play()
     until(lambda: len(listener.heard["truth"]) == 3, 5.0, "all truths")
-    stamps = [messages.seconds_from_time(m.header.stamp) for m in listener.heard["truth"]]
+    stamps = [seconds_from_time(m.header.stamp) for m in listener.heard["truth"]]
     first = Flight.open(folder).stamp_s(0)
     assert [round(stamp - first, 3) for stamp in stamps] == [2.0, 2.5, 3.0]
 
@@ -173,13 +175,13 @@ def test_flight_is_located_in_the_graph(
     playing.join(120.0)
     assert not playing.is_alive()
     heard, flight = listener.heard, Flight.open(folder)
-    last = messages.time_from_seconds(flight.stamp_s(FRAMES - 1))
+    last = time_from_seconds(flight.stamp_s(FRAMES - 1))
     until(lambda: heard["localizer/status"] and heard["localizer/status"][-1].header.stamp == last, 20.0)
     valid = [fix for fix in heard["localizer/fix"] if fix.status.status >= 0]
     assert len(valid) == FRAMES - 2, "the first two frames confirm, all others are fixes"
     truth = {flight.stamp_s(i): flight.truth(i) for i in range(FRAMES)}
     for fix in valid:
-        assert error_m(fix, truth[messages.seconds_from_time(fix.header.stamp)]) < 3.0
+        assert error_m(fix, truth[seconds_from_time(fix.header.stamp)]) < 3.0
 
 
 def test_prior_is_as_far_off_as_asked(folder: Path) -> None:

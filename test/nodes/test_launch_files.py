@@ -34,7 +34,7 @@ from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Truth
 from geoloc_ros.core.simulation.ground_station import GroundStation
 from geoloc_ros.core.simulation.mission import Recorder
-from geoloc_ros.messages.conversions import seconds_from_time
+from geoloc_ros.messages.stamps import seconds_from_time
 
 STAND_IN = Path(__file__).resolve().parents[1] / "launch_stand_in" / "bin"
 if shutil.which("ros2") is None or importlib.util.find_spec("launch_ros") is None:
@@ -125,7 +125,7 @@ def test_localize(launch: Launch, spinner: Spinner, scene: Scene, tmp_path: Path
         "truth:=/elsewhere/truth",
         "log_level:=warn",
     )
-    until(lambda: drone.topics.heard, START_S, f"the localizer's subscriptions; see {log}")
+    until(lambda: drone.topics.has_subscribers, START_S, f"the localizer's subscriptions; see {log}")
     until(lambda: drone.set_prior(*scene.place).success, START_S, "the localizer's activation")
     (listener,) = drone.get_subscriptions_info_by_topic("/elsewhere/truth")
     assert (listener.node_namespace, listener.node_name) == ("/launched", "localizer")

@@ -42,7 +42,16 @@ from geoloc_models.engines.export import Sample, export
 from geoloc_models.weights import FOLDER, shipped
 from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.maps import response_from_crop
+from geoloc_ros.messages.reading import rgb_from_image
+from geoloc_ros.messages.sensors import (
+    fix_from_position,
+    image_from_rgb,
+    imu_from_rotation,
+    no_fix,
+    time_from_seconds,
+)
+from geoloc_ros.messages.stamps import seconds_from_time
 from geoloc_ros.nodes import localizer_outputs
 
 
@@ -107,8 +116,8 @@ def test_pictures_are_drawn_for_listeners(rig: Rig) -> None:
         if len(images) == 2 and grids:
             break
     until(lambda: len(images) == 2 and grids, what="heatmap, overlay and grid")
-    heatmap = messages.rgb_from_image(images[topics[0]])
-    overlay = messages.rgb_from_image(images[topics[1]])
+    heatmap = rgb_from_image(images[topics[0]])
+    overlay = rgb_from_image(images[topics[1]])
     assert heatmap.max() == 255
     assert overlay.shape == heatmap.shape
     # The grid's hottest cell is the vehicle's place (a level camera sees it in the middle).
@@ -130,8 +139,8 @@ def test_pictures_are_drawn_for_nobody_else(rig: Rig, monkeypatch: pytest.Monkey
 
     for module, name in (
         (localizer_outputs, "draw_overlay"),
-        (messages, "image_from_heatmap"),
-        (messages, "grid_from_heatmap"),
+        (localizer_outputs, "image_from_heatmap"),
+        (localizer_outputs, "grid_from_heatmap"),
     ):
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     topics = ("localizer/heatmap", "localizer/heatmap/overlay", "localizer/heatmap/grid")
@@ -158,9 +167,9 @@ def test_gnss_seeds_the_prior_and_the_altitude(spinner: Spinner, scene: Scene, m
     until(lambda: gnss.get_subscription_count() > 0, what="gnss subscription")
     fix, status = rig.drone.fly(scene.next())
     assert_no_fix(fix, status, "no prior yet")
-    stamp = messages.time_from_seconds(scene.stamp_s + 0.4)
+    stamp = time_from_seconds(scene.stamp_s + 0.4)
     lat_deg, lon_deg = scene.frame.to_geodetic(12.0, -9.0)
-    gnss.publish(messages.fix_from_position(lat_deg, lon_deg, 310.0, np.eye(2) * 25.0, 9.0, stamp, "gnss"))
+    gnss.publish(fix_from_position(lat_deg, lon_deg, 310.0, np.eye(2) * 25.0, 9.0, stamp, "gnss"))
     time.sleep(0.2)
     for _ in range(4):
         frame = scene.next(0.1)
@@ -169,7 +178,7 @@ def test_gnss_seeds_the_prior_and_the_altitude(spinner: Spinner, scene: Scene, m
     assert error_m(fix, frame.truth) < 3.0  # the 15 m of GNSS error are not in the output
     assert fix.altitude == pytest.approx(310.0, abs=0.01)
     # A jammed receiver says NO_FIX; the track goes on without it.
-    gnss.publish(messages.no_fix(stamp, "gnss"))
+    gnss.publish(no_fix(stamp, "gnss"))
     _, status = rig.drone.fly(scene.next())
     assert status.valid, status.reason
 
@@ -246,7 +255,7 @@ def test_image_of_another_camera(rig: Rig) -> None:
     rig.track()
     image = np.zeros((240, 320, 3), np.uint8)
     fix, status = rig.drone.fly(rig.scene.next(image=image))
-    assert_no_fix(fix, status, "image is 320x240 px, but camera_info says 640x480")
+    assert_no_fix(fix, status, "image is 320x240 px, but camera_info is of 640x480")
     _, status = rig.drone.fly(rig.scene.next())
     assert status.valid, status.reason
 
@@ -330,8 +339,8 @@ def test_newest_frame_wins(rig: Rig) -> None:
     assert processed < len(burst)
     assert last.dropped > before.dropped
     assert processed + last.dropped - before.dropped <= len(burst)
-    stamps = [messages.seconds_from_time(status.header.stamp) for status in rig.drone.statuses]
-    first = stamps.index(messages.seconds_from_time(before.header.stamp))
+    stamps = [seconds_from_time(status.header.stamp) for status in rig.drone.statuses]
+    first = stamps.index(seconds_from_time(before.header.stamp))
     assert stamps[first:] == sorted(stamps[first:])
     rig.track()
 
@@ -372,7 +381,7 @@ class SlowMapServer(Node):
     def _on_get_map(self, request: GetMap.Request, response: GetMap.Response) -> GetMap.Response:
         time.sleep(self._delay_s)
         place = (request.latitude_deg, request.longitude_deg)
-        return messages.response_from_crop(self._map.crop(*place, request.size_m, request.size_px), response)
+        return response_from_crop(self._map.crop(*place, request.size_m, request.size_px), response)
 
 
 def test_services_answer_while_a_frame_is_in_flight(spinner: Spinner, scene: Scene, map_path: Path) -> None:
@@ -439,10 +448,10 @@ def test_no_camera_info(spinner: Spinner, scene: Scene, map_path: Path) -> None:
     rig = Rig(spinner, scene, map_path)
     assert rig.drone.set_prior(*scene.place).success
     frame = scene.next()
-    stamp = messages.time_from_seconds(frame.stamp_s)
+    stamp = time_from_seconds(frame.stamp_s)
     rotation = frame.rotation_enu_from_optical @ FLU_FROM_OPTICAL_DOWN.T
-    rig.drone.imu.publish(messages.imu_from_rotation(rotation, stamp, "base_link"))
-    rig.drone.image.publish(messages.image_from_rgb(frame.image, stamp, "camera"))
+    rig.drone.imu.publish(imu_from_rotation(rotation, stamp, "base_link"))
+    rig.drone.image.publish(image_from_rgb(frame.image, stamp, "camera"))
     fix, status = rig.drone.answer(frame.stamp_s)
     assert_no_fix(fix, status, "no camera_info on")
     assert rig.drone.diagnosed("no camera_info") == DiagnosticStatus.ERROR
@@ -462,7 +471,7 @@ def test_damaged_weights(spinner: Spinner, scene: Scene, map_path: Path, tmp_pat
     assert call(client, request).results[0].successful
     assert rig.transition(Transition.TRANSITION_CONFIGURE)
     assert rig.transition(Transition.TRANSITION_ACTIVATE)
-    until(lambda: rig.drone.topics.heard)
+    until(lambda: rig.drone.topics.has_subscribers)
     rig.track()
     result = call(client, request).results[0]
     assert not result.successful
@@ -482,7 +491,7 @@ def test_an_exported_engine(spinner: Spinner, scene: Scene, map_path: Path, tmp_
     assert not export("openvino-bf16", "mix_compact", tmp_path, [sample] * 2, "this map", "cpu").check.failure
     assert rig.transition(Transition.TRANSITION_CONFIGURE)
     assert rig.transition(Transition.TRANSITION_ACTIVATE)
-    until(lambda: rig.drone.topics.heard)
+    until(lambda: rig.drone.topics.has_subscribers)
     rig.track()
     _, status = rig.drone.fly(rig.scene.next())
     assert status.valid, status.reason
@@ -512,7 +521,7 @@ def test_lifecycle(spinner: Spinner, scene: Scene, map_path: Path) -> None:
     assert rig.transition(Transition.TRANSITION_CLEANUP)
     assert rig.transition(Transition.TRANSITION_CONFIGURE)
     assert rig.transition(Transition.TRANSITION_ACTIVATE)
-    until(lambda: rig.drone.topics.heard)
+    until(lambda: rig.drone.topics.has_subscribers)
     time.sleep(0.3)
     rig.track()
     assert rig.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
@@ -520,7 +529,7 @@ def test_lifecycle(spinner: Spinner, scene: Scene, map_path: Path) -> None:
 
 def test_silent_camera_is_stale(spinner: Spinner, scene: Scene, map_path: Path) -> None:
     rig = Rig(spinner, scene, map_path, image_timeout_s=0.5)
-    assert rig.drone.diagnosed("no picture on") == DiagnosticStatus.STALE
+    assert rig.drone.diagnosed("no image on") == DiagnosticStatus.STALE
 
 
 def test_simulated_clock_that_goes_back(spinner: Spinner, scene: Scene, map_path: Path) -> None:
@@ -528,7 +537,7 @@ def test_simulated_clock_that_goes_back(spinner: Spinner, scene: Scene, map_path
     clock = rig.drone.create_publisher(Clock, "/clock", 10)
 
     def tell(seconds: float) -> None:
-        clock.publish(Clock(clock=messages.time_from_seconds(seconds)))
+        clock.publish(Clock(clock=time_from_seconds(seconds)))
         until(lambda: rig.localizer.get_clock().now().nanoseconds == round(seconds * 1e9), what="clock")
 
     until(lambda: clock.get_subscription_count() > 0)

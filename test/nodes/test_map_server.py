@@ -11,7 +11,7 @@ from rclpy.node import Node
 
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.messages.conversions import crop_from_response
+from geoloc_ros.messages.maps import crop_from_response
 from geoloc_ros.nodes.map_server_node import MapServerNode
 
 

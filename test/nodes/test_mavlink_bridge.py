@@ -28,7 +28,10 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.px4_peer import ScriptedLocalizer
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.localization.state import State
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.odometry import odometry_from_filter
+from geoloc_ros.messages.reading import gnss_from_fix, quaternion_from_imu
+from geoloc_ros.messages.sensors import time_from_seconds
+from geoloc_ros.messages.stamps import seconds_from_time
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.mavlink_bridge_node import MavlinkBridgeNode
 
@@ -154,7 +157,7 @@ def rig(spinner: Spinner) -> Iterator[Rig]:
 
 
 def stamp_s(message: Any) -> float:
-    return messages.seconds_from_time(message.header.stamp)
+    return seconds_from_time(message.header.stamp)
 
 
 def floats(message: Any) -> list[float]:
@@ -171,7 +174,7 @@ def test_what_comes_from_the_autopilot(rig: Rig, autopilot: str) -> None:
     now_s = time.time()
     imu, truth = rig.heard["imu"][-1], rig.heard["truth"][-1]
     # Nose to 30 degrees from north: 60 from the east, counter-clockwise.
-    turn = Rotation.from_quat(messages.quaternion_from_imu(imu))
+    turn = Rotation.from_quat(quaternion_from_imu(imu))
     assert turn.as_euler("ZYX", degrees=True) == pytest.approx([60.0, 0.0, 0.0], abs=1e-3)
     rates = imu.angular_velocity
     assert (rates.x, rates.y, rates.z) == pytest.approx((0.01, -0.02, -0.03))  # forward, left, up
@@ -179,7 +182,7 @@ def test_what_comes_from_the_autopilot(rig: Rig, autopilot: str) -> None:
     east_m, north_m = vehicle.frame.to_enu(truth.latitude, truth.longitude)
     assert (east_m, north_m) == pytest.approx((100.0, 50.0), abs=0.02)
     assert truth.altitude == pytest.approx(GROUND_M + UNDULATION_M + 80.0, abs=0.05)
-    gnss = messages.gnss_from_fix(rig.heard["gnss"][-1])
+    gnss = gnss_from_fix(rig.heard["gnss"][-1])
     assert gnss is not None
     assert vehicle.frame.to_enu(gnss.lat_deg, gnss.lon_deg) == pytest.approx((100.0, 50.0), abs=0.02)
     assert (gnss.altitude_m, gnss.sigma_m) == pytest.approx((truth.altitude, 1.5), abs=0.05)
@@ -190,7 +193,7 @@ def test_what_comes_from_the_autopilot(rig: Rig, autopilot: str) -> None:
     for message in (imu, truth):
         assert -0.3 < stamp_s(message) - now_s < 0.02
     vehicle.gnss = False
-    until(lambda: messages.gnss_from_fix(rig.heard["gnss"][-1]) is None, what="no gnss")
+    until(lambda: gnss_from_fix(rig.heard["gnss"][-1]) is None, what="no gnss")
 
 
 def test_attitude_turns_as_the_vehicle_does(rig: Rig) -> None:
@@ -203,7 +206,7 @@ def test_attitude_turns_as_the_vehicle_does(rig: Rig) -> None:
     ned_from_frd = Rotation.from_euler("ZYX", [yaw, pitch, roll]).as_matrix()
     enu_from_ned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
     expected = Rotation.from_matrix(enu_from_ned @ ned_from_frd @ np.diag([1, -1, -1]))
-    found = Rotation.from_quat(messages.quaternion_from_imu(rig.heard["imu"][-1]))
+    found = Rotation.from_quat(quaternion_from_imu(rig.heard["imu"][-1]))
     assert (expected.inv() * found).magnitude() < math.radians(6.0)  # a few samples old, it turns at 60 deg/s
 
 
@@ -213,7 +216,7 @@ def test_an_old_firmware_gives_its_attitude_in_angles(rig: Rig) -> None:
     vehicle.unknown = {"ATTITUDE_QUATERNION"}
     until(lambda: vehicle._peers[0].intervals_s.get("ATTITUDE") == pytest.approx(0.04), what="a request")
     until(lambda: len(rig.heard["imu"]) > 20, what="attitudes")
-    turn = Rotation.from_quat(messages.quaternion_from_imu(rig.heard["imu"][-1]))
+    turn = Rotation.from_quat(quaternion_from_imu(rig.heard["imu"][-1]))
     assert turn.as_euler("ZYX", degrees=True) == pytest.approx([60.0, 0.0, 0.0], abs=1e-3)
 
 
@@ -308,10 +311,8 @@ def test_gps_input_carries_the_velocity_of_the_track(rig: Rig) -> None:
     covariance = np.diag([1.0, 1.0, 0.25, 0.36])
     nose_west = Rotation.from_euler("Z", 180, degrees=True).as_matrix()
     track_s = time.time() - 0.3
-    stamp, frames = messages.time_from_seconds(track_s), ("map", "base_link")
-    tracks.publish(
-        messages.odometry_from_filter((0, 0, 0), (3.0, -4.0), covariance, nose_west, stamp, frames)
-    )
+    stamp, frames = time_from_seconds(track_s), ("map", "base_link")
+    tracks.publish(odometry_from_filter((0, 0, 0), (3.0, -4.0), covariance, nose_west, stamp, frames))
     until(lambda: bridge._velocity, what="a velocity")
     place = (LAT_DEG, LON_DEG, 1400.0)
     message = rig.sent(vehicle, place=place)
@@ -331,7 +332,7 @@ def test_what_we_feed_does_not_come_back_as_gnss(rig: Rig) -> None:
         rig.sent(vehicle, place=(LAT_DEG, LON_DEG, 1400.0))
     until(lambda: bridge._connection.counts["GPS_RAW_INT"] >= 10, what="GPS_RAW_INT")
     assert vehicle.fed[0].lat == round(LAT_DEG * 1e7)
-    assert all(messages.gnss_from_fix(fix) is None for fix in rig.heard["gnss"])
+    assert all(gnss_from_fix(fix) is None for fix in rig.heard["gnss"])
 
 
 def test_survives_silence_and_restart(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from geoloc_models.training.processes import Processes
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.gallery_build import GalleryBuild
-from geoloc_ros.messages import conversions as messages
+from geoloc_ros.messages.sensors import fix_from_position, time_from_seconds
 
 STEP_S = 2.0
 TRIES = 12  # frames that a search is given
@@ -94,23 +95,21 @@ def test_found_without_prior_and_found_again(
             assert status.reason.startswith(("lost", "searching"))
         found = statuses[-1]
         assert (found.state, found.reason) == (LocalizerStatus.TRACKING, "")
-        assert 1 < found.candidates <= 8  # crops; less where they would reach beyond the map
+        assert 1 < found.crops <= 8  # crops; less where they would reach beyond the map
         assert found.latency_retrieve_ms > 0
-        places = list(zip(found.candidate_latitude_deg, found.candidate_longitude_deg, strict=True))
-        winner = flight.frame.to_enu(*places[0])
+        winner = found.candidates[0]
+        winner_m = flight.frame.to_enu(winner.latitude_deg, winner.longitude_deg)
         truth_m = flight.frame.to_enu(frame.truth.lat_deg, frame.truth.lon_deg)
-        assert np.hypot(winner[0] - truth_m[0], winner[1] - truth_m[1]) < 10.0
-        odds = np.array(found.candidate_log_odds)
+        assert np.hypot(winner_m[0] - truth_m[0], winner_m[1] - truth_m[1]) < 10.0
+        odds = np.array([candidate.log_odds for candidate in found.candidates])
         assert list(odds) == sorted(odds, reverse=True)
         assert np.exp(odds[0]) > 1000.0
-        assert found.candidate_frames[0] >= 3
-        assert {len(places), len(odds), len(found.candidate_frames)} == {
-            len(found.candidate_similarity),
-            len(found.candidate_heading_deg),
-        }
+        assert winner.frames >= 3
+        assert all(-1.0 <= candidate.similarity <= 1.0 for candidate in found.candidates)
+        assert all(math.isfinite(candidate.heading_deg) for candidate in found.candidates)
         _, status = rig.drone.fly(rig.scene.next(0.5))
         assert status.valid, status.reason
-        assert len(status.candidate_log_odds) == 0
+        assert len(status.candidates) == 0
         assert np.isnan(status.latency_retrieve_ms)
         response = relocalize(rig)
         assert response.success, response.message
@@ -123,13 +122,13 @@ def test_found_without_prior_and_found_again(
     gnss = rig.drone.create_publisher(NavSatFix, "gnss", 5)
     until(lambda: gnss.get_subscription_count() > 0, what="gnss subscription")
     frame = flight.next(STEP_S)
-    stamp = messages.time_from_seconds(flight.stamp_s)
+    stamp = time_from_seconds(flight.stamp_s)
     place_deg = (frame.truth.lat_deg, frame.truth.lon_deg)
-    gnss.publish(messages.fix_from_position(*place_deg, 310.0, np.eye(2) * 25.0, 9.0, stamp, "gnss"))
+    gnss.publish(fix_from_position(*place_deg, 310.0, np.eye(2) * 25.0, 9.0, stamp, "gnss"))
     time.sleep(0.3)
     _, status = rig.drone.fly(frame)
     assert status.reason.startswith("confirming: 1 of 3")
-    assert len(status.candidate_log_odds) == 0
+    assert len(status.candidates) == 0
 
 
 def test_gallery_of_another_map(
@@ -143,7 +142,7 @@ def test_gallery_of_another_map(
         fix, status = rig.drone.fly(flight.next(STEP_S))
         assert_no_fix(fix, status, "is of another map than this one, other.tif")
         assert status.state == LocalizerStatus.LOST
-        assert status.candidates == 0
+        assert status.crops == 0
     assert rig.drone.diagnosed("is of another map") == DiagnosticStatus.ERROR
     rig.track()
     # The map server comes back with the right map.
@@ -155,7 +154,7 @@ def test_gallery_of_another_map(
 
     def searched() -> bool:
         _, status = rig.drone.fly(flight.next(STEP_S))
-        return bool(status.candidates > 0)
+        return bool(status.crops > 0)
 
     until(searched, what="a search")
     # Without a map server a frame waits for one crop, not for each of its eight.

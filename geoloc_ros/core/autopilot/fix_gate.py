@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an autopilot may get of the localizer's fixes; no ROS and no autopilot here.
+"""Which of the localizer's fixes an autopilot may get; no ROS and no autopilot here.
 
-An autopilot follows a wrong position, so only a fix that the localizer itself stands by goes on: one of a confirmed
+An autopilot follows a wrong position, so only a fix of which the localizer is sure goes on: one of a confirmed
 track, complete, young enough to be fused, and newer than the last one. After a relocalization the track may lie
-elsewhere; a counter that goes up with the first fix of it tells the autopilot to jump instead of doubting.
+elsewhere; a counter that goes up with the first fix of it has the autopilot jump instead of rejecting it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Fix:
 
 @dataclass(frozen=True)
 class FixStatus:
-    """What the localizer says about itself at one frame (msg/LocalizerStatus)."""
+    """The localizer's status at one frame (msg/LocalizerStatus)."""
 
     state: State
     valid: bool
@@ -70,7 +70,7 @@ class FixStatus:
 @dataclass(frozen=True)
 class Decision:
     """Whether to send a fix. reset_counter: to send with it; eph_m, epv_m: one standard deviation, m, horizontally
-    along the worst axis; latency_s: from the image's stamp to now. hold and reason say why not, else None and "".
+    along the worst axis; latency_s: from the image's stamp to now. hold and reason: why not, else None and "".
     """
 
     send: bool
@@ -114,7 +114,7 @@ class FixGate:
     def decide(self, fix: Fix, status: FixStatus, now_s: float, blocked: str = "") -> Decision:
         """Whether to send `fix` at `now_s` (the clock of its stamp), given the status of the same frame.
 
-        blocked: what else keeps the autopilot from taking it, in words.
+        blocked: what else keeps the autopilot from taking it; empty if nothing.
         """
         if now_s < self._now_s - CLOCK_BACK_S:
             self._newest_s = -math.inf
@@ -137,19 +137,23 @@ class FixGate:
         self.totals.oldest_s = max(self.totals.oldest_s, latency_s)
         return Decision(True, "", self._counter, eph_m, epv_m, latency_s)
 
-    def is_late(self, fix: Fix, now_s: float) -> bool:
-        """Whether a fix that may be sent has become too old since, as on a machine that is busy elsewhere.
-
-        It counts as held then. A counter that moved with it stays, for the autopilot to see with the next one.
-        """
+    def hold_if_late(self, fix: Fix, now_s: float) -> bool:
+        """Hold a fix after all that has become too old since it passed, as on a busy machine; whether it was held."""
         if now_s - fix.stamp_s <= self.max_age_s:
             return False
-        self.totals.sent -= 1
-        self.totals.held[Hold.TOO_OLD] += 1
+        self.withdraw(Hold.TOO_OLD)
         return True
 
+    def withdraw(self, hold: Hold) -> None:
+        """Count the last fix that passed as held.
+
+        A counter that moved with it stays, for the autopilot to see with the next one.
+        """
+        self.totals.sent -= 1
+        self.totals.held[hold] += 1
+
     def _why_not(self, fix: Fix, status: FixStatus, latency_s: float) -> tuple[Hold, str] | None:
-        """The first reason to hold a fix, with its words."""
+        """The first reason to hold a fix, with its text."""
         if not (math.isfinite(fix.stamp_s) and math.isfinite(latency_s)):
             return Hold.NOT_FINITE, "the stamp is no moment in time"
         if latency_s < -AHEAD_S:

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """rosbag2 recordings (sqlite3 or MCAP) as the frames that a flight folder gives; no ROS needed to read them.
 
-A first pass keeps all sensors and the times of the pictures, tens of bytes each; the pictures themselves are read one
+A first pass keeps all sensors and the times of the images, tens of bytes each; the images themselves are read one
 at a time, so memory does not grow with theirs. All times are whole nanoseconds: a sensor sample that was taken with a
-picture is that picture's, to the last bit.
+image is that image's, to the last bit.
 """
 
 from __future__ import annotations
 
-import array
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,13 +19,10 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.bags.bag_series import OTHER_CLOCK_S, Lag, Samples, Series
 from geoloc_ros.core.bags.bag_storage import BagStorage, Topic, is_bag
 from geoloc_ros.core.bags.bag_topics import (
-    READERS,
     Choice,
     choose_topics,
-    header_stamp_ns,
     needed_topics,
     parse_topics,
-    stamp_ns,
 )
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rotations import (
@@ -36,25 +32,43 @@ from geoloc_ros.core.geometry.rotations import (
 )
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Frame, Truth
-from geoloc_ros.core.recording.images import decode_compressed, decode_image
 from geoloc_ros.core.recording.timeline import blend_quaternions
-from geoloc_ros.messages.camera_info import camera_from_info
-from geoloc_ros.messages.stamps import NS, seconds_from_ns
+from geoloc_ros.messages.reading import (
+    camera_from_info,
+    gnss_from_fix,
+    height_from_altitude,
+    quaternion_from_imu,
+    rgb_from_image,
+)
+from geoloc_ros.messages.stamps import NS, header_stamp_ns, seconds_from_ns, stamp_ns
 
 _QUATERNION_DIGITS = 9
-"""As many as flight.csv has: what a flight folder and a bag of it say is the same number."""
+"""As many as flight.csv has: a flight folder and a bag of it give the same number."""
 
 _UNSTAMPED = -1
 """Stands for the stamp of a message that has no field for one."""
 
 _PROGRESS_EVERY = 256
 
+
+def _read_place(message: Any) -> tuple[float, ...]:
+    fix = gnss_from_fix(message)
+    return (math.nan, math.nan) if fix is None else (fix.lat_deg, fix.lon_deg)
+
+
+_SENSORS: dict[str, tuple[Callable[[Any], tuple[float, ...]], int]] = {
+    "imu": (quaternion_from_imu, 4),
+    "altitude": (lambda message: (height_from_altitude(message),), 1),
+    "truth": (_read_place, 2),
+}
+"""By role: what turns a message into numbers, and how many they are."""
+
 Advance = Callable[[int, int], None]
 """Called with (messages read, messages in all) now and then."""
 
 
 class Bag:
-    """A recorded flight, read frame by frame. Attitude, height and truth are those of the picture's own time."""
+    """A recorded flight, read frame by frame. Attitude, height and truth are those of the image's own time."""
 
     REACH_S: ClassVar[dict[str, float]] = {"imu": 0.5, "altitude": 1.0, "truth": 1.0}
     """A frame further than this from a sample around it does without that sample; truth needs one on either side."""
@@ -70,7 +84,7 @@ class Bag:
 
         mount: quaternion (qx, qy, qz, qw) that turns the camera's optical frame into the FLU body of the attitude.
 
-        GeolocError where a topic is missing or not to be told from others, or the camera is not that of the pictures.
+        GeolocError where a topic is missing or ambiguous, or the camera is not that of the images.
         """
         self.path = path
         rotation_from_quaternion(*mount)  # refuses what is no rotation
@@ -83,14 +97,14 @@ class Bag:
         self._stamps_ns, self._recorded_ns = images.times()
         lag = self._image_clock(images)
         self._sensors = {
-            role: _series(role, self._on_image_clock(role, samples, lag), samples.values)
+            role: _series(role, self._on_image_clock(role, samples, lag), samples)
             for role, samples in sensors.items()
         }
         self._check_size()
 
     @property
     def ends_early(self) -> str:
-        """Where a recording that was cut off ends, in words; empty for a whole one."""
+        """Where a recording that was cut off ends; empty for a whole one."""
         return self._storage.ends_early
 
     @property
@@ -98,7 +112,7 @@ class Bag:
         """A bag carries no raster: always a GeolocError."""
         raise GeolocError(f"{self.path} is a bag and has no map of its own; name one with --map")
 
-    def told(self) -> list[str]:
+    def described(self) -> list[str]:
         """Which topic is used for what, and what is odd, a line each."""
         lines = []
         for role, choice in self.choices.items():
@@ -129,11 +143,11 @@ class Bag:
             index += 1
 
     def stamp_s(self, index: int) -> float:
-        """A frame's time without reading its picture."""
+        """A frame's time without reading its pixels."""
         return seconds_from_ns(self._stamps_ns[index])
 
     def truth(self, index: int) -> Truth | None:
-        """A frame's true place without reading its picture; None where the bag does not have it."""
+        """A frame's true place without reading its pixels; None where the bag does not have it."""
         if "truth" not in self._sensors:
             return None
         at_ns = int(self._stamps_ns[index])
@@ -146,15 +160,15 @@ class Bag:
             return None
         # Across the date line the series goes on beyond 180.
         lon_deg = lon_deg if abs(lon_deg) <= 180 else (lon_deg + 180) % 360 - 180
-        return Truth(lat_deg, lon_deg, self._height_m(at_ns))
+        return Truth(lat_deg, lon_deg, self._height_or_nan(at_ns))
 
     def completeness(self) -> dict[str, int]:
-        """How many pictures there are, and how many of them have an attitude, a height and a truth."""
+        """How many images there are, and how many of them have an attitude, a height and a truth."""
         stamps_ns = self._stamps_ns.tolist()
         return {
-            "pictures": len(self),
+            "images": len(self),
             "attitude": sum(self._has_attitude(at_ns) for at_ns in stamps_ns),
-            "height": sum(math.isfinite(self._height_m(at_ns)) for at_ns in stamps_ns),
+            "height": sum(math.isfinite(self._height_or_nan(at_ns)) for at_ns in stamps_ns),
             "truth": sum(self.truth(index) is not None for index in range(len(self))),
         }
 
@@ -165,10 +179,17 @@ class Bag:
             return False
         return True
 
+    def _height_or_nan(self, at_ns: int) -> float:
+        try:
+            return self._height_m(at_ns)
+        except GeolocError:
+            return math.nan
+
     def _height_m(self, at_ns: int) -> float:
+        """Height above ground, m; GeolocError if there is none."""
         around = self._sensors["altitude"].around(at_ns)
         if around is None:
-            return math.nan
+            raise GeolocError(f"no height above ground within {self.REACH_S['altitude']:g} s of the image")
         start, end, share = around
         return float(start[0] + (end[0] - start[0]) * share if share else start[0])
 
@@ -176,7 +197,7 @@ class Bag:
         """(qx, qy, qz, qw), ENU from the optical frame; GeolocError if there is none."""
         around = self._sensors["imu"].around(at_ns) if "imu" in self._sensors else None
         if around is None:
-            raise GeolocError(f"no attitude within {self.REACH_S['imu']:g} s of the picture")
+            raise GeolocError(f"no attitude within {self.REACH_S['imu']:g} s of the image")
         start, end, share = around
         body = start.tolist() if share == 0 else blend_quaternions(start.tolist(), end.tolist(), share)
         qx, qy, qz, qw = np.round(
@@ -186,54 +207,46 @@ class Bag:
 
     def _frame(self, index: int, topic: Topic, raw: bytes) -> Frame:
         at_ns = int(self._stamps_ns[index])
-        image, encoded, problem = None, None, ""
-        quaternion, rotation = None, None
+        image, encoded, quaternion, rotation = None, None, None, None
+        height_m, problems = math.nan, []
         try:
-            image, encoded = self._picture(topic, raw)
+            image, encoded = self._image(topic, raw)
         except GeolocError as error:
-            problem = str(error)
+            problems.append(str(error))
         if "imu" in self._sensors:
             rotation = np.full((3, 3), np.nan)
             try:
                 quaternion = self._quaternion(at_ns)
                 rotation = rotation_from_quaternion(*quaternion)
             except GeolocError as error:
-                problem = problem or str(error)
+                problems.append(str(error))
+        try:
+            height_m = self._height_m(at_ns)
+        except GeolocError as error:
+            problems.append(str(error))
         return Frame(
             image=image,
             stamp_s=seconds_from_ns(at_ns),
             rotation_enu_from_optical=rotation,
-            height_m=self._height_m(at_ns),
+            height_m=height_m,
             camera=self.camera,
             truth=self.truth(index),
-            problem=problem,
+            problem=problems[0] if problems else "",
             encoded=encoded,
             quaternion=quaternion,
         )
 
-    def _picture(self, topic: Topic, raw: bytes) -> tuple[np.ndarray, bytes | None]:
-        """(h, w, 3) uint8 RGB, and the file's bytes if the picture came as one."""
+    def _image(self, topic: Topic, raw: bytes) -> tuple[np.ndarray, bytes | None]:
+        """(h, w, 3) uint8 RGB, and the file's bytes if the image came as one."""
         message = self._storage.decode(topic, raw)
-        if hasattr(message, "format"):
-            return decode_compressed(message.data), bytes(message.data)
-        return (
-            decode_image(
-                message.encoding,
-                message.height,
-                message.width,
-                message.step,
-                message.data,
-                message.is_bigendian,
-            ),
-            None,
-        )
+        return rgb_from_image(message), bytes(message.data) if hasattr(message, "format") else None
 
     def _read(self, advance: Advance) -> tuple[Samples, dict[str, Samples], CameraModel]:
-        """One pass over everything but the pixels: times of the pictures, sensors, the first camera_info."""
+        """One pass over everything but the pixels: times of the images, sensors, the first camera_info."""
         roles = {topic: role for role, topic in self.topics.items()}
         total = sum(topic.count for topic in roles)
         images = Samples()
-        sensors = {role: Samples() for role in self.topics if role in READERS}
+        sensors = {role: Samples() for role in self.topics if role in _SENSORS}
         camera: CameraModel | None = None
         for number, (topic, recorded_ns, raw) in enumerate(self._storage.messages(list(roles))):
             role = roles[topic]
@@ -242,20 +255,16 @@ class Bag:
             elif role == "camera_info":
                 camera = camera or camera_from_info(self._storage.decode(topic, raw))
             else:
-                message = self._storage.decode(topic, raw)
-                stamp = stamp_ns(message)
-                sensors[role].add(_UNSTAMPED if stamp is None else stamp, recorded_ns, READERS[role](message))
+                _add_sample(sensors[role], role, self._storage.decode(topic, raw), recorded_ns)
             if number % _PROGRESS_EVERY == 0:
                 advance(number, total)
         advance(total, total)
         if camera is None or not images.stamps_ns:
-            raise GeolocError(
-                f"bag {self.path} ends before its first picture and camera_info; record it again"
-            )
+            raise GeolocError(f"bag {self.path} ends before its first image and camera_info; record it again")
         return images, sensors, camera
 
     def _image_clock(self, images: Samples) -> Lag:
-        """How far the recording lags the pictures; pictures without stamps take their times of recording."""
+        """How far the recording lags the images; images without stamps take their times of recording."""
         stamps_ns, recorded_ns = images.times()
         if not stamps_ns.any():
             self.notes.append(f"{self.topics['image'].name} is not stamped: its times of recording count")
@@ -263,7 +272,7 @@ class Bag:
         return Lag.of(stamps_ns, recorded_ns)
 
     def _on_image_clock(self, role: str, samples: Samples, image_lag: Lag) -> np.ndarray:
-        """Times of a sensor's samples by the pictures' clock, (n,) ns; notes where they are not just the stamps.
+        """Times of a sensor's samples by the images' clock, (n,) ns; notes where they are not just the stamps.
 
         The recorder saw both, so its clock brings two others together.
         """
@@ -288,11 +297,11 @@ class Bag:
         return stamps_ns + round(offset_s * NS)
 
     def _check_size(self) -> None:
-        """GeolocError if the first picture that decodes is not of the size that camera_info says."""
+        """GeolocError if the first image that decodes is not of the size in camera_info."""
         topic = self.topics["image"]
         for _, (_, _, raw) in zip(range(10), self._storage.messages([topic]), strict=False):
             try:
-                image, _ = self._picture(topic, raw)
+                image, _ = self._image(topic, raw)
             except GeolocError:
                 continue
             height, width = image.shape[:2]
@@ -303,23 +312,40 @@ class Bag:
             return
 
 
-def _series(role: str, stamps_ns: np.ndarray, values: array.array[float]) -> Series:
+def _add_sample(samples: Samples, role: str, message: Any, recorded_ns: int) -> None:
+    """Note what a message gives; a broken one keeps its place, so that no image takes a neighbour's value instead."""
+    stamp = stamp_ns(message)
+    read, width = _SENSORS[role]
+    values, fault = (math.nan,) * width, ""
+    try:
+        values = read(message)
+    except GeolocError as error:
+        fault = str(error)
+    samples.add(_UNSTAMPED if stamp is None else stamp, recorded_ns, values, fault)
+
+
+def _series(role: str, stamps_ns: np.ndarray, samples: Samples) -> Series:
     """The samples of a role in the order of their times."""
-    rows = np.array(values, np.float64).reshape(len(stamps_ns), -1)
+    rows = np.array(samples.values, np.float64).reshape(len(stamps_ns), -1)
     order = np.argsort(stamps_ns, kind="stable")
+    faults = {
+        place: samples.faults[number]
+        for place, number in enumerate(order.tolist())
+        if number in samples.faults
+    }
     stamps_ns, rows = stamps_ns[order], rows[order]
     if role == "truth":
         known = np.isfinite(rows).all(axis=1)
         stamps_ns, rows = stamps_ns[known], rows[known]
         rows[:, 1] = np.unwrap(rows[:, 1], period=360)
-    return Series(stamps_ns, rows, round(Bag.REACH_S[role] * NS), role == "truth")
+    return Series(stamps_ns, rows, round(Bag.REACH_S[role] * NS), faults, role == "truth")
 
 
 def size_fault(info: str, camera: CameraModel, image: str, width: int, height: int) -> str:
-    """What is wrong where pictures have not the size of their camera_info, and what to do."""
+    """What is wrong where images have not the size of their camera_info, and what to do."""
     scaled = width * camera.height == height * camera.width
     remedy = (
-        "let the node that scales the pictures publish a camera_info of the scaled size"
+        "let the node that scales the images publish a camera_info of the scaled size"
         if scaled
         else "calibrate the camera at the size that it sends, or name the right topics with --topic"
     )
@@ -332,9 +358,9 @@ def open_recording(
     advance: Advance = lambda done, total: None,
     mount: Sequence[float] = DOWN_XYZW,
 ) -> Flight | Bag:
-    """A flight folder or a bag, told apart by what lies there. `topics` are "role=name", for bags, as is `mount`.
+    """A flight folder or a bag, by what lies there. `topics` are "role=name", for bags, as is `mount`.
 
-    GeolocError where there is neither, or where a topic is missing or not to be told from others.
+    GeolocError where there is neither, or where a topic is missing or ambiguous.
     """
     if path.is_dir() and (path / "flight.csv").is_file():
         if topics:

@@ -16,7 +16,8 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.bags.bag import Bag
 from geoloc_ros.core.bags.bag_series import Lag
 from geoloc_ros.core.bags.bag_storage import BagStorage, Topic
-from geoloc_ros.core.bags.bag_topics import ROLES, Choice, choose_topics, header_stamp_ns, px4_stamp_ns
+from geoloc_ros.core.bags.bag_topics import ROLES, Choice, choose_topics
+from geoloc_ros.messages.stamps import header_stamp_ns, px4_stamp_ns
 
 GAP_S = 1.0
 """A pause of a topic that is worth a word: longer than this, and than GAP_PERIODS of its usual ones."""
@@ -69,8 +70,8 @@ class BagReport:
     duration_s: float
     topics: list[TopicReport]
     roles: dict[str, Choice]
-    pictures: dict[str, int] = field(default_factory=dict)
-    """How many pictures there are, and how many have an attitude, a height and a truth of their moment."""
+    images: dict[str, int] = field(default_factory=dict)
+    """How many images there are, and how many have an attitude, a height and a truth of their moment."""
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -90,7 +91,7 @@ class BagReport:
                 role: {"topic": choice.topic.name if choice.topic else None, "why": choice.why}
                 for role, choice in self.roles.items()
             },
-            "pictures": self.pictures,
+            "images": self.images,
             "faults": [asdict(fault) for fault in self.faults],
         }
 
@@ -115,7 +116,7 @@ def check_bag(
     _find_missing(report)
     _find_time_faults(report)
     if report.usable:
-        _look_at_pictures(report, asked)
+        _look_at_images(report, asked)
     return report
 
 
@@ -250,22 +251,22 @@ def _own_faults(topic: TopicReport) -> list[str]:
     return faults
 
 
-def _look_at_pictures(report: BagReport, asked: Mapping[str, str]) -> None:
-    """What the pictures have of their own moment, and whether camera_info is theirs."""
+def _look_at_images(report: BagReport, asked: Mapping[str, str]) -> None:
+    """What the images have of their own moment, and whether camera_info is theirs."""
     try:
         bag = Bag(report.path, dict(asked))
     except GeolocError as error:
         report.faults.append(Fault(True, str(error)))
         return
-    report.pictures = bag.completeness()
-    total = report.pictures["pictures"]
+    report.images = bag.completeness()
+    total = report.images["images"]
     for role, what in (("imu", "attitude"), ("altitude", "height"), ("truth", "truth")):
-        count, topic = report.pictures[what], report.roles[role].topic
+        count, topic = report.images[what], report.roles[role].topic
         if topic is not None and count < _FEW * total:
             report.faults.append(
                 Fault(
                     role == "altitude" and count == 0,
-                    f"only {count} of {total} pictures have {ROLES[role].what} of their moment; record "
-                    f"{topic.name} from before the first picture until after the last, without gaps",
+                    f"only {count} of {total} images have {ROLES[role].what} of their moment; record "
+                    f"{topic.name} from before the first image until after the last, without gaps",
                 )
             )

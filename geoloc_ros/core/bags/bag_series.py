@@ -9,33 +9,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geoloc_models.errors import GeolocError
+
 OTHER_CLOCK_S = 1.0
 """Two topics whose recording lags their stamps by amounts that differ by more are stamped by two clocks."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Samples of one sensor by time: stamps (n,) int64 ns, ascending; values (n, k); a row of NaN is a bad sample."""
+    """Samples of one sensor by time: stamps (n,) int64 ns, ascending; values (n, k), NaN where a sample is broken."""
 
     stamps_ns: np.ndarray
     values: np.ndarray
     reach_ns: int
+    faults: dict[int, str]
+    """Why a sample is broken, by its number."""
     only_between: bool = False
     """Whether a time needs samples on both sides: the nearest one alone is too far off by then."""
 
     def around(self, at_ns: int) -> tuple[np.ndarray, np.ndarray, float] | None:
         """The samples before and after a time and the share (0..1) of the way between them; None beyond reach.
 
-        At a sample's own time both are that sample; where only one is within reach, both are that one.
+        At a sample's own time both are that sample; where only one is within reach, both are that one. GeolocError
+        with the reason where one of them is broken.
         """
         count = len(self.stamps_ns)
         after = int(np.searchsorted(self.stamps_ns, at_ns))
         if after < count and self.stamps_ns[after] == at_ns:
-            return self.values[after], self.values[after], 0.0
-        near = [i for i in (after - 1, after) if 0 <= i < count]
-        near = [i for i in near if abs(int(self.stamps_ns[i]) - at_ns) <= self.reach_ns]
-        if len(near) < 1 + self.only_between:
-            return None
+            near = [after]
+        else:
+            near = [i for i in (after - 1, after) if 0 <= i < count]
+            near = [i for i in near if abs(int(self.stamps_ns[i]) - at_ns) <= self.reach_ns]
+            if len(near) < 1 + self.only_between:
+                return None
+        for number in near:
+            if number in self.faults:
+                raise GeolocError(self.faults[number])
         start, end = near[0], near[-1]
         span_ns = int(self.stamps_ns[end]) - int(self.stamps_ns[start])
         share = (at_ns - int(self.stamps_ns[start])) / span_ns if span_ns else 0.0
@@ -58,7 +67,7 @@ class Lag:
         return cls(float(median) * 1e-9, float(high - low) * 0.5e-9)
 
     def other_clock(self, other: Lag) -> bool:
-        """Whether the two were stamped by two clocks; not told where one was not recorded as it came."""
+        """Whether the two were stamped by two clocks; False where one was not recorded as it came."""
         steady = max(self.spread_s, other.spread_s) < OTHER_CLOCK_S
         return steady and abs(self.median_s - other.median_s) > OTHER_CLOCK_S
 
@@ -70,8 +79,12 @@ class Samples:
         self.stamps_ns = array.array("q")
         self.recorded_ns = array.array("q")
         self.values = array.array("d")
+        self.faults: dict[int, str] = {}
 
-    def add(self, stamp: int, recorded: int, values: Sequence[float]) -> None:
+    def add(self, stamp: int, recorded: int, values: Sequence[float], fault: str = "") -> None:
+        """`fault`: why the sample is broken; its values are NaN then."""
+        if fault:
+            self.faults[len(self.stamps_ns)] = fault
         self.stamps_ns.append(stamp)
         self.recorded_ns.append(recorded)
         self.values.extend(values)

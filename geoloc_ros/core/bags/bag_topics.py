@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which topic of a bag is the picture, which the camera, the attitude, the height, the truth; and what they say.
-
-Every message becomes a row of numbers with the time that its sender gave it, whatever its type.
-"""
+"""Which topic of a bag is the image, which the camera, the attitude, the height, the truth."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.bags.bag_storage import BagStorage, Topic
-from geoloc_ros.core.geometry import px4_frames as px4
-from geoloc_ros.messages.stamps import NS
+from geoloc_ros.messages.reading import has_orientation
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ ROLES = {
     "image": Role(
         ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
         ("image", "image_raw", "image_rect"),
-        "pictures",
+        "images",
         "record the camera's image or image/compressed",
     ),
     "camera_info": Role(
@@ -110,7 +104,7 @@ def choose_topics(storage: BagStorage, asked: Mapping[str, str]) -> dict[str, Ch
 
 
 def needed_topics(choices: Mapping[str, Choice]) -> dict[str, Topic]:
-    """{role: topic}; GeolocError where one that is needed is missing or not to be told from others."""
+    """{role: topic}; GeolocError where one that is needed is missing or ambiguous."""
     for choice in choices.values():
         if choice.needed:
             raise GeolocError(choice.why)
@@ -127,7 +121,7 @@ def _asked(name: str, wanted: str, found: Sequence[Topic]) -> Choice:
 
 
 def _of_same_camera(found: list[Topic], image: Topic | None) -> list[Topic]:
-    """Only the camera_info that lies beside the pictures, where one does."""
+    """Only the camera_info that lies beside the images, where one does."""
     if image is None:
         return found
     above = image.name.split("/")
@@ -138,9 +132,7 @@ def _of_same_camera(found: list[Topic], image: Topic | None) -> list[Topic]:
 def _gives_attitude(storage: BagStorage, topic: Topic) -> bool:
     """Whether a topic's first message has an orientation at all: raw inertial data have none."""
     _, _, raw = next(iter(storage.messages([topic])))
-    message = storage.decode(topic, raw)
-    # By sensor_msgs/Imu, -1 here says that the sensor gives no orientation.
-    return not hasattr(message, "orientation_covariance") or message.orientation_covariance[0] != -1
+    return has_orientation(storage.decode(topic, raw))
 
 
 def _rank(topic: Topic, role: Role) -> tuple[int, int]:
@@ -156,7 +148,7 @@ def _rank(topic: Topic, role: Role) -> tuple[int, int]:
 def _best(name: str, role: Role, fit: list[Topic], of_type: list[Topic]) -> Choice:
     """The topic whose name is nearest to a usual one. fit: those of `of_type` that could do."""
     names = {topic.name for topic in fit}
-    # A picture that was recorded both ways is one picture.
+    # An image that was recorded both ways is one image.
     fit = [topic for topic in fit if topic.name.removesuffix("/compressed") not in names - {topic.name}]
     if not fit:
         lack = f"the bag has no topic for {name} ({role.what}): none of type {' or '.join(role.types)}"
@@ -176,70 +168,3 @@ def _best(name: str, role: Role, fit: list[Topic], of_type: list[Topic]) -> Choi
 
 def _short(topic: Topic) -> str:
     return topic.msgtype.split("/")[-1]
-
-
-# --- what messages say --------------------------------------------------------------------------------------
-
-
-def stamp_ns(message: Any) -> int | None:
-    """The sender's own time, ns; None for a message without one."""
-    if hasattr(message, "header"):
-        return int(message.header.stamp.sec) * NS + int(message.header.stamp.nanosec)
-    if hasattr(message, "timestamp_sample"):
-        return int(message.timestamp_sample or message.timestamp) * 1000
-    return None
-
-
-def header_stamp_ns(raw: bytes) -> int:
-    """The same of a CDR message that begins with a header, without unpacking the picture behind it."""
-    order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
-    return int.from_bytes(raw[4:8], order, signed=True) * NS + int.from_bytes(raw[8:12], order)
-
-
-def px4_stamp_ns(raw: bytes) -> int:
-    """The time at which PX4 published a message of its own, which all begin with it, ns."""
-    return int.from_bytes(raw[4:12], "little" if raw[1] & 1 else "big") * 1000
-
-
-def read_attitude(message: Any) -> list[float]:
-    """(qx, qy, qz, qw), ENU from FLU body; NaN where the message has none."""
-    if hasattr(message, "q"):
-        return list(px4.enu_from_flu_quaternion(*(float(value) for value in message.q)))
-    if message.orientation_covariance[0] == -1:
-        return [math.nan] * 4
-    o = message.orientation
-    quaternion = [o.x, o.y, o.z, o.w]
-    # An estimator that has not converged yet sends zeros.
-    return quaternion if math.hypot(*quaternion) > 1e-6 else [math.nan] * 4
-
-
-def read_height(message: Any) -> list[float]:
-    """(height above ground, m); NaN where the message has none."""
-    if hasattr(message, "dist_bottom"):
-        return [
-            px4.height_above_ground_m(
-                bool(message.z_valid),
-                float(message.z),
-                bool(message.dist_bottom_valid),
-                float(message.dist_bottom),
-            )
-        ]
-    if hasattr(message, "data"):
-        return [float(message.data)]
-    beyond = (
-        message.max_range > message.min_range and not message.min_range <= message.range <= message.max_range
-    )
-    return [math.nan if beyond else float(message.range)]
-
-
-def read_place(message: Any) -> list[float]:
-    """(latitude, longitude), degrees; NaN where there is no fix."""
-    possible = message.status.status >= 0 and abs(message.latitude) <= 90 and abs(message.longitude) <= 180
-    return [message.latitude, message.longitude] if possible else [math.nan, math.nan]
-
-
-READERS: dict[str, Callable[[Any], list[float]]] = {
-    "imu": read_attitude,
-    "altitude": read_height,
-    "truth": read_place,
-}

@@ -18,9 +18,7 @@ import numpy as np
 from geoloc_models import metrics
 from geoloc_ros.core.evaluation.pose_errors import absolute_errors_m, relative_statistics, statistics
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-
-STAGES = ("decode", "rectify", "retrieve", "crop", "network", "post")
-"""What a frame's latency is spent on, in the order of the work."""
+from geoloc_ros.core.matching.stage_times import STAGES
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 
-STAGES = ("rectify", "retrieve", "crop", "network", "post")
-"""The stages of a frame in their order; `retrieve` occurs in searches of the whole map only."""
+STAGES = ("decode", "rectify", "retrieve", "crop", "network", "post")
+"""The stages of a frame in their order: `decode` in the live graph only, `retrieve` in searches of the whole map."""
 
 
 class StageTimes:

@@ -26,9 +26,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rotations import quaternion_from_rotation, rotation_from_quaternion
 from geoloc_ros.core.recording.frame import Frame, Truth
-from geoloc_ros.core.recording.images import decode_compressed
-
-JPEG_MAGIC = b"\xff\xd8"
+from geoloc_ros.core.recording.images import JPEG_MAGIC, decode_compressed
 
 COLUMNS = (
     "file",

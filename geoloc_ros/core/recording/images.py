@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels of camera messages to RGB arrays and back, without any ROS import.
 
-The live graph (messages.py) and the bag reader (bags.py) both decode here, so a frame has the same pixels
-whichever way it came. Encoding names are those of sensor_msgs/image_encodings.
+The live graph and the bag reader both decode here, so a frame has the same pixels whichever way it came. Encoding names
+are those of sensor_msgs/image_encodings.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 
 from geoloc_models.errors import GeolocError
+
+JPEG_MAGIC = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,13 @@ def decode_image(
 def decode_compressed(data: Any) -> np.ndarray:
     """A JPEG or PNG (anything that OpenCV reads) as (h, w, 3) uint8 RGB; GeolocError when it does not decode.
 
-    A JPEG that ends early would decode to a picture with a grey lower part, so its end marker is required.
+    A JPEG that ends early would decode to an image with a grey lower part, so its end marker is required.
     """
     raw = np.frombuffer(data, dtype=np.uint8)
     if raw.size == 0:
         raise GeolocError("compressed image is empty; check the camera driver")
     # Some cameras fill up the buffer with zeros after the marker.
-    if raw[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in raw.tobytes().rstrip(b"\0")[-64:]:
+    if raw[:2].tobytes() == JPEG_MAGIC and b"\xff\xd9" not in raw.tobytes().rstrip(b"\0")[-64:]:
         raise GeolocError(
             f"JPEG image is truncated: its {raw.size} bytes have no end marker; check the link's bandwidth"
         )

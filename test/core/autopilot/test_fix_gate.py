@@ -191,7 +191,7 @@ def test_a_fix_that_grows_too_old_on_its_way_out_is_held_and_its_reset_kept() ->
     stream.frame(State.LOST)
     late = stream.frame()
     fix = replace(GOOD, stamp_s=stream.now_s - 0.05)
-    assert not stream.gate.is_late(fix, stream.now_s + 0.2)
-    assert stream.gate.is_late(fix, stream.now_s + 0.3)
+    assert not stream.gate.hold_if_late(fix, stream.now_s + 0.2)
+    assert stream.gate.hold_if_late(fix, stream.now_s + 0.3)
     assert (stream.gate.totals.sent, stream.gate.totals.held[Hold.TOO_OLD]) == (1, 1)
     assert stream.frame().reset_counter == late.reset_counter == 1

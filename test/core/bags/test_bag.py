@@ -320,7 +320,7 @@ def test_a_bag_written_long_after_keeps_its_stamps(frames: list[Frame], tmp_path
     recorder.close()
     bag = Bag(tmp_path / "bag", {"altitude": "/range"})
     assert bag.notes == []
-    assert bag.completeness() == {"pictures": 8, "attitude": 8, "height": 8, "truth": 8}
+    assert bag.completeness() == {"images": 8, "attitude": 8, "height": 8, "truth": 8}
     (note,) = Bag(tmp_path / "bag", {"altitude": "/height"}).notes
     assert "/height has no stamps, and /image was not recorded as it came" in note
 
@@ -352,7 +352,7 @@ def test_unknown_types_among_known_ones_do_no_harm(frames: list[Frame], tmp_path
         recorder.write_raw("/other", "acme_msgs/msg/Other", other, b"\0\1\0\0", frame.stamp_s)
     recorder.close()
     bag = Bag(tmp_path / "bag")
-    assert bag.completeness() == {"pictures": 8, "attitude": 8, "height": 8, "truth": 8}
+    assert bag.completeness() == {"images": 8, "attitude": 8, "height": 8, "truth": 8}
 
 
 def test_a_definition_that_is_missing_is_asked_for(frames: list[Frame], tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_topics_that_people_record_are_told_apart(frames: list[Frame], tmp_path:
         "image": "/down/image_raw", "camera_info": "/down/camera_info", "imu": "/ins/attitude", "altitude": "/range",
         "truth": "/rtk/truth",
     }  # fmt: skip
-    assert "truth: /rtk/truth (sensor_msgs/msg/NavSatFix, 1 messages), rather than /gnss" in bag.told()
+    assert "truth: /rtk/truth (sensor_msgs/msg/NavSatFix, 1 messages), rather than /gnss" in bag.described()
     (read,) = bag
     assert math.isnan(read.height_m), "beyond the rangefinder's reach"
 

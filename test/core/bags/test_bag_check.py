@@ -75,7 +75,7 @@ def test_a_good_bag_has_no_faults(frames: list[Frame], tmp_path: Path) -> None:
     report = recorded(frames, tmp_path / "bag")
     assert report.usable
     assert report.faults == []
-    assert report.pictures == {"pictures": 24, "attitude": 24, "height": 24, "truth": 24}
+    assert report.images == {"images": 24, "attitude": 24, "height": 24, "truth": 24}
     topics = {topic.name: topic for topic in report.topics}
     assert topics["/imu"].rate_hz == pytest.approx(10.0, rel=1e-3)
     assert topics["/image"].rate_hz == pytest.approx(2.0, rel=1e-3)
@@ -98,7 +98,7 @@ def test_a_good_bag_has_no_faults(frames: list[Frame], tmp_path: Path) -> None:
         ({"imu_clock": (-5000.0, 1.0)}, False, "two clocks, 4999.97. s apart"),
         ({"imu_clock": (0.0, 0.97)}, False, "move apart by 0.3.. s"),
         ({"imu_pause_s": (3.05, 7.95)}, False, "/imu pauses 1 times .* longest is 5.0 s at 3.0 s"),
-        ({"imu_pause_s": (3.05, 7.95)}, False, "only .. of 24 pictures have attitude"),
+        ({"imu_pause_s": (3.05, 7.95)}, False, "only .. of 24 images have attitude"),
         ({"image_back": 7}, False, "/image go back 1 times, by 0.500 s"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_cut_off_recording(frames: list[Frame], tmp_path: Path) -> None:
     report = check_bag(tmp_path / "bag", {})
     assert report.usable
     assert "cut off" in report.faults[0].text
-    assert 0 < report.pictures["pictures"] < PICTURES
+    assert 0 < report.images["images"] < PICTURES
     with pytest.raises(GeolocError, match="no rosbag2"):
         check_bag(tmp_path, {})
 

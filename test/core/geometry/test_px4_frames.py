@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from geoloc_ros.core.geometry.px4_frames import (
-    ClockWatch,
-    enu_from_flu_quaternion,
-    height_above_ground_m,
-    px4_time_s,
-)
+from geoloc_ros.core.geometry.px4_frames import enu_from_flu_quaternion, height_above_ground_m
 
 ENU_FROM_NED = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 FRD_FROM_FLU = np.diag([1.0, -1.0, -1.0])
@@ -43,42 +38,6 @@ def test_nan_stays_nan() -> None:
 def test_height_is_the_measured_one_or_that_over_take_off() -> None:
     assert height_above_ground_m(True, -50.0, True, 43.5) == 43.5
     assert height_above_ground_m(True, -50.0, False, 43.5) == 50.0
-    assert height_above_ground_m(True, -50.0, False, 43.5, ground_z_m=-7.0) == 43.0
     assert height_above_ground_m(True, -50.0, True, math.nan) == 50.0
     assert math.isnan(height_above_ground_m(False, -50.0, False, 43.5))
     assert math.isnan(height_above_ground_m(True, math.nan, False, 43.5))
-
-
-def test_time() -> None:
-    assert px4_time_s(1_700_000_000_123_456) == pytest.approx(1_700_000_000.123456, abs=3e-7)
-
-
-def test_clocks_in_step_differ_by_the_fastest_message() -> None:
-    watch = ClockWatch()
-    assert math.isnan(watch.offset_s)
-    assert "nothing from PX4" in watch.problem(1.7e9)
-    for number, latency_s in enumerate((0.9, 0.004, 0.3, 0.02)):
-        sent_s = 1.7e9 + 0.5 * number
-        watch.hear(round(sent_s * 1e6), sent_s + latency_s)
-    assert watch.offset_s == pytest.approx(0.004, abs=1e-5)
-    assert watch.problem(1.7e9 + 2.0) == ""
-    assert "nothing from PX4" in watch.problem(1.7e9 + 4.0)
-
-
-@pytest.mark.parametrize("offset_s", [1.7e9, 0.15, -0.15])
-def test_clocks_apart_are_told_with_the_remedy(offset_s: float) -> None:
-    watch = ClockWatch()
-    for number in range(20):
-        sent_s = 100.0 + 0.02 * number
-        watch.hear(round(sent_s * 1e6), sent_s + offset_s)
-    assert watch.offset_s == pytest.approx(offset_s, abs=1e-5)
-    problem = watch.problem(100.4 + offset_s)
-    assert f"{offset_s:.3f} s" in problem
-    assert "UXRCE_DDS_SYNCT" in problem
-
-
-def test_a_reboot_of_px4_starts_the_comparison_anew() -> None:
-    watch = ClockWatch()
-    watch.hear(100_000_000, 100.0)
-    watch.hear(3_000_000, 103.0)
-    assert watch.offset_s == pytest.approx(100.0)

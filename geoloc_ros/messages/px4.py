@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PX4's messages to ROS's and back. px4_msgs is there only where somebody built it, so only their fields count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Imu, NavSatFix
+
+from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
+from geoloc_ros.core.geometry.geoid import undulation_m
+from geoloc_ros.core.geometry.rotations import rotation_from_quaternion
+from geoloc_ros.messages.reading import quaternion_from_imu
+from geoloc_ros.messages.sensors import fix_from_receiver, imu_from_rotation, no_fix
+
+
+def time_from_px4(timestamp_us: int) -> Time:
+    """The moment of a PX4 stamp, whose clock must be ours."""
+    return Time(sec=timestamp_us // 1_000_000, nanosec=timestamp_us % 1_000_000 * 1000)
+
+
+def imu_from_px4(message: Any, frame_id: str) -> Imu:
+    """VehicleAttitude as ENU from FLU; GeolocError for a quaternion that is none."""
+    rotation = rotation_from_quaternion(*quaternion_from_imu(message))
+    return imu_from_rotation(rotation, time_from_px4(message.timestamp_sample or message.timestamp), frame_id)
+
+
+def gnss_from_px4(message: Any, frame_id: str) -> NavSatFix:
+    """SensorGps as NavSatFix; NO_FIX with NaN unless it has three dimensions."""
+    stamp = time_from_px4(message.timestamp_sample or message.timestamp)
+    if message.fix_type < message.FIX_TYPE_3D:
+        return no_fix(stamp, frame_id)
+    place = (message.latitude_deg, message.longitude_deg, message.altitude_ellipsoid_m)
+    return fix_from_receiver(place, (message.eph, message.epv), stamp, frame_id)
+
+
+def aux_position_from_fix(kind: Any, fix: Fix, decision: Decision, source_id: int) -> Any:
+    """PX4's auxiliary global position: AuxGlobalPosition, or VehicleGlobalPosition up to 1.17, as `kind` says.
+
+    timestamp 0 has PX4 put in the moment of arrival.
+    """
+    message = kind(timestamp=0, timestamp_sample=round(fix.stamp_s * 1e6))
+    message.lat, message.lon, message.alt = fix.lat_deg, fix.lon_deg, fix.altitude_m
+    message.eph, message.epv = decision.eph_m, decision.epv_m
+    message.lat_lon_reset_counter = decision.reset_counter
+    if hasattr(message, "source"):
+        message.id, message.source = source_id, kind.SOURCE_VISION
+    else:
+        message.alt_ellipsoid = fix.altitude_m + undulation_m(fix.lat_deg, fix.lon_deg)
+    if hasattr(message, "lat_lon_valid"):  # not in 1.15
+        message.lat_lon_valid = message.alt_valid = True
+    return message
