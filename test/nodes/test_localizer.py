@@ -303,7 +303,7 @@ def test_stamps_that_go_back(rig: Rig) -> None:
     frame = rig.scene.next()
     _, before = rig.drone.fly(rig.scene.next())
     rig.drone.topics.publish(frame)
-    until(lambda: rig.localizer._dropped > before.dropped, what="the drop")
+    until(lambda: rig.localizer._worker._inbox.dropped > before.dropped, what="the drop")
     _, after = rig.drone.fly(rig.scene.next())
     assert after.valid, after.reason
     assert after.dropped == before.dropped + 1
