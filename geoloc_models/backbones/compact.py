@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compact one-stream backbone of our own for CPUs: convolutions down to stride 16, mixed attention on top.
+"""Our compact one-stream backbone for CPUs: convolutions down to stride 16, mixed attention on top.
 
-It keeps what makes Mix-Fusion (DRL paper, section III-B): the same weights process query and map, the query attends to
-itself only, the map attends to both. The convolutional levels do not see the other image, so one map serves many
-queries (and, at inference, many frames) without being computed again.
+It keeps the principle of Mix-Fusion (DRL paper, section III-B): the same weights process query and map, the query
+attends to itself only, the map attends to both. The convolutional levels do not see the other image, so one map serves
+many queries (and, at inference, many frames) without recomputation.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class MixBlock(nn.Module):
 
 
 class Compact(nn.Module):
-    """Convolutional pyramid at strides 4, 8 and 16, and mixing blocks at stride 16; see the module's text."""
+    """Convolutional pyramid at strides 4, 8 and 16, and mixing blocks at stride 16; see the module docstring."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Compact(nn.Module):
         return levels
 
     def mix_query(self, z16: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Query tokens through all mixing blocks; each block's keys and values, which is all that the map needs."""
+        """Query tokens through all mixing blocks; each block's keys and values, all that the map needs."""
         keys = []
         for block in self.mix:
             z16, kv = block.query(z16)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CvT-13 in the forms of Mix-Fusion (one stream for both images) and Post-Fusion (one stream for each).
+"""CvT-13 for Mix-Fusion (one stream for both images) and Post-Fusion (one stream for each).
 
 Convolutional vision transformer (Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV
 2021), for Mix-Fusion with the asymmetric mixed attention of DRL (section III-B2). No positional embedding, so any
 grid is allowed. The module names are those of the CvT model zoo, so its checkpoints load.
 
-Differences from the classifier: no final norm and no head. In the Mix-Fusion form also no class token, which it never
-uses, and batch norms whose statistics and affine part are constants.
+Differences from the classifier: no final norm and no head. In the Mix-Fusion form also no class token, which is never
+used, and batch norms with constant statistics and affine part.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class QuickGELU(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm over (B, C, h, w) whose every number is a constant; keys as in `nn.BatchNorm2d`."""
+    """Batch norm over (B, C, h, w) with constant parameters and statistics; keys as in `nn.BatchNorm2d`."""
 
     weight: Tensor
     bias: Tensor
@@ -103,7 +103,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int, norm: BatchNorm) -> None:
         super().__init__()
         self.heads = heads
-        self.scale = channels**-0.5  # of the full width, not of one head: what the published weights expect
+        self.scale = channels**-0.5  # of the full width, not of one head, as the published weights expect
         self.conv_proj_q = ConvProjection(channels, stride=1, norm=norm)
         self.conv_proj_k = ConvProjection(channels, stride=2, norm=norm)
         self.conv_proj_v = ConvProjection(channels, stride=2, norm=norm)
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         """tokens (B, n + h * w, C), n class tokens first, of a grid (h, w) -> the same, and this image's own keys and
-        values. Class tokens pass the convolutions by.
+        values. Class tokens bypass the convolutions.
         """
         count = tokens.shape[1] - grid[0] * grid[1]
         class_tokens, image = tokens[:, :count], to_grid(tokens[:, count:], grid)
@@ -166,7 +166,7 @@ class ConvEmbedding(nn.Module):
 
 
 class CvtStage(nn.Module):
-    """Token embedding and blocks of one stage; a class token lives within its stage only."""
+    """Token embedding and blocks of one stage; a class token exists within its stage only."""
 
     cls_token: Tensor | None
 
@@ -210,7 +210,7 @@ class Cvt(nn.Module):
     def run(
         self, image: Tensor, context: tuple[KeysValues, ...] | None
     ) -> tuple[tuple[Tensor, ...], tuple[KeysValues, ...]]:
-        """Pyramid and own keys and values of an image; context: those of a query view, one pair a block."""
+        """Pyramid and own keys and values of an image; context: those of a query view, one pair per block."""
         pyramid: list[Tensor] = []
         keys_values: list[KeysValues] = []
         for index, depth in enumerate(self.depths):
@@ -252,8 +252,8 @@ def _initialise(module: nn.Module) -> None:
 def load_cvt_zoo(backbone: Cvt, state: Mapping[str, Tensor]) -> None:
     """Load an image-classification checkpoint of the CvT model zoo.
 
-    The final norm, the classifier and, in the Mix-Fusion form, the class token and the batch counters have no place
-    here and are ignored; all else must fit exactly, else GeolocError.
+    The final norm, the classifier and, in the Mix-Fusion form, the class token and the batch counters are ignored;
+    everything else must fit exactly, else GeolocError.
     """
     own = backbone.state_dict()
     wanted = {key: value for key, value in state.items() if key in own or not _without_place(key)}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asymmetric mixed attention (DRL paper, section III-B2), shared by all Mix-Fusion backbones.
 
-The query view z attends to itself only; the search map x attends to the concatenation of z and x. So nothing
-of z depends on x: all that x needs of z are its keys and values, which one encoding of the view yields for
-any number of maps, exactly.
+The query view z attends to itself only; the search map x attends to the concatenation of z and x. So nothing of z
+depends on x: x needs only the keys and values of z, and one encoding of the view yields them exactly for any number of
+maps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """What the search map needs to know of a query view.
+    """What the search map needs of a query view.
 
     pyramid: feature maps (B, C_i, h_i, w_i), finest first.
     keys_values: for every block in order, keys and values (B, heads, tokens, head_dim).
@@ -85,7 +85,7 @@ class MixBackbone(nn.Module, ABC):
 
 
 def mixed_attention(queries: Tensor, own: KeysValues, context: KeysValues | None, scale: float) -> Tensor:
-    """Attend to the context's and one's own tokens.
+    """Attend to the context's and the image's own tokens.
 
     queries: (B, heads, n, d); own: keys and values (B, heads, m, d) of the same image; context: those of the
     query view, or None while the query view itself is encoded. Returns (B, heads, n, d).
@@ -109,7 +109,7 @@ def join_heads(tokens: Tensor) -> Tensor:
 
 def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, h * w, C) -> (B, C, h, w)."""
-    # Not unflatten: exporters would take the sizes of their example for constants.
+    # Not unflatten: exporters would freeze the sizes of their example as constants.
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], grid[0], grid[1])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""timm's networks (Wightman, "PyTorch Image Models", Apache-2.0), also where torchvision lacks its own operators."""
+"""timm's networks (Wightman, "PyTorch Image Models", Apache-2.0), also if torchvision lacks its compiled operators."""
 
 import importlib
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ def import_timm() -> Any:
 
 
 def import_torchvision() -> None:
-    """Import torchvision; timm needs its transforms and nothing of its compiled operators.
+    """Import torchvision; timm needs its transforms but none of its compiled operators.
 
-    torchvision for the CPU is on no package registry, and the CUDA build cannot load its operators beside a CPU build
-    of torch: the import then stops where it describes `nms`. With the operators' signatures declared it goes through,
-    and only calling them fails. Where the plain import works nothing is declared.
+    The CPU build of torchvision is on no package registry, and the CUDA build cannot load its operators beside a CPU
+    build of torch: the import then fails where it describes `nms`. With the operators' signatures declared it succeeds,
+    and only calling them fails. If the plain import works, nothing is declared.
     """
     try:
         importlib.import_module("torchvision")
@@ -48,7 +48,7 @@ _SIGNATURES = torch.library.Library("torchvision", "FRAGMENT")
 
 @dataclass(frozen=True)
 class Source:
-    """Which network of timm, which of its levels is read (of those `forward_intermediates` counts), and its stride."""
+    """The network of timm, the level that is read (as `forward_intermediates` counts them), and its stride."""
 
     name: str
     level: int
@@ -67,10 +67,10 @@ STREAMS: dict[str, Source] = {
 }
 """Backbones of table VIII besides CvT-13, by our name, at the levels that the published configurations read.
 
-ResNet50 is read at stride 8 and ConvNeXt-T at stride 16; the published networks also carry and compute the stages
-after that, which nothing reads and which are left out here: the paper counts 47.2 M and 55.7 M parameters for them.
-timm has no first-version PVT-S. PCPVT-S (Chu et al., "Twins", NeurIPS 2021) is that network, same widths, depths and
-reductions, with its learned positions replaced by depthwise convolutions, so that it takes images of any size.
+ResNet50 is read at stride 8 and ConvNeXt-T at stride 16; the published networks also compute the later stages, which
+nothing reads and which are left out here: the paper counts 47.2 M and 55.7 M parameters with them. timm has no
+first-version PVT-S. PCPVT-S (Chu et al., "Twins", NeurIPS 2021) is that network, same widths, depths and reductions,
+with its learned positions replaced by depthwise convolutions, so it accepts images of any size.
 """
 
 
@@ -111,8 +111,8 @@ class TimmStream(nn.Module):
 
 
 def load_timm(stream: TimmStream, state: Mapping[str, Tensor]) -> None:
-    """Load a classification checkpoint with timm's names: all that the stream has must be there and fit, else
-    GeolocError; the stages and the classifier that it leaves out are ignored.
+    """Load a classification checkpoint with timm's names: everything that the stream has must be present and fit, else
+    GeolocError; the stages and the classifier that it omits are ignored.
     """
     own = stream.model.state_dict()
     for key, value in own.items():

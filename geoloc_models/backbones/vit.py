@@ -2,10 +2,10 @@
 """ViT-S/14 in the Mix-Fusion form, started from DINOv2.
 
 A plain vision transformer (Dosovitskiy et al., ICLR 2021) with the layer scale and the weights of DINOv2
-(Oquab et al., TMLR 2024; Apache-2.0), whose self-attention is replaced by the asymmetric mixed attention of
-DRL (section III-B2). That adds no parameter, so the checkpoint loads strictly; module names are timm's.
+(Oquab et al., TMLR 2024; Apache-2.0), whose self-attention is replaced by the asymmetric mixed attention of DRL
+(section III-B2). This adds no parameter, so the checkpoint loads strictly; module names are timm's.
 
-Both images bring their own class token and their own resampled positions, as DINOv2 was trained: each image
+Each image has its own class token and its own resampled positions, as DINOv2 was trained: each image
 alone is exactly DINOv2. The map attends to the query's class token too; class tokens are dropped at the
 output.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lower blocks of DINOv2's ViT-S/14, frozen: features that outlive seasons, sensors and years.
+"""The lower blocks of DINOv2's ViT-S/14, frozen: features that are stable across seasons, sensors and years.
 
-Of the twelve blocks the middle ones tell places apart, the last ones kinds of places: correlating the plain tokens
+Of the twelve blocks the middle ones distinguish places, the last ones kinds of places: correlating the plain tokens
 after block n over maps of another date finds 0.39 of all views within 20 m for n = 5 and 0.36 for n = 8, but 0.10 for
-n = 12 (240 LEVIR training views). So the trunk ends at block 8 and gives the tokens after blocks 5 and 8.
+n = 12 (240 LEVIR training views). So the trunk ends at block 8 and returns the tokens after blocks 5 and 8.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class VitTrunk(nn.Module):
     """Image (B, 3, H, W), RGB 0..255, and the side of a cell -> (B, 768, H / cell_px, W / cell_px), nearest integers.
 
     The image is resized first, so that each 14 px patch of DINOv2 shows one cell. Parameters carry DINOv2's names in
-    timm and are never trained; in bfloat16 the trunk takes a quarter less time than under autocast, which turns the
-    weights anew for each image.
+    timm and are never trained; in bfloat16 the trunk takes a quarter less time than under autocast, which converts the
+    weights for each image.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, taps: Sequence[int] = (5, 8)) -> None:
-        """taps: after which blocks, counted from 1, the tokens are given; the last one ends the trunk."""
+        """taps: blocks, counted from 1, after which the tokens are returned; the last one ends the trunk."""
         super().__init__()
         shape = VITS14
         self.taps = tuple(taps)
@@ -70,7 +70,7 @@ class VitTrunk(nn.Module):
         return self.tokens_of(small, self.positions(grid))
 
     def tokens_of(self, small: Tensor, positions: Tensor) -> Tensor:
-        """The trunk's answer to an image whose patches show a cell each, (B, 3, 14 h, 14 w), RGB 0..255."""
+        """The trunk's features of an image whose patches show one cell each, (B, 3, 14 h, 14 w), RGB 0..255."""
         standard = (small - self.mean.float()) / self.std.float()
         patches = self.patch_embed(standard.to(self.cls_token.dtype))
         grid = (patches.shape[-2], patches.shape[-1])
@@ -85,7 +85,7 @@ class VitTrunk(nn.Module):
 
 
 def cell_grid(height: int, width: int, cell_px: float) -> tuple[int, int]:
-    """How many cells an image has down and across."""
+    """Number of cells of an image, (rows, columns)."""
     return round(height / cell_px), round(width / cell_px)
 
 

@@ -19,7 +19,7 @@ from geoloc_models.drl.necks import FeaturePyramid, share_over_queries
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """All that a map needs to know of a query, computed once per frame: (B, C, h, w) kernel, keys and values."""
+    """All that a map needs of a query, computed once per frame: (B, C, h, w) kernel, keys and values."""
 
     kernel: Tensor
     keys: list[tuple[Tensor, Tensor]]
@@ -32,7 +32,7 @@ class QueryFeatures:
 
 @dataclass(frozen=True)
 class MapFeatures:
-    """All of a map that depends on no query, computed once per crop: (B, C, H/4, W/4) and (B, C', H/16, W/16)."""
+    """What of a map depends on no query, computed once per crop: (B, C, H/4, W/4) and (B, C', H/16, W/16)."""
 
     fine: Tensor
     coarse: Tensor
@@ -54,7 +54,7 @@ class CompactMixFusion(nn.Module):
         self.neck = FeaturePyramid(self.backbone.channels, width)
         self.correlation = GroupCorrelation(width, head_channels, scale=8.0, mean=True)
         self.context = nn.Conv2d(self.backbone.channels[-1], 1, 1)
-        # Start from the correlation alone: attention takes far longer to leave its plateau.
+        # Training starts from the correlation alone: attention takes far longer to leave its plateau.
         nn.init.zeros_(self.context.weight)
 
     def encode_query(self, query: Tensor) -> QueryFeatures:

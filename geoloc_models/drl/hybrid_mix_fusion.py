@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mix-Fusion on two backbones: the compact one for where exactly, a frozen DINOv2 trunk for which place at all.
+"""Mix-Fusion on two backbones: the compact one for the exact position, a frozen DINOv2 trunk for the place.
 
-What runs in flight by default. The trunk's tokens enter the compact network (`drl.compact`) in three places: its
+The default network in flight. The trunk's tokens enter the compact network (`drl.compact`) in three places: its
 stride-16 tokens before they mix, its fine features before they are correlated, and a second GC head that correlates
 the trunk's own features at stride 16. All three add up in the logits, so each can be taken out.
 """
@@ -20,14 +20,15 @@ from geoloc_models.drl.necks import FeaturePyramid, share_over_queries
 
 FINE_STRIDE_PX, COARSE_STRIDE_PX = 4, 16
 VIEW_CELLS = 8
-"""The trunk sees larger queries as so many cells a side, and the map in cells of the same size: what a place is does
-not take more pixels, and attention over them would take most of the time."""
+"""The trunk sees larger queries as this many cells a side, and the map in cells of the same size: recognizing a place
+needs no more pixels, and attention over them would take most of the time.
+"""
 _PER_CELL = COARSE_STRIDE_PX // FINE_STRIDE_PX
 
 
 @dataclass(frozen=True)
 class HybridFeatures:
-    """All of an image that depends on no other: at strides 4 and 16, and in the trunk's cells."""
+    """Everything of an image that depends on no other: at strides 4 and 16, and in the trunk's cells."""
 
     fine: Tensor
     coarse: Tensor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and multiply-accumulates of a network, counted truly and the way that the paper's figures were."""
+"""Parameters and multiply-accumulates of a network, counted exactly and in the paper's way."""
 
 import copy
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Cost:
     macs: int
     counted_parameters: int
     counted_macs: int
-    """The paper's way: what runs as a module of convolution, linear layer or batch norm (4 a number). That leaves out
-    the matrix products of attention, `nn.MultiheadAttention` altogether, correlation and layer norms.
+    """The paper's way: modules of convolution, linear layer and batch norm (4 per value). This omits the matrix
+    products of attention, `nn.MultiheadAttention` altogether, correlation and layer norms.
     """
     macs_by_part: dict[str, int]
     """True count of every submodule, by its name."""
 
 
 def count_cost(model: nn.Module, *inputs: Tensor) -> Cost:
-    """Count on the meta device: no arithmetic is done, and `model` stays as it is."""
+    """Count on the meta device: no arithmetic is done, and `model` is not changed."""
     meta = model if _is_meta(model) else copy.deepcopy(model).to("meta")
     meta.eval()
     seen: set[nn.Module] = set()

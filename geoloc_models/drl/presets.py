@@ -150,7 +150,7 @@ PRESETS: dict[str, Preset] = {
     "mix_cvt13_ccn_gc_no_padding": _mix(
         head="gc", source="table X", padding=False, negative_weight=15, rds=0.571, ma20=0.493
     ),
-    # Variants that the published code has and the paper does not report, or that the spec resolves otherwise.
+    # Variants that the published code has and the paper does not report, or that we resolve otherwise.
     "mix_cvt13_fpn_linear_hann": _best(source="published code", loss="hann"),
     "mix_cvt13_fpn_linear_bilinear": _best(source="paper's text, section III-C", upsample="bilinear"),
     "mix_cvt13_ccn_true_gem": _mix(head="true_gem", source="paper's text, GeM", negative_weight=15),
