@@ -99,7 +99,7 @@ def test_a_checkpoint_of_another_preset(
     [
         ((300, 400), "is 400x300 px: a training map must be square"),
         ((200, 200), "is 200x200 px, smaller than a crop of"),
-        (None, "cannot read picture"),
+        (None, "cannot read image"),
     ],
 )
 def test_training_maps_that_cannot_be(

@@ -64,6 +64,13 @@ def test_plans_are_of_networks_that_exist() -> None:
         assert plan.preset in (PRESETS if isinstance(plan, LocalizerPlan) else AST_PRESETS), name
 
 
+def test_the_help_page_names_every_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    words = set(re.split(r"[\s,.:]+", capsys.readouterr().out))
+    assert set(PLANS) <= words
+
+
 def test_every_card_names_a_plan() -> None:
     """A model card's command can be given as it stands."""
     for card in FOLDER.glob("*.md"):
