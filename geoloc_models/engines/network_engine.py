@@ -59,6 +59,10 @@ class NetworkEngine(Engine):
     def forget_maps(self) -> None:
         """Empty the cache of map features, if there is one: the next call computes them anew."""
 
+    def __call__(self, query: np.ndarray | Tensor, search_map: np.ndarray) -> Heatmap:
+        """As `infer`."""
+        return self.infer(query, search_map)
+
     def infer(self, query: np.ndarray | Tensor, search_map: np.ndarray) -> Heatmap:
         """query: (h, w, 3), search_map: (H, W, 3); uint8 RGB, north-up, at the same ground sample distance.
 
