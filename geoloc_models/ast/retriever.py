@@ -45,8 +45,8 @@ class PartHead(nn.Module):
 class SegmentTransformer(nn.Module):
     """The network of a preset.
 
-    classes: places to tell apart in training; 0 builds it without classifiers, as it is used. Without sharing (table 9)
-    the trunks of the two views differ, the heads do not.
+    classes: number of places in training; 0 builds the network without classifiers, for inference. Without sharing
+    (table 9) the trunks of the two views differ, the heads do not.
     """
 
     def __init__(self, shape: AstPreset, classes: int = 0) -> None:

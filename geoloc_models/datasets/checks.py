@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `geoloc dataset check` says about a data set in the UL14 or the DenseUAV layout."""
+"""Checks of a data set in the UL14 or DenseUAV layout, for `geoloc dataset check`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Track = Callable[[Sequence[Path]], Iterable[Path]]
 
 @dataclass
 class Report:
-    """Facts about a data set, in the order in which to tell them, and its faults."""
+    """Facts about a data set, in the order of the report, and its faults."""
 
     layout: str
     facts: list[str] = field(default_factory=list)
@@ -117,7 +117,7 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
 
 
 def _check_pairs(split: Path, pairs: list[ul14.Ul14TestPair], report: Report) -> None:
-    """Labels against coordinates, as a whole and one by one, and what else each pair says twice."""
+    """Labels against coordinates, together and one by one, and other redundant data of each pair."""
     if not pairs:
         return
     result = ul14.consistency(pairs)
@@ -238,7 +238,7 @@ def _check_pictures(
     prints: dict[str, dict[Path, np.ndarray]] = defaultdict(dict)
     known = {fault.path for fault in report.faults}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tags that nobody reads
+        warnings.simplefilter("ignore")  # about unused tags
         for path in track([path for path in role_of if path not in known]):
             split, role = role_of[path]
             try:

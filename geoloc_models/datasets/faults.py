@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a data set, file by file, and the small readers that tell it instead of raising."""
+"""Faults of a data set, file by file, and small readers that report them instead of raising."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from geoloc_models.errors import GeolocError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".png")
-"""Of the published sets, whatever their case."""
+"""Of the published sets, in any case."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on files that are damaged or no images at all."""
@@ -24,7 +24,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.De
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: where, and one sentence that says what and what to do."""
+    """One fault: the file, and one sentence with the fault and its remedy."""
 
     path: Path
     text: str

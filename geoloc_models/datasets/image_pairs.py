@@ -42,7 +42,7 @@ def scene_of(name: str) -> str:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the scene of this image is kept from training (about a fifth of all scenes)."""
+    """Whether the scene of this image is held out from training (about a fifth of all scenes)."""
     return zlib.crc32(scene_of(name).encode()) % 5 == 0
 
 

@@ -76,7 +76,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         if rng.random() < s.same_date:
             view_picture, view_from_map = map_picture, np.eye(3)
         height, width = map_picture.shape[:2]
-        # The crop may exceed the image by an eighth (mean fill), never more: the rest must be worth searching.
+        # The crop may exceed the image by an eighth (mean fill), never more: the search map must be mostly valid.
         widest = min(s.map_scale[1], 1.12 * min(height, width) / s.map_px)
         scale = np.exp(rng.uniform(np.log(min(s.map_scale[0], widest * 0.8)), np.log(widest)))
         turn = rng.integers(4) * np.pi / 2

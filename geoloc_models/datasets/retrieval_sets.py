@@ -37,7 +37,7 @@ class Drawn:
 
 
 class TrainingSet(Protocol):
-    """Places to draw from. classes: labels are below it, 0 where they only tell items of a batch apart."""
+    """Places to draw from. classes: upper bound of the labels, 0 if they only distinguish the items of a batch."""
 
     classes: int
     pairs_per_item: int
@@ -128,7 +128,7 @@ class CrossDatePlaces:
         return len(self.pairs)
 
     def draw(self, place: int, item: int, rng: np.random.Generator) -> Drawn:
-        """Four places of pair `place`; every draw has labels of its own."""
+        """Four places of pair `place`; every draw has its own labels."""
         pair, s = self.pairs[place], self.settings
         scene = two_dates(pair, self._pictures[pair.first], self._pictures[pair.second], rng.random() < 0.5)
         height, width = scene.map_picture.shape[:2]
@@ -260,9 +260,9 @@ def _labelled(kind: DataSet, root: Path, split: Literal["train", "test"]) -> dic
 def labelled_task(
     kind: DataSet, root: Path, task: Task, side_px: int, limit: int | None = None
 ) -> RetrievalTask:
-    """One of the two tasks on University-1652 or DenseUAV; `limit` keeps every n-th query so that about so many stay.
+    """One of the two tasks on University-1652 or DenseUAV; `limit` keeps every n-th query, about `limit` in all.
 
-    University-1652's drone queries come with subsets by distance and by angle (tables 7 and 8).
+    University-1652's drone queries have subsets by distance and by angle (AST paper, tables 7 and 8).
     """
     sides: tuple[View, View] = ("drone", "satellite")
     view, other = sides if task == "drone-to-satellite" else sides[::-1]

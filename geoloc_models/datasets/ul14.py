@@ -154,7 +154,7 @@ def load_train(root: str | Path) -> list[Ul14TrainItem]:
 
 
 def load_test(root: str | Path, split: str = "test") -> list[Ul14TestPair]:
-    """All pairs of <root>/<split>; GeolocError names the first fault, a warning tells of inconsistent labels."""
+    """All pairs of <root>/<split>; GeolocError names the first fault; inconsistent labels cause a warning."""
     pairs, faults = scan_test(_split(root, split))
     raise_first(faults)
     if problem := consistency(pairs).problem:

@@ -38,7 +38,7 @@ def sequence_name(place: str, height_m: float, index: int) -> str:
 
 
 def draw_target(rng: np.random.Generator) -> tuple[float, float]:
-    """Where the UAV shall lie on a test map: (row, col) fractions, uniform over its central 95 %."""
+    """Position of the UAV on a test map: (row, col) fractions, uniform over its central 95 %."""
     row, col = rng.uniform(0.5 - CENTRE_COVERAGE / 2, 0.5 + CENTRE_COVERAGE / 2, 2)
     return float(row), float(col)
 

@@ -105,7 +105,7 @@ def capture_of(path: Path) -> tuple[str, int] | None:
     """(distance, angle in degrees) from which a drone image was taken, by its number; None without one.
 
     image-01 to image-54 follow the flight: three rounds of 18 images 20 degrees apart, each lower and nearer. That is
-    read from the data set's description; the files themselves do not say it.
+    read from the data set's description; the files themselves do not contain it.
     """
     match = re.fullmatch(r"image-(\d+)", path.stem)
     if match is None or not 1 <= int(match[1]) <= PER_ROUND * len(DISTANCES):

@@ -149,7 +149,7 @@ class GeneralizedMean(nn.Module):
 
 
 class LinearChain(nn.Module):
-    """Linear head: per-pixel linear layers with no activation between, kept apart for the sake of checkpoints."""
+    """Linear head: per-pixel linear layers without activations, separate so that published checkpoints load."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         """widths: channels from input to output, for example 128, 64, 16, 1."""
@@ -226,7 +226,7 @@ class AttentionFusion(nn.Module):
 
 
 class Enlarge(nn.Module):
-    """Enlarge logits to the map's size over `stride`; the paper's text says bilinear, its code nearest."""
+    """Enlarge logits to the map's size over `stride`; bilinear in the paper's text, nearest in its code."""
 
     def __init__(self, stride: int, mode: Literal["nearest", "bilinear"] = "nearest") -> None:
         super().__init__()

@@ -26,7 +26,7 @@ class Heatmap:
     probability: (H, W) float32, sums to 1; node (r, c) lies at search-map pixel-edge coordinate (r, c) * stride_px,
     where (0, 0) is the top-left corner of the top-left pixel.
     peak_xy_px: (x, y), sub-pixel, in the same coordinates. peak_covariance_px: (2, 2) of (x, y) around the peak,
-    px^2: how well the place is known if the peak is the right one.
+    px^2: the uncertainty of the place if the peak is the right one.
     peak: probability mass around the peak, 0..1. peak_ratio: that mass over the second mode's (inf if there is none).
     entropy: 0 (one node) to 1 (uniform).
     """
@@ -45,26 +45,26 @@ class Heatmap:
 
     @cached_property
     def covariance_px(self) -> np.ndarray:
-        """(2, 2) of (x, y), px^2, be the peak right or not: its covariance until 2 sigma hold CREDIBLE_MASS."""
+        """(2, 2) of (x, y), px^2, whether the peak is right or not: its covariance until 2 sigma hold CREDIBLE_MASS."""
         rows, cols = np.ogrid[: self.probability.shape[0], : self.probability.shape[1]]
         dx, dy = cols * self.stride_px - self.peak_xy_px[0], rows * self.stride_px - self.peak_xy_px[1]
         inverse = np.linalg.inv(self.peak_covariance_px)
         distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
-        # Quarters of a standard deviation are fine enough to say how far the posterior reaches.
+        # Quarters of a standard deviation resolve the extent of the posterior well enough.
         rings = np.ceil(4.0 * np.sqrt(distance2)).astype(np.int32).ravel()
         held = np.cumsum(np.bincount(rings, self.probability.ravel()))
         reach = float(np.searchsorted(held, CREDIBLE_MASS * held[-1])) / 4.0
         return np.asarray(self.peak_covariance_px * max(1.0, (reach / 2.0) ** 2))
 
     def given(self, centre_xy_px: tuple[float, float], covariance_px: np.ndarray) -> "Heatmap":
-        """The posterior when the place was expected at centre_xy_px with covariance_px (2, 2) of (x, y), px^2."""
+        """The posterior given a prior at centre_xy_px with covariance_px (2, 2) of (x, y), px^2."""
         rows, cols = np.ogrid[: self.probability.shape[0], : self.probability.shape[1]]
         dx, dy = cols * self.stride_px - centre_xy_px[0], rows * self.stride_px - centre_xy_px[1]
         inverse = np.linalg.inv(covariance_px)
         distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
         weighted = self.probability * np.exp(-0.5 * (distance2 - distance2.min())).astype(np.float32)
         total = float(weighted.sum())
-        # Nothing of the posterior lies near the prior: the prior cannot choose.
+        # The posterior has no mass near the prior: the prior cannot weight it.
         return self if total <= 0.0 else heatmap_from_probability(weighted / total, self.stride_px)
 
     def mass_near(self, xy_px: tuple[float, float]) -> float:

@@ -41,7 +41,7 @@ def positive_cells(target: Tensor, height: int, width: int, side_cells: int) -> 
 
 
 def _offsets(target: Tensor, cells: int, side_cells: int, axis: int) -> Tensor:
-    """Along one axis, how far each of its cells lies behind the first cell of each target's square: (B, cells)."""
+    """Along one axis, the offset of each cell from the first cell of each target's square: (B, cells)."""
     centre = target[:, axis].double() * (cells - 1)
     half = side_cells // 2
     first = torch.round(centre) - half if side_cells % 2 else torch.floor(centre) - half + 1
@@ -51,7 +51,7 @@ def _offsets(target: Tensor, cells: int, side_cells: int, axis: int) -> Tensor:
 def weighted_balance_loss(
     logits: Tensor, target: Tensor, side_cells: int = 31, negative_weight: float = 130.0, hann: bool = False
 ) -> Tensor:
-    """Weighted balance loss (WBL, algorithm 1): binary cross-entropy whose cells weigh 1 in all.
+    """Weighted balance loss (WBL, algorithm 1): binary cross-entropy whose cell weights sum to 1.
 
     The positives share 1 / (1 + negative_weight) of the weight and the negatives the rest, each evenly,
     counted over the whole batch and after the cut at the border; negative_weight 1 is plain balance. hann: the

@@ -12,7 +12,7 @@ from geoloc_models.drl.necks import queries_per_map, share_over_queries
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """All that any map needs of a query view; template: what a correlating head slides over the map."""
+    """What a map needs of a query view; template: what a correlating head slides over the map."""
 
     features: QueryFeatures
     template: Tensor | None
@@ -45,7 +45,7 @@ class MixFusion(nn.Module):
         self.enlarge = enlarge
 
     def encode_query(self, z: Tensor) -> EncodedQuery:
-        """Encode views once for any number of maps: exact, for no feature of the view depends on the map."""
+        """Encode views once for any number of maps: exact, because no feature of the view depends on the map."""
         features = self.backbone.encode_query(z.float() / 255.0)
         template = None if self.query_neck is None else self.query_neck(features.pyramid)
         return EncodedQuery(features, template)

@@ -11,10 +11,10 @@ from geoloc_models.errors import GeolocError
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down feature pyramid that returns one level only, the finest unless told otherwise.
+    """Top-down feature pyramid that returns one level only, by default the finest.
 
     Lateral 1x1 convolutions, nearest upsampling, addition, and one 3x3 convolution on the level that is
-    returned (the published code also smooths the levels it throws away). All convolutions have a bias; no
+    returned (the published code also smooths the levels that it discards). All convolutions have a bias; no
     norm, no activation.
     """
 

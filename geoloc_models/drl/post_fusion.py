@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DRL Post-Fusion (section III-B1): view and map pass a stream each; a head fuses their last features."""
+"""DRL Post-Fusion (section III-B1): view and map pass through separate streams; a head fuses their last features."""
 
 from torch import Tensor, nn
 
@@ -15,8 +15,8 @@ Stream = CvtStream | TimmStream
 class PostFusion(nn.Module):
     """Query views (B, 3, h, w) and maps (B, 3, H, W), RGB 0..255 -> logits (B, 1, H_out, W_out).
 
-    Nodes lie as in Mix-Fusion. K B views on B maps give K B results, and one view on B maps gives B. What is computed
-    of a map depends on no view and the other way round, so both can be kept.
+    Nodes lie as in Mix-Fusion. K B views on B maps give K B results, and one view on B maps gives B. Map features
+    depend on no view and vice versa, so both can be cached.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class PostFusion(nn.Module):
         head: nn.Module,
         enlarge: Enlarge | None = None,
     ) -> None:
-        """map_backbone: None where the query's serves both (weight sharing; the necks never share). head: maps
+        """map_backbone: None if the query's serves both (weight sharing; the necks never share). head: maps
         (template, map features) to logits. enlarge: how to enlarge the logits, or not at all.
         """
         super().__init__()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named networks and how each is trained: every row of the paper's tables V to X, and ours.
 
-A preset is a line of data; `build(name)` makes its network. Tables V, VIII and X were trained with w_neg 15, the rest
+A preset is one line of data; `build(name)` makes its network. Tables V, VIII and X were trained with w_neg 15, the rest
 with 130; R follows the output's stride, 32 / stride - 1. The rows of tables VI and VII that the paper calls
 its baseline differ from the Linear row of table V in w_neg alone, with the same printed accuracy.
 """
@@ -48,7 +48,7 @@ class Preset:
     """One network with the image sizes, the loss and the crops that it is trained with."""
 
     family: Literal["mix", "post", "compact", "hybrid"]
-    """Mix-Fusion (one stream), Post-Fusion (two streams), or ours that run in flight."""
+    """Mix-Fusion (one stream), Post-Fusion (two streams), or our networks for flight."""
     backbone: str
     """cvt13, vits14 (DINOv2), compact, compact+vits14 (with the frozen `backbones.vit_trunk`); for Post-Fusion also a
     name of `backbones.timm.STREAMS`."""
@@ -63,7 +63,7 @@ class Preset:
     """Logits are enlarged to the map's size over this; None: as the head gives them."""
     upsample: Literal["nearest", "bilinear"] = "nearest"
     padding: bool = True
-    """GC pads the map by half a kernel; without, positions near the border are lost."""
+    """GC pads the map by half a kernel; otherwise positions near the border are lost."""
     shared: bool = False
     """Post-Fusion: one backbone for both streams."""
     width: int = 128
@@ -72,7 +72,7 @@ class Preset:
     map_px: int = 384
     """Sides of the images in training, px."""
     flown_query_px: int | None = None
-    """Side of the view in flight where it is larger than in training, px."""
+    """Side of the view in flight if it is larger than in training, px."""
     loss: PublishedLoss | Literal["spatial"] = "wbl"
     """`drl.losses.published_loss`, or `spatial_cross_entropy`."""
     positive_cells: int = 1
@@ -191,7 +191,7 @@ def build(name: str, backbone_weights: Path | None = None) -> Network:
 
 
 def names_with(words: Sequence[str]) -> list[str]:
-    """Presets that have all the words, each a part of the name or a whole word of the source (VII is not in VIII)."""
+    """Presets that match all the words, each a part of the name or a whole word of the source (VII is not in VIII)."""
 
     def has(name: str, word: str) -> bool:
         return word in name or re.search(rf"\b{re.escape(word)}\b", PRESETS[name].source, re.I) is not None

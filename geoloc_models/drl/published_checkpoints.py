@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the paper's published code: which of their keys is which parameter of ours.
+"""Checkpoints of the paper's published code: their keys mapped to our parameters.
 
-Those files are plain state dictionaries. They also carry parts whose output nothing reads: classifiers, the class token
-of Mix-Fusion, the query's neck where the head does not look at the query, levels of the pyramid, the attention layers'
-spare halves. These are known and left out; anything else that does not fit is an error.
+Those files are plain state dictionaries. They also contain parts whose output is unused: classifiers, the class token
+of Mix-Fusion, the query's neck if the head does not use the query, levels of the pyramid, unused halves of the
+attention layers. These are known and left out; anything else that does not fit is an error.
 """
 
 import re
@@ -16,7 +16,7 @@ from geoloc_models.drl.presets import PRESETS, Network, Preset, build, distinct_
 from geoloc_models.errors import GeolocError
 
 UL14_GSD_M = (0.536, 1.378)
-"""Least and most metres per pixel of UL14's test maps at 384 px."""
+"""Minimum and maximum metres per pixel of UL14's test maps at 384 px."""
 
 _UNREAD = re.compile(
     r"(union_backbone\.backbone\.backbone|backbone_(uav|satellite)\.backbone)\."
@@ -47,7 +47,7 @@ def load_published(name: str, checkpoint: Path) -> Network:
 
 
 def _likely(state: Mapping[str, Tensor]) -> str:
-    """The first preset that the checkpoint fits, in words."""
+    """Name of the first preset that the checkpoint fits, for messages."""
     family = "mix" if any(key.startswith("union_backbone.") for key in state) else "post"
     for name, network in distinct_structures(family, ("cvt13",)):
         if not any(_misfits(network, PRESETS[name], state)):
@@ -56,7 +56,7 @@ def _likely(state: Mapping[str, Tensor]) -> str:
 
 
 def _misfits(network: nn.Module, preset: Preset, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Their keys that are missing or have another shape, and those of the file that nobody knows."""
+    """Their keys that are missing or have another shape, and the unknown ones of the file."""
     names, own = _names(network, preset), network.state_dict()
     missing = [
         theirs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an engine knows how good its answers are.
+"""Calibration: how well an engine's confidence matches its errors.
 
 Two claims are checked against the truth. The covariance claims that the truth lies within its 2 sigma ellipse. The
 peak claims a probability that the answer is right, which here means within RIGHT_WITHIN_M of the truth.
@@ -58,7 +58,7 @@ def reliability(stated: ArrayLike, right: ArrayLike) -> list[dict[str, float]]:
 
 
 def expected_calibration_error(stated: ArrayLike, right: ArrayLike) -> float:
-    """Mean distance of stated from true shares over the bins, weighted by their samples; 0 is honest."""
+    """Mean distance of stated from true shares over the bins, weighted by their samples; 0 is calibrated."""
     bins = reliability(stated, right)
     total = sum(row["samples"] for row in bins)
     return sum(row["samples"] * abs(row["stated"] - row["true"]) for row in bins) / total
@@ -67,7 +67,7 @@ def expected_calibration_error(stated: ArrayLike, right: ArrayLike) -> float:
 def risk_coverage(stated: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(kept, accuracy), each (N,): share of right answers among the most certain 1/N, 2/N, ... 1 of all.
 
-    Of equally certain answers the wrong ones count as kept first, so that the curve never flatters.
+    Of equally certain answers the wrong ones count as kept first, so that the curve is never optimistic.
     """
     probabilities = np.asarray(stated, dtype=np.float64).ravel()
     truths = np.asarray(right, dtype=bool).ravel()
@@ -111,7 +111,7 @@ class Answer:
     gsd_m: float
 
     def heatmap(self, temperature: float) -> Heatmap:
-        """What the network says under a temperature."""
+        """The network's posterior under a temperature."""
         return heatmap_from_logits(self.logits, self.stride_px, temperature)
 
     def off_px(self, heatmap: Heatmap) -> NDArray[np.float64]:

@@ -18,8 +18,8 @@ from geoloc_models.datasets.retrieval_sets import Pictures, RetrievalTask
 class RankedQueries:
     """How each query fared against one gallery.
 
-    first_rank: (Q,) zero-based rank of the first correct image, the gallery's size where there is none;
-    average_precision: (Q,), 0 where there is none; gallery: number of images ranked.
+    first_rank: (Q,) zero-based rank of the first correct image, the gallery's size if there is none;
+    average_precision: (Q,), 0 if there is none; gallery: number of images ranked.
     """
 
     first_rank: NDArray[np.int64]

@@ -59,7 +59,7 @@ class PairProtocol:
             raise GeolocError(f"a limit of {self.limit} samples leaves nothing to measure; give at least 1")
 
     def draw_errors(self, rng: np.random.Generator, name: str) -> ViewErrors:
-        """Errors of one view; a stress draws from a stream of its own, so that all else stays the same."""
+        """Errors of one view; a stress draws from its own stream, so everything else stays the same."""
         roll, pitch, yaw = np.deg2rad(rng.uniform(-self.attitude_deg, self.attitude_deg, 3))
         scale = 1 + rng.uniform(-self.height_percent, self.height_percent) / 100
         return self.stressed_errors(ViewErrors(roll, pitch, yaw, scale), name)
@@ -94,13 +94,13 @@ class PairSample:
     height_m: float = float("nan")
     """Of the camera above ground, where it is known."""
     same_gsd: bool = True
-    """False where nobody knows the ground that the view spans, as in UL14: it is then only resized."""
+    """False if the ground that the view spans is unknown, as in UL14: it is then only resized."""
     corners: Corners | None = None
     """Of the map, where the truth is in degrees: errors are then taken on the sphere."""
 
 
 class PairSet(Protocol):
-    """Samples that can be drawn one by one, the same for the same seed whatever else is drawn."""
+    """Samples that can be drawn one by one, the same for the same seed, independent of other draws."""
 
     name: str
     about: str
@@ -230,7 +230,7 @@ def _place(
     square = view_px / 2 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     for _ in range(_TRIES):
         offset = crop_px * rng.uniform(-MAX_CENTRE_OFFSET, MAX_CENTRE_OFFSET, 2)
-        # Centres for which both the map and the view lie inside; where there is none the view decides.
+        # Centres for which both the map and the view lie inside; if there are none, the view decides.
         low = np.maximum(crop_px / 2, view_px / 2 - offset)
         high = np.minimum(size - crop_px / 2, size - view_px / 2 - offset)
         centre = rng.uniform(np.minimum(low, high), np.maximum(low, high))

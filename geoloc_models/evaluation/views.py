@@ -36,7 +36,7 @@ def fit_to_engine(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.nd
     """View, map and pixels of `sample` per engine pixel, at the GSD that shows the engine the whole view.
 
     The map's side becomes the nearest multiple that the engine takes; the view is resampled to exactly the
-    map's metres per pixel about its centre. Where nobody knows what the view spans, view and map are only resized, the
+    map's metres per pixel about its centre. If the view's ground span is unknown, view and map are only resized, the
     map to three sides of the view, as published.
     """
     if not sample.same_gsd:

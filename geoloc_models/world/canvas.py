@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the vectors of a generated world for one date: what lies where and how high it stands."""
+"""Draws the vectors of a generated world for one date: material and height at each place."""
 
 from __future__ import annotations
 

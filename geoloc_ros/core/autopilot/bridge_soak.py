@@ -19,7 +19,7 @@ from geoloc_ros.core.autopilot.fix_gate import COUNTER_SIZE
 from geoloc_ros.core.localization.state import State
 
 SURELY_FRESH = 0.5
-"""A good fix that is said with this share of the limit still ahead of it must arrive, whatever the load."""
+"""A good fix that is published with this share of the limit left must arrive under any load."""
 LEAST_ARRIVED = 0.95
 """Share of those that must arrive."""
 
@@ -50,7 +50,7 @@ _FAULTS = (
 
 @dataclass(frozen=True)
 class Planned:
-    """A frame of the script: age_s is how old its stamp is when it is said."""
+    """A frame of the script: age_s is the age of its stamp when it is published."""
 
     state: State
     kind: Kind
@@ -59,7 +59,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Said:
-    """A frame as the localizer said it."""
+    """A frame as the localizer published it."""
 
     planned: Planned
     stamp_us: int
@@ -114,7 +114,7 @@ def script(seed: int, fault_share: float, limit_s: float) -> Iterator[Planned]:
 
 
 def judge(said: Sequence[Said], arrived: Sequence[Arrived], limit_s: float) -> Verdict:
-    """Compare what arrived, in its order, with what was said, in its order."""
+    """Compare what arrived with what was published, each in its order."""
     # A repeated stamp counts as what it was the first time.
     index: dict[int, int] = {}
     for number, frame in enumerate(said):
@@ -158,10 +158,10 @@ def _sendable(planned: Planned) -> bool:
 
 
 def _wrong(sample: Arrived, planned: Planned | None, limit_s: float) -> list[str]:
-    """What one sample by itself breaks."""
+    """Rules that one sample breaks on its own."""
     wrong = []
     if planned is None:
-        wrong.append("nobody said it")
+        wrong.append("was never published")
     elif not _sendable(planned):
         wrong.append(f"sent while {planned.state.name}, {planned.kind.value}")
     if not all(map(math.isfinite, sample.numbers)):

@@ -20,7 +20,7 @@ from geoloc_ros.core.localization.state import State
 AHEAD_S = 0.2
 """A stamp further in the future is no moment of this clock; a simulated one may lag by a frame."""
 CLOCK_BACK_S = 1.0
-"""A clock that goes back by more has started anew."""
+"""A larger step back means that the clock was reset."""
 COUNTER_SIZE = 256
 
 
@@ -106,7 +106,7 @@ class FixGate:
         self._now_s = -math.inf
 
     def observe(self, status: FixStatus) -> None:
-        """Note a status; one that left TRACKING, or that of a localizer started anew, means a new track."""
+        """Note a status; one that left TRACKING, or comes from a restarted localizer, means a new track."""
         restarted = self._status is not None and status.frames < self._status.frames
         self._moved |= self.totals.sent > 0 and (status.state != State.TRACKING or restarted)
         self._status = status

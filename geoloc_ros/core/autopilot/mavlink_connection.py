@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A MAVLink connection to one autopilot: kept up, heard, asked for what is needed, and in step with its clock.
+"""A MAVLink connection to one autopilot: reconnection, reception, message requests and clock synchronization.
 
 No ROS here. One thread of its own does all reading and writing; what it hears of the chosen autopilot goes to a
 callback on that thread, with the moment it is about. Services as in mavlink.io/en/services: heartbeat, command,
@@ -30,12 +30,12 @@ HEARTBEAT_S = 1.0
 TIMESYNC_S = 1.0
 
 RETRY_S = 1.0
-"""Between two tries to open a connection, and to send a command that nobody answered."""
+"""Between two attempts to open a connection, and to send a command that was not answered."""
 
 COMMAND_TRIES = 3
 
 RENEW_S = 5.0
-"""An autopilot that sends no attitude for so long is asked again; a dumb TCP or serial connection is opened anew."""
+"""After this time without attitude the autopilot is asked again; a silent TCP or serial connection is reopened."""
 
 EPOCH_US = 1e15
 """Autopilots give microseconds since boot, or since 1970 where that is what they know; boots are not that long ago."""
@@ -68,7 +68,7 @@ _BY_NUMBER = {
 
 @dataclass(frozen=True)
 class Vehicle:
-    """The autopilot that was chosen. version: (major, minor, patch), None until it said so."""
+    """The autopilot that was chosen. version: (major, minor, patch), None until reported."""
 
     autopilot: Autopilot
     system_id: int
@@ -94,7 +94,7 @@ class ConnectionSettings:
     once: Sequence[str] = ()
     system_id: int = 1
     component_id: int = mavlink.MAV_COMP_ID_ONBOARD_COMPUTER
-    kind: int = mavlink.MAV_TYPE_ONBOARD_CONTROLLER  # what our heartbeat says that we are
+    kind: int = mavlink.MAV_TYPE_ONBOARD_CONTROLLER  # type in our heartbeat
     target_system: int = 0  # 0: the first that is heard
     timeout_s: float = 3.0
 
@@ -122,7 +122,7 @@ class Connection:
         """GeolocError for a URL that makes no sense.
 
         on_message(message, stamp_s): each message of the autopilot and its moment by now_s, which may be a simulated
-        clock. tell: what changed about the connection, in words. All are called on the connection's thread.
+        clock. tell: gets a text for each change of the connection. All are called on the connection's thread.
         """
         self._settings = settings
         self._endpoint = Endpoint.parse(settings.url)
@@ -146,7 +146,7 @@ class Connection:
         self._others: frozenset[int] = frozenset()  # never changed in place, as other threads read it
         self.vehicle: Vehicle | None = None
         self.meetings = 0
-        """How often an autopilot was new, back after silence, or restarted: what it said before may hold no more."""
+        """How often an autopilot was new, back after silence, or restarted: earlier messages may no longer hold."""
         self.clock = ClockOffset()
         self.refused: frozenset[str] = frozenset()
         self.counts: Counter[str] = Counter()
@@ -167,13 +167,13 @@ class Connection:
     def send(self, message: Any, not_after_s: float = math.inf) -> None:
         """Hand a message over to be sent at once, from any thread.
 
-        It is dropped where there is no connection, or where the thread comes to it after not_after_s (of now_s).
+        It is dropped if there is no connection, or if the thread reaches it after not_after_s (of now_s).
         """
         self._outgoing.append((message, not_after_s))
         self._wake()
 
     def problem(self) -> str:
-        """Why nothing can be sent, in words; empty while the autopilot is there."""
+        """The reason why nothing can be sent; empty while the autopilot is connected."""
         if self._fault:
             return self._fault
         silent_s = time.monotonic() - self._heard_s
@@ -223,7 +223,7 @@ class Connection:
                     self._tell(fault)
                 self._fault = fault
             except Exception:
-                # A fault of ours must not silence the connection: it is told, and a new one is opened.
+                # An error of ours must not end the connection: it is reported, and a new one is opened.
                 self._fault = "internal error of the connection, see the log"
                 self._tell(traceback.format_exc())
             finally:
@@ -322,7 +322,7 @@ class Connection:
         self._on_message(message, self._stamp_s(message))
 
     def _on_heartbeat(self, message: Any, source: tuple[int, int], address: Address) -> None:
-        # Ground stations, cameras and the like have heartbeats, too; they say that they are no autopilots.
+        # Ground stations, cameras and others send heartbeats too; these state that they are no autopilots.
         if message.autopilot == mavlink.MAV_AUTOPILOT_INVALID or message.type in (
             mavlink.MAV_TYPE_GCS,
             mavlink.MAV_TYPE_ONBOARD_CONTROLLER,
@@ -366,7 +366,7 @@ class Connection:
             self.clock.round_trip(message.ts1 * 1e-9, now_ns * 1e-9, message.tc1 * 1e-9)
 
     def _stamp_s(self, message: Any) -> float:
-        """The moment that a message is about, by our clock; its arrival where it does not say."""
+        """The time of a message's measurement, by our clock; its arrival if the message has none."""
         now_s = self._now_s()
         if hasattr(message, "time_boot_ms"):
             boot_s = message.time_boot_ms * 1e-3
@@ -392,7 +392,7 @@ class Connection:
         self._requests.extend(_interval(name, rate_hz) for name, rate_hz in self._settings.rates_hz.items())
 
     def _ask(self, now: float) -> None:
-        """One command after the other, as answers do not say which of several they are for."""
+        """One command at a time, because answers do not identify the command."""
         if not self._requests or now - self._asked_s < RETRY_S or self.vehicle is None:
             return
         request = self._requests[0]

@@ -41,7 +41,7 @@ class Link(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a connection URL says. kind: udpin, udpout, tcp or serial; number: port or baud rate."""
+    """A parsed connection URL. kind: udpin, udpout, tcp or serial; number: port or baud rate."""
 
     kind: str
     place: str  # host or device
@@ -62,7 +62,7 @@ class Endpoint:
 
     @property
     def keeps_alive(self) -> bool:
-        """Whether silence may mean that the connection died without a word, so that a new one could help."""
+        """Whether silence may mean a dead connection, so that a new one could help."""
         return self.kind in ("tcp", "serial")
 
     def open(self) -> Link:
@@ -75,7 +75,7 @@ class Endpoint:
 
 
 class _UdpLink:
-    """Datagrams: listening, and answering whoever spoke, or talking to one place."""
+    """Datagrams: either listening and answering any sender, or sending to one address."""
 
     def __init__(self, host: str, port: int, listens: bool) -> None:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]

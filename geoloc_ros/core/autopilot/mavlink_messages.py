@@ -21,18 +21,18 @@ PX4_RADIUS_M = 6_371_000.0
 
 GPS_EPOCH_S = 315_964_800
 GPS_LEAP_S = 18
-"""GPS time runs ahead of UTC by so much since 2017."""
+"""GPS time minus UTC since 2017."""
 WEEK_S = 604_800
 
 GPS_SATELLITES = 6
 GPS_DOP = 1.0
 """ArduPilot arms with at least six satellites and an HDOP below GPS_HDOP_GOOD, 1.4. There is no GNSS behind a fix to
-count them; its accuracy says how good it is, and the fewer satellites, the rather ArduPilot prefers a real receiver."""
+count them; its accuracy states its quality, and with fewer satellites ArduPilot prefers a real receiver."""
 
 ODOMETRY_QUALITY = 100
-"""Per cent. A fix that is not good is not sent; how exact it is, its covariance says."""
+"""Per cent. A fix that is not good is not sent; its covariance states its accuracy."""
 UNKNOWN_VARIANCE = 1e6
-"""Of what the fix says nothing about, in the square of its unit: finite, and too large to weigh anything."""
+"""Variance of what the fix does not contain, in the square of its unit: finite, and too large to have weight."""
 
 _DOWNWARD = mavlink.MAV_SENSOR_ROTATION_PITCH_270
 _NO_VELOCITY = mavlink.GPS_INPUT_IGNORE_FLAG_VEL_HORIZ | mavlink.GPS_INPUT_IGNORE_FLAG_SPEED_ACCURACY
@@ -117,11 +117,11 @@ def _quaternion_from_angles(roll: float, pitch: float, yaw: float) -> tuple[floa
 
 
 def gnss_from(message: Any) -> Place | None:
-    """What the vehicle's own receiver says (GPS_RAW_INT, GPS2_RAW); None while it has no fix in three dimensions."""
+    """The fix of the vehicle's own receiver (GPS_RAW_INT, GPS2_RAW); None while it has no 3D fix."""
     if message.fix_type < mavlink.GPS_FIX_TYPE_3D_FIX or (message.lat == 0 and message.lon == 0):
         return None
     lat_deg, lon_deg = message.lat * 1e-7, message.lon * 1e-7
-    # Zero stands for "not told": old autopilots end the message before this field.
+    # Zero means "not reported": old autopilots end the message before this field.
     ellipsoidal_mm = message.alt_ellipsoid
     altitude_m = (
         ellipsoidal_mm * 1e-3 if ellipsoidal_mm else message.alt * 1e-3 + undulation_m(lat_deg, lon_deg)
@@ -144,7 +144,7 @@ def truth_from(message: Any) -> Place:
 
 
 class Heights:
-    """Height above ground from whichever message knows it best: a range finder, then the height above home."""
+    """Height above ground from the best message available: a range finder, then the height above home."""
 
     # The first of these that was heard within the last second counts.
     _RANKS = ("DISTANCE_SENSOR", "ALTITUDE bottom", "ALTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED")
@@ -172,7 +172,7 @@ def _height_in(message: Any, cos_tilt: float) -> tuple[str, float] | None:
     """(name of the source, height in m) of one message; None where it holds none."""
     kind = message.get_type()
     if kind == "DISTANCE_SENSOR":
-        # A range at its limit is what some sensors say when they see nothing.
+        # Some sensors report their maximum range when they see nothing.
         seen = message.min_distance < message.current_distance < message.max_distance
         if message.orientation != _DOWNWARD or not seen:
             return None
@@ -197,8 +197,8 @@ def _height_in(message: Any, cos_tilt: float) -> tuple[str, float] | None:
 def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | None) -> Any:
     """GPS_INPUT for ArduPilot. fix: altitude above sea level; gps_id: number of its MAVLink GPS, from 0.
 
-    The time is the image's. A stamp from before GPS, as a simulation's clock gives, becomes week 0, which tells
-    ArduPilot to use the arrival. Never with a vertical velocity, which no image shows; ArduPilot takes a missing
+    The time is the image's. A stamp from before GPS, as from a simulation's clock, becomes week 0, which makes
+    ArduPilot use the arrival. Never with a vertical velocity, which no image shows; ArduPilot takes a missing
     horizontal one for zero if it is set to fuse it.
     """
     moving = velocity or Velocity(0.0, 0.0, 0.0)

@@ -31,7 +31,7 @@ DISTORTION_LENGTHS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equi
 class CameraModel:
     """Intrinsics as in sensor_msgs/CameraInfo: size in pixels, K, distortion coefficients and their model.
 
-    Equal by value, so that what follows from the lens alone is computed once even if camera_info comes anew
+    Equal by value, so that what depends on the lens alone is computed once even if camera_info is received again
     with every image.
     """
 

@@ -9,7 +9,7 @@ from geoloc_models.errors import GeolocError
 def undulation_m(lat_deg: float, lon_deg: float) -> float:
     """Height of the geoid over the WGS84 ellipsoid, m: altitude above sea level = ellipsoidal altitude - undulation.
 
-    The grid of 5' lies in the package; the first call reads it, 1 s. GeolocError where the package is missing.
+    The grid of 5' is in the package; the first call reads it, 1 s. GeolocError if the package is missing.
     """
     try:
         from egm96 import undulation

@@ -24,8 +24,8 @@ def enu_from_flu_quaternion(w: float, x: float, y: float, z: float) -> tuple[flo
 def height_above_ground_m(z_valid: bool, z_m: float, dist_bottom_valid: bool, dist_bottom_m: float) -> float:
     """Height above ground from the fields of VehicleLocalPosition, m; NaN if none is valid.
 
-    The measured distance to the surface where there is one, else the height over the origin of PX4's local frame, which
-    lies where its estimator started.
+    The measured distance to the surface if there is one, else the height above the origin of PX4's local frame, where
+    its estimator started.
     """
     if dist_bottom_valid and math.isfinite(dist_bottom_m):
         return float(dist_bottom_m)

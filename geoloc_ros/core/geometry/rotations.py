@@ -84,7 +84,7 @@ def optical_from_body_quaternion(
 ) -> tuple[float, float, float, float]:
     """The camera's (qx, qy, qz, qw) from its body's. mount: quaternion, FLU from the optical frame.
 
-    Nothing is normalised: a quaternion of whatever length keeps it.
+    Nothing is normalised: a quaternion keeps its length.
     """
     x, y, z, w = quaternion
     a, b, c, d = mount

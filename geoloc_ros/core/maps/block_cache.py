@@ -23,7 +23,7 @@ class BlockKey(NamedTuple):
 
 
 class BlockCache:
-    """Decoded blocks, the least recently used thrown out first, read by a few threads of its own."""
+    """Decoded blocks, evicted least recently used first, read by the cache's own threads."""
 
     READERS = 2
 

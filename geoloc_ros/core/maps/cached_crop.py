@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The crop that a track is followed in, cut anew only when it no longer holds what is to be searched."""
+"""The map crop of a track, cut again only when it no longer contains the search area."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop, MapSource
 
 GSD_BAND = (0.92, 1.04)
-"""Shares of the best ground sample distance within which a kept crop's will do: finer, the view shows less of what the
-camera saw; coarser, its corners show what it did not."""
+"""Range of a cached crop's ground sample distance, as shares of the best one: if finer, the view loses part of what the
+camera saw; if coarser, its corners are empty.
+"""
 
 
 class CachedCrop:
-    """The crop that a track is followed in, cut anew only once it no longer holds what is to be searched.
+    """The map crop of a track, cut again only once it no longer contains the search area.
 
-    Engines keep what they have computed of a map (engines.network), so a kept crop leaves the view to be computed.
+    Engines cache a map's features (`engines.network_engine`), so with a cached crop only the view is computed.
     """
 
     SLACK_PX = 48
     """Added to a new crop's side."""
     LEAST_STEPS, AHEAD_STEPS = 2, 20
-    """A new crop lies so many steps ahead of the frame, at least and at most; farther apart frames get none larger."""
+    """Minimum and maximum steps that a new crop reaches ahead of the frame; frames farther apart get no larger crop."""
 
     SOON_STEPS = 4
-    """`renew` looks so many steps ahead."""
+    """Steps that `renew` looks ahead."""
     PACE_SHARE = 0.2
     """Of the last step in the pace that `renew` goes by."""
 
@@ -44,11 +45,11 @@ class CachedCrop:
 
     @property
     def gsd_m(self) -> float:
-        """Of the kept crop, NaN without one."""
+        """Of the cached crop, NaN without one."""
         return math.nan if self._crop is None else self._crop.gsd_m
 
     def crop(self, place: tuple[float, float], need_px: int, gsd_m: float) -> MapCrop:
-        """A crop that holds need_px about a place (lat_deg, lon_deg), which may lie anywhere in it."""
+        """A crop that contains need_px around a place (lat_deg, lon_deg), which may be anywhere in it."""
         if self._place is not None:
             self._step_m = np.array(LocalEnu(*self._place).to_enu(*place))
             pace_m = self._step_m if self._pace_m is None else self._pace_m
@@ -61,7 +62,7 @@ class CachedCrop:
         return crop
 
     def renew(self) -> MapCrop | None:
-        """The crop that frames to come need, cut while the kept one still serves; None as long as it goes on serving.
+        """The crop that coming frames need, cut while the cached one still serves; None while no new one is needed.
 
         Only where steps are short enough for crops that serve several frames.
         """
@@ -82,7 +83,7 @@ class CachedCrop:
         return math.ceil(self.SLACK_PX / self._multiple_px) * self._multiple_px
 
     def _steps_ahead(self, gsd_m: float, step_m: np.ndarray | None) -> float:
-        """How many steps a larger crop lies ahead; 0 where none is worth it."""
+        """Steps that a larger crop reaches ahead; 0 if it does not pay off."""
         if step_m is None or self._need_px + self._slack_px > self._most_px:
             return 0.0
         # A pixel is left for what rounding takes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rasters as pyramids of RGB blocks: whatever GDAL opens (tile_folder.py: folders of XYZ tiles).
+"""Rasters as pyramids of RGB blocks: anything that GDAL opens (tile_folder.py: folders of XYZ tiles).
 
 A layer has a CRS and levels, the finest first; a level is cut into blocks, and `read` decodes one of them.
 `maps.RasterMap` caches the blocks and cuts crops out of them.
@@ -123,7 +123,7 @@ class Layer(ABC):
 def _average(quarters: dict[tuple[int, int], Block], finer: Level, extent: tuple[int, int]) -> Block:
     """One block from up to four finer ones, by the mean of 2 x 2 pixels; valid where all four are.
 
-    extent: (rows, columns) of finer pixels that the block stands for, also where a whole quarter holds nothing.
+    extent: (rows, columns) of finer pixels that the block represents, even if a whole quarter is empty.
     """
     if all(quarter.rgb is None for quarter in quarters.values()):
         return Block(None)
@@ -230,7 +230,7 @@ class GdalLayer(Layer):
             handle = self._handle(overview)
             block_height, block_width = handle.block_shapes[0]
             if not (64 <= block_width <= 1024 and 64 <= block_height <= 1024):
-                # Strips: take squares of our own, and leave strips that overlap two of them to GDAL's cache.
+                # Strips: read squares instead, and leave strips that overlap two of them to GDAL's cache.
                 block_height = block_width = 512
             transform = _scaled(source.transform, source.width / handle.width, source.height / handle.height)
             levels.append(Level(handle.width, handle.height, transform, block_width, block_height, overview))
@@ -315,7 +315,7 @@ def to_block(data: np.ndarray, mask: np.ndarray | None, bands: Bands) -> Block:
     else:
         if bands.low is not None and bands.high is not None:
             scale = 255.0 / (bands.high - bands.low)
-            # NaN, where a float raster knows nothing, is masked already.
+            # NaN, a float raster's missing value, is masked already.
             scaled = (np.nan_to_num(data.astype(np.float32)) - bands.low[:, None, None]) * scale[
                 :, None, None
             ]

@@ -33,7 +33,7 @@ class MapLayer:
     """One raster of a map."""
 
     path: str | Path
-    priority: int = 0  # a higher one lies on top
+    priority: int = 0  # a higher one is drawn on top
     nodata_rgb: tuple[int, int, int] | None = None  # colour that means "no image here", beside the file's own
 
 
@@ -61,7 +61,7 @@ class RasterMap:
         self.bounds_deg = self._bounds_deg()
 
     def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
-        """Cut the square of size_m metres about the centre as size_px pixels; the status says how it went.
+        """Cut the square of size_m metres around the centre as size_px pixels; `status` is the outcome.
 
         Only a size that is not positive raises GeolocError.
         """
@@ -90,7 +90,7 @@ class RasterMap:
 
         Returns the image, (size_px, size_px, 3) uint8 RGB with uncovered pixels in the mean colour of the others,
         and (size_px, size_px) uint8, 255 where the map has data. Squares of one frame fit together without a seam,
-        which crops, each with a north of its own, do not. GeolocError if a source cannot be read.
+        which crops, each with its own north, do not. GeolocError if a source cannot be read.
         """
         image, covered, failure, text = self._painted(frame, east_m, north_m, size_m, size_px)
         if failure is not None:

@@ -25,7 +25,7 @@ class Truth:
 
 
 PRIOR_RADIUS_PER_NOISE = 2.0
-"""A prior's radius is 3 sigma: one that is off by so many metres is called twice as uncertain as that."""
+"""Radius (3 sigma) of a prior as a multiple of its noise."""
 
 MIN_PRIOR_RADIUS_M = 20.0
 
@@ -40,10 +40,10 @@ def noisy_prior(truth: Truth, noise_m: float, seed: int) -> tuple[float, float, 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image with all that the vehicle knew when it was taken.
+    """One image with the vehicle's other data at its stamp.
 
     A damaged image is None and a damaged attitude is NaN throughout, so that one bad frame neither ends a
-    flight nor passes for a good one; `problem` then says what is wrong.
+    flight nor passes for a good one; `problem` then states the fault.
     """
 
     image: np.ndarray | None  # (h, w, 3) uint8 RGB

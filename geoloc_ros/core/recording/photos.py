@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geotagged photos of a drone: what their EXIF and XMP say about place, height, heading and lens.
+"""Geotagged photos of a drone: place, height, heading and lens from their EXIF and XMP.
 
 EXIF gives latitude, longitude, GPSImgDirection and the 35 mm equivalent focal length. DJI's XMP (other makers
 write it too) adds height above the take-off point and the gimbal's yaw and pitch, -90 degrees being straight down.
@@ -25,7 +25,7 @@ from geoloc_ros.core.geometry.rotations import nadir_rotation
 DIAGONAL_35MM = math.hypot(36.0, 24.0)
 
 ASSUMED_FOCAL_35MM = 24.0
-"""For a photo that does not name its lens; it only says how much ground a photo shows, not where."""
+"""For a photo without a stated lens; it only affects how much ground a photo shows, not where."""
 
 # Codes of EXIF 2.3; a latitude's or longitude's letter stands one before it.
 _GPS_IFD, _EXIF_IFD = 0x8825, 0x8769
@@ -35,7 +35,7 @@ _XMP_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Photo:
-    """Tags of one photo; None where the file does not say."""
+    """Tags of one photo; None if the file lacks the tag."""
 
     path: Path
     lat_deg: float
@@ -75,7 +75,7 @@ class Photo:
         )
 
     def pixels(self) -> np.ndarray:
-        """(h, w, 3) uint8 RGB, turned as EXIF's Orientation says; GeolocError if the image is damaged."""
+        """(h, w, 3) uint8 RGB, rotated by EXIF's Orientation; GeolocError if the image is damaged."""
         try:
             with Image.open(self.path) as picture:
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
@@ -89,7 +89,7 @@ class Photo:
         return CameraModel(width_px, height_px, np.array(matrix))
 
     def rotation(self) -> np.ndarray:
-        """(3, 3) optical frame to ENU; north-up and straight down where the tags do not say."""
+        """(3, 3) optical frame to ENU; north-up and straight down if the tags are missing."""
         angle = math.radians(self.tilt_deg or 0.0)
         c, s = math.cos(angle), math.sin(angle)
         lean = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])

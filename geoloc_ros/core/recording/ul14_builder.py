@@ -44,7 +44,7 @@ DRAWS = 10
 """Positions on a test map that are tried until the raster covers it."""
 
 PROBE_PX = 48
-"""Side of the small crop that tells coverage."""
+"""Side of the small crop that measures coverage."""
 
 MAX_BLIND_TILT_DEG = 5.0
 """A photo tilted more than this cannot be rectified without knowing its lens."""
@@ -68,7 +68,7 @@ class PhotoShots:
     """A folder of geotagged photos."""
 
     def __init__(self, folder: str | Path, height_m: float | None = None) -> None:
-        """height_m: above ground, for all photos; None: what each photo's XMP says."""
+        """height_m: above ground, for all photos; None: from each photo's XMP."""
         self.paths = list_pictures(Path(folder))
         self.height_m = height_m
         self.without_heading = 0
@@ -193,7 +193,7 @@ def _build(
 def _write(
     frame: Frame, index: int, rasters: Sequence[MapSource], folder: Path, settings: BuildSettings
 ) -> tuple[float, ...]:
-    """Write one sequence and return its maps' coverages; GeolocError says why it is of no use."""
+    """Write one sequence and return its maps' coverages; GeolocError states why it is unusable."""
     assert frame.image is not None and frame.rotation_enu_from_optical is not None and frame.truth is not None
     size_m = footprint_m(frame.camera, frame.rotation_enu_from_optical, frame.height_m)
     view_px = TRAIN_VIEW_PX if settings.split == "train" else TEST_VIEW_PX

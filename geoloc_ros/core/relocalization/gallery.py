@@ -41,7 +41,7 @@ _TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1"}
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What the file says of itself.
+    """Metadata of the file.
 
     map_name: file that the tiles were cut from; map_id: digest of the probes; weights_id: the retriever's; tile_m:
     ground sides; stride_m: between neighbouring centres; without_data, of_one_colour: tiles left out.
@@ -58,7 +58,7 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class Area:
-    """Where a search is allowed: tiles whose centre lies within radius_m of the place."""
+    """The area of a search: tiles whose centre is within radius_m of the place."""
 
     lat_deg: float
     lon_deg: float
@@ -128,7 +128,7 @@ class Gallery:
 
     @property
     def method(self) -> str:
-        """How a search over the whole map is done, in words."""
+        """Description of how the whole map is searched."""
         return (
             "exact"
             if self._codes is None
@@ -247,7 +247,7 @@ def probes_id(probes: np.ndarray) -> str:
 
 
 def is_flat(image: np.ndarray) -> bool:
-    """Whether an image (H, W, 3) uint8 is of one colour, noise aside: nothing tells its place from any other."""
+    """Whether an image (H, W, 3) uint8 is of one colour except for noise, so its place cannot be recognized."""
     if image.size == 0:
         return True
     # Means of many pixels, so that a sensor's noise does not count as content.

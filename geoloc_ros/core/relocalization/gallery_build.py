@@ -93,7 +93,7 @@ class TileLattice:
         """(lat_deg, lon_deg, size_m) of tiles by their numbers (N,)."""
         row = np.searchsorted(self._ends, tiles, side="right")
         column = tiles - (self._ends[row] - self._columns[row])
-        # A single column stands in the middle.
+        # A single column is in the middle.
         share = np.where(self._columns[row] > 1, column / np.maximum(self._columns[row] - 1, 1), 0.5)
         lon_deg = self._west_deg[row] + share * (self._east_deg[row] - self._west_deg[row])
         return self._lat_deg[row], (lon_deg + 180.0) % 360.0 - 180.0, self._size_m[row]

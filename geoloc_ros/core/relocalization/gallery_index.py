@@ -16,9 +16,9 @@ import torch
 from geoloc_models.errors import GeolocError
 
 EXACT_TILES = 200_000
-"""Up to so many vectors a query is compared with every one."""
+"""Up to this many vectors a query is compared with every one."""
 _CHUNK = 512  # vectors that become float32 at a time, in one place: they stay in the processor's cache
-_CODE_BYTES = 192  # a vector's code: so many principal components, a byte each
+_CODE_BYTES = 192  # a vector's code: this many principal components, a byte each
 _CANDIDATES = 512  # at least, and eight for each tile that is asked for
 _ADDED = 65_536  # vectors that get their codes at a time
 _SCANNED = 0.1  # share of the lists that a query looks through
@@ -35,7 +35,7 @@ def search_exactly(
     """Rows of the `count` largest products (Q, K) int64, largest first, and these products (Q, K) float32.
 
     vectors: (N, dim) float16, writable as torch wants it; queries: (Q, dim) float32; allowed: ascending rows to choose
-    from, all by default. K is less than `count` where there are not as many.
+    from, all by default. K is less than `count` if there are fewer.
     """
     total = len(vectors) if allowed is None else len(allowed)
     asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
@@ -97,7 +97,7 @@ class CodeIndex:
         return rows, scores
 
     def _candidates(self, queries: np.ndarray, wanted: int, allowed: np.ndarray | None) -> np.ndarray:
-        """(Q, wanted) rows by their codes, -1 where there are fewer."""
+        """(Q, wanted) rows by their codes, -1 if there are fewer."""
         faiss = self._faiss
         selector = None
         if allowed is not None:
