@@ -25,10 +25,11 @@ lint: build  ## ruff and mypy only
 	@tools/test.sh --lint-only
 
 bench: build  ## every engine, each stage, search in a gallery and the live graph under load; figures in $(OUT)/bench
-	@$(ENV) geoloc export --missing; geoloc bench --out $(OUT)/bench \
-	  && geoloc bench --structure mix_cvt13_fpn_linear --rounds 4 --frames 5 --out $(OUT)/bench \
-	  && geoloc bench-gallery --tiles 100000 --json $(OUT)/bench/gallery.json \
-	  && geoloc bench-graph --out $(OUT)/bench
+	@$(ENV) geoloc export --missing; geoloc bench engines --out $(OUT)/bench \
+	  && geoloc bench stages --out $(OUT)/bench \
+	  && geoloc bench engines --structure mix_cvt13_fpn_linear --rounds 4 --out $(OUT)/bench \
+	  && geoloc bench gallery --tiles 100000 --json $(OUT)/bench/gallery.json \
+	  && geoloc bench graph --out $(OUT)/bench
 
 reproduce-check: build  ## parameters and MACs of the paper's networks, ours beside the reference's
 	@$(ENV) python tools/reproduce_check.py

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fly PX4's x500 over a map in Gazebo: `ros2 launch geoloc_ros sim.launch.py world:=DIR map:=OTHER_MAP`.
 
-The world is what `geoloc gazebo world` wrote. docs/gazebo.md tells the way from a clone to a flown mission.
+The world is what `geoloc sim gazebo` wrote. docs/gazebo.md tells the way from a clone to a flown mission.
 """
 
 import os
@@ -112,7 +112,7 @@ def opened_world(folder: str):
     from geoloc_ros.core.simulation.gazebo import World
 
     if not folder:
-        raise ValueError("no world; make one with `geoloc gazebo world MAP --out DIR` and give world:=DIR")
+        raise ValueError("no world; make one with `geoloc sim gazebo MAP --out DIR` and give world:=DIR")
     return World.open(Path(folder).expanduser().resolve())
 
 
@@ -168,7 +168,7 @@ def generate_launch_description() -> LaunchDescription:
     """Arguments; what they start depends on their values."""
     arguments = [
         DeclareLaunchArgument(
-            "world", default_value="", description="folder that `geoloc gazebo world` wrote; needed"
+            "world", default_value="", description="folder that `geoloc sim gazebo` wrote; needed"
         ),
         DeclareLaunchArgument(
             "map",

@@ -56,7 +56,7 @@ def small_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ) as raster:  # fmt: skip
         raster.write(np.clip(ground, 0, 255).astype(np.uint8).transpose(2, 0, 1))
     arguments = ["--height-m", "60", "--speed-m-s", "10", "--rate-hz", "2", "--duration-s", "11.9"]
-    assert main(["simulate", str(folder / "map.tif"), "--out", str(folder / "flight"), *arguments]) == 0
+    assert main(["sim", "flight", str(folder / "map.tif"), "--out", str(folder / "flight"), *arguments]) == 0
     return folder / "flight"
 
 

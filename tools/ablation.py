@@ -26,7 +26,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.view_sets import PairProtocol
 from geoloc_models.evaluation.views import evaluate_set
 from geoloc_models.weights import load_weights, save_weights
-from geoloc_ros.cli.progress import rated_progress
+from geoloc_ros.cli.shared.output import rated_progress
 from geoloc_ros.core.evaluation.recorded_view_sets import open_set
 
 SETS = ("levir", "srif", "joplin", "village")

@@ -1,33 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc calibrate`: make a network's stated probabilities true."""
+"""Calibrate a network's stated probabilities.
+
+Fit the temperature of weights on one half of the held-out places, show on the other half what it does, and write the
+weights with it. The temperature is the one under which the peak best foretells whether the answer is right (within 10
+m). Runs the network once on each sample.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import add_device, make_writable
+from geoloc_ros.cli.shared.arguments import (
+    add_device,
+)
+from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
     from geoloc_models.evaluation.calibration import Answer
 
-_DESCRIPTION = """\
-Fit the temperature of weights on one half of the held-out places, show on the other half what it does, and write the
-weights with it. The temperature is the one under which the peak best foretells whether the answer is right (within
-10 m). Runs the network once on each sample."""
-
 SETS = ("levir", "srif")
+
+
 Part = Literal["calibration", "judging"]
+
+
 PARTS: tuple[Part, ...] = ("calibration", "judging")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Register the subcommand."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "calibrate", help="make a network's stated probabilities true", description=_DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="name or file")
     add("data", type=Path, metavar="DATA", help="folder with pairs/")
@@ -39,7 +43,6 @@ def add_parser(subparsers: Any) -> None:
     add_device(parser)
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     add("--limit", type=int, metavar="N", help="use this many samples of each set only")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,7 +89,6 @@ def _answers(weights: str | Path, data: Path, device: str, limit: int | None, pa
     from geoloc_models.evaluation.calibration import Answer
     from geoloc_models.evaluation.view_sets import PairProtocol
     from geoloc_models.evaluation.views import fit_to_engine
-    from geoloc_ros.cli.progress import rated_progress
     from geoloc_ros.core.evaluation.recorded_view_sets import open_set
 
     engine = TorchEngine(weights, device=device)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc demo`: a flight through the live ROS 2 graph, beside the same flight without it."""
+"""Fly through the live ROS 2 graph and score the fixes.
+
+Play a flight folder, a bag, or a flight over a generated world, through map_server and localizer as processes; then
+run `evaluate` on the same flight. Prints both in one table and writes a report (docs/report.md).
+"""
 
 from __future__ import annotations
 
@@ -7,48 +11,33 @@ import argparse
 import functools
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
 
-from geoloc_models.devices import fix_threads
-from geoloc_models.engines.choice import open_engine
 from geoloc_models.errors import GeolocError
-from geoloc_models.world.generate import generate_world
-from geoloc_ros.cli.arguments import add_topic, seed
-from geoloc_ros.cli.evaluate import summary_table
-from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
-from geoloc_ros.cli.simulate import DEFAULT_CAMERA
-from geoloc_ros.core.bags.bag import Bag
-from geoloc_ros.core.evaluation.protocols import Evaluation
-from geoloc_ros.core.evaluation.scores import Run, summarize
-from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.core.recording.flight_folder import Flight, write_flight
-from geoloc_ros.core.recording.frame import Frame, Truth
-from geoloc_ros.core.reporting.report import write_report
-from geoloc_ros.core.simulation.simulator import TYPICAL, CameraSimulator
-from geoloc_ros.core.simulation.trajectory import Trajectory
+from geoloc_ros.cli.shared.arguments import (
+    add_topic,
+    seed,
+)
 
-WORLD_M, WORLD_GSD_M = 1100.0, 0.3
-HEIGHT_M, SPEED_M_S, RATE_HZ, DURATION_S = 120.0, 20.0, 2.0, 90.0
-"""The generated flight: pictures of one date over the map of the other."""
+if TYPE_CHECKING:
+    from geoloc_ros.core.bags.bag import Bag
+    from geoloc_ros.core.evaluation.scores import Run
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.recording.flight_folder import Flight
+
 
 ANSWER_S = 5.0
 """How long the answer to a frame may take."""
 
-_GENERATED_NOTE = "generated world: pictures of one date, map of another"
+
+_GENERATED_NOTE = "generated world: images of one date, map of another"
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="fly through the live ROS 2 graph and show how well it went",
-        description="Play a flight folder, a bag, or a flight over a generated world, through map_server and localizer"
-        " as processes; then run `evaluate` on the same flight. Prints both in one table and writes a report"
-        " (docs/report.md).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add = parser.add_argument
     add("--flight", metavar="FLIGHT", type=Path, help="flight folder or bag; without it a world is generated")
     add_topic(parser)
@@ -61,16 +50,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--threads", metavar="N", type=int, default=2, help="CPU threads of inference")
     add("--seed", metavar="N", type=seed, default=0, help="of world, flight and prior")
     add("--note", metavar="TEXT", default="", help="remark on the data for the report")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Fly live, evaluate, report; 1 if the live graph gave no fix at all."""
+    from geoloc_ros.cli.evaluate import summary_table
+    from geoloc_ros.cli.shared.recordings import open_reported, require_on_map, require_truth
+    from geoloc_ros.core.evaluation.scores import summarize
+    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.reporting.report import write_report
+
     console = Console()
     folder, note = args.flight, args.note
     if folder is None:
-        folder, note = generate_flight(args.out / "world", args.seed, console), note or _GENERATED_NOTE
-    flight = open_told(folder, args.topic)
+        folder, note = _generate(args, console), note or _GENERATED_NOTE
+    flight = open_reported(folder, args.topic)
     require_truth(flight)
     map_path = args.map or flight.map_path
     with RasterMap(map_path) as raster:
@@ -92,37 +86,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def generate_flight(folder: Path, seed: int, console: Console) -> Path:
-    """A flight over a generated world of two dates, made anew each time; returns the flight folder."""
-    with console.status("generating two dates of a world"):
-        world = generate_world(WORLD_M, WORLD_GSD_M, seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        for date in (1, 2):
-            world.write_geotiff(folder / f"map_date{date}.tif", date)
-    with console.status("flying over it"):
-        simulator = CameraSimulator(folder / "map_date1.tif", DEFAULT_CAMERA, TYPICAL, seed)
-        path = Trajectory.over(simulator, "loop", HEIGHT_M, SPEED_M_S, seed)
-        frames = (
-            Frame(
-                image=simulator.render_pose(pose),
-                stamp_s=pose.stamp_s,
-                rotation_enu_from_optical=pose.rotation_enu_from_optical,
-                height_m=pose.height_m,
-                camera=DEFAULT_CAMERA,
-                truth=Truth(pose.lat_deg, pose.lon_deg, pose.height_m),
-            )
-            for pose in path.sample(RATE_HZ, duration_s=DURATION_S)
-        )
-        write_flight(folder / "flight", DEFAULT_CAMERA, frames, folder / "map_date2.tif")
-        simulator.close()
-    return folder / "flight"
+def _generate(args: argparse.Namespace, console: Console) -> Path:
+    from geoloc_ros.core.simulation.generated_flight import generate_flight
+
+    with console.status("generating a world of two dates and flying over it"):
+        return generate_flight(args.out / "world", args.seed)
 
 
 def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, console: Console) -> Run:
     """Play the flight through the nodes and score what they publish."""
+    from geoloc_ros.core.evaluation.scores import Run
+
     # ROS is only there where the command really runs: `geoloc --help` works without.
     try:
-        from geoloc_ros.cli.live_graph import LiveGraph, Recorder
+        from geoloc_ros.cli.shared.live_graph import LiveGraph, Recorder
     except ImportError as error:
         raise GeolocError(
             f"no ROS 2 here ({error}); source /opt/ros/*/setup.bash or run `make demo`"
@@ -172,6 +149,10 @@ def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, con
 
 def _evaluate(flight: Flight | Bag, raster: RasterMap, args: argparse.Namespace, console: Console) -> Run:
     """The same flight without the graph, on the engine that the localizer takes."""
+    from geoloc_models.devices import fix_threads
+    from geoloc_models.engines.choice import open_engine
+    from geoloc_ros.core.evaluation.protocols import Evaluation
+
     fix_threads(args.threads)
     engine = open_engine(args.weights, threads=args.threads)
     with Progress(console=console, transient=True) as progress:

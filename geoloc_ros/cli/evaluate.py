@@ -1,90 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc evaluate`: accuracy on a recorded flight, frame by frame, without DDS."""
+"""Score a flight or bag against its true positions.
+
+Run a recorded flight through the localizer frame by frame and compare with its true positions. Figures repeat to the
+last digit on one machine. By default the flight is tracked from one prior; with --independent every frame is searched
+alone in a map crop that is off by a seeded offset. ma and rds count frames without an answer as misses; false_fix_rate
+is the share of valid fixes with the truth beyond 3 sigma and over 20 m off. With --gallery a lost track is searched on
+the whole map. --cold-start starts many times over the flight, each time knowing nothing: found are starts whose first
+fix, within --start-frames, is right to 20 m; any other fix is wrong. A flight over another place than --map must be
+found nowhere. --kidnap tracks the flight, but blinds the camera for 20 s while the vehicle moves on by 300 m, and
+later sets a prior that is 500 m off.
+"""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import itertools
-import json
 import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import add_camera_mount, add_topic, make_writable, seed
+from geoloc_ros.cli.shared.arguments import (
+    add_camera_mount,
+    add_json,
+    add_network,
+    add_topic,
+    seed,
+)
+from geoloc_ros.cli.shared.output import make_writable, rated_progress, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from geoloc_models.engines.torch_engine import TorchEngine
     from geoloc_ros.core.bags.bag import Bag
+    from geoloc_ros.core.evaluation.cold_start import Start
+    from geoloc_ros.core.evaluation.protocols import Evaluation
     from geoloc_ros.core.evaluation.scores import Run
     from geoloc_ros.core.maps.raster import RasterMap
     from geoloc_ros.core.recording.flight_folder import Flight
     from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 
-# Heavy imports wait until the command runs, so that the help page comes at once.
 
-_DESCRIPTION = """\
-Run a recorded flight through the localizer frame by frame and compare with its true positions. Figures repeat
-to the last digit on one machine. By default the flight is tracked from one prior; with --independent every
-frame is searched alone in a map crop that is off by a seeded offset. ma and rds count frames without an answer
-as misses; false_fix_rate is the share of valid fixes with the truth beyond 3 sigma and over 20 m off.
-
-With --gallery a lost track is searched on the whole map. --cold-start starts many times over the flight, each time
-knowing nothing: found are starts whose first fix, within --start-frames, is right to 20 m; any other fix is wrong.
-A flight over another place than --map must be found nowhere. --kidnap tracks the flight, but blinds the camera for
-20 s while the vehicle moves on by 300 m, and later sets a prior that is 500 m off."""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Register the subcommand."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "evaluate", help="score a recorded flight or bag against its true positions", description=_DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, in groups."""
     add = parser.add_argument
     add("flight", type=Path, metavar="FLIGHT_OR_BAG", help="flight folder, or rosbag2 (sqlite3 or MCAP)")
-    add("--map", type=Path, metavar="M", help="raster to search; default: the flight folder's map.tif")
-    add("--json", type=Path, metavar="F", help="write the figures to this file")
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="write report.html, report.json, trajectories and errors here; of "
-        "--cold-start starts.png and pictures of the places that were weighed",
-    )
-    add(
-        "--prior-noise",
-        type=float,
-        default=30.0,
-        metavar="M",
-        help="error of the first prior, m (default: 30)",
-    )
-    add("--gallery", type=Path, metavar="G", help="gallery of the map (`geoloc gallery build`), for searches; with "
-        "--cold-start and --kidnap MAP.gallery by default")  # fmt: skip
-    add(
-        "--retrieval-weights",
-        default="retrieval",
-        metavar="W",
-        help="that the gallery was made with (default: those that ship)",
-    )
-    add("--cold-start", action="store_true", help="score starts without any prior")
-    add("--starts", type=int, default=10, metavar="N", help="of --cold-start (default: %(default)s)")
-    add(
-        "--start-frames",
-        type=int,
-        default=10,
-        metavar="N",
-        help="frames of each start (default: %(default)s)",
-    )
-    add("--kidnap", action="store_true", help="track, and move the vehicle while it sees nothing")
+    add("--map", type=Path, metavar="M", help="raster to search (default: the flight folder's map.tif)")
+    add("--frames", type=int, metavar="N", help="use the first N frames only")
+    add_topic(parser)
+    add_camera_mount(parser)
+    _add_protocols(parser.add_argument_group("protocols"))
+    _add_networks(parser.add_argument_group("networks"))
+    _add_outputs(parser.add_argument_group("outputs"))
+
+
+def _add_protocols(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--prior-noise", type=float, default=30.0, metavar="M", help="error of the first prior, m")
     add("--independent", action="store_true", help="score each frame alone instead of tracking")
-    add(
-        "--crop", type=float, default=200.0, metavar="M",
-        help="side of an independent frame's map crop, m (default: 200)",
-    )  # fmt: skip
+    add("--crop", type=float, default=200.0, metavar="M", help="side of an independent frame's map crop, m")
+    add("--cold-start", action="store_true", help="score starts without a prior position")
+    add("--starts", type=int, default=10, metavar="N", help="of --cold-start")
+    add("--start-frames", type=int, default=10, metavar="N", help="frames of each start")
+    add("--kidnap", action="store_true", help="track, and move the vehicle while it sees nothing")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of all draws")
+
+
+def _add_networks(group: argparse._ArgumentGroup) -> None:
+    add_network(group)
+    add = group.add_argument
     add(
         "--baseline",
         action="append",
@@ -92,38 +79,46 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="also run ncc or xfeat; may be repeated",
     )
-    add("--weights", default="default", metavar="W", help="name or file (default: default)")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    add("--gallery", type=Path, metavar="G", help="gallery of the map (`geoloc gallery build`), for searches "
+        "(default with --cold-start and --kidnap: MAP.gallery)")  # fmt: skip
     add(
-        "--threads",
-        type=int,
-        default=2,
-        metavar="N",
-        help="CPU threads; fixed, so that figures repeat (default: 2)",
+        "--retrieval-weights",
+        default="retrieval",
+        metavar="W",
+        help="weights that the gallery was built with",
     )
-    add("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
-    add("--frames", type=int, metavar="N", help="use the first N frames only")
-    add_topic(parser)
-    add_camera_mount(parser)
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    add_json(group)
+    add = group.add_argument
+    add("--out", type=Path, metavar="DIR", help="write report.html, report.json, trajectories and errors here; of "
+        "--cold-start starts.png and images of the places that were weighed")  # fmt: skip
     add("--note", default="", metavar="TEXT", help="remark on the data that goes into JSON and report")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
-    from rich.console import Console
-
     from geoloc_models.devices import fix_threads
-    from geoloc_models.engines import Engine
     from geoloc_models.engines.torch_engine import TorchEngine
-    from geoloc_ros.cli.progress import rated_progress
-    from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
-    from geoloc_ros.core.evaluation.baselines.ncc import make_baseline
-    from geoloc_ros.core.evaluation.protocols import Evaluation
-    from geoloc_ros.core.evaluation.scores import summarize
-    from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.cli.shared.recordings import open_reported, require_truth
 
     fix_threads(args.threads)
+    _check(args)
+    recording = open_reported(args.flight, args.topic, args.camera_mount)
+    require_truth(recording)
+    make_writable(args.out, args.json)
+    map_path = recording.map_path if args.map is None else args.map
+    if args.gallery is None and (args.cold_start or args.kidnap):
+        args.gallery = map_path.with_name(map_path.name + ".gallery")
+    network = TorchEngine(args.weights, device=args.device)
+    if args.cold_start:
+        return _cold_start(args, network, recording, map_path)
+    return _flight(args, network, recording, map_path)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """GeolocError for arguments that contradict each other or score nothing."""
     if args.frames is not None and args.frames < 1:
         raise GeolocError(f"--frames {args.frames} leaves nothing to score; give at least 1")
     if args.independent + args.cold_start + args.kidnap > 1:
@@ -134,25 +129,27 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.kidnap and args.frames is not None:
         raise GeolocError("only a whole recording can be staged for a kidnap: leave --frames out")
-    recording = open_told(args.flight, args.topic, args.camera_mount)
-    require_truth(recording)
-    make_writable(args.out, args.json)
-    map_path = recording.map_path if args.map is None else args.map
-    if args.gallery is None and (args.cold_start or args.kidnap):
-        args.gallery = map_path.with_name(map_path.name + ".gallery")
-    about = _about(args, recording, map_path)
-    network = TorchEngine(args.weights, device=args.device)
+
+
+def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path) -> int:
+    """The whole flight by the network and each baseline: tracked, kidnapped, or each frame alone."""
+    from rich.console import Console
+
+    from geoloc_models.engines import Engine
+    from geoloc_ros.cli.shared.recordings import require_on_map
+    from geoloc_ros.core.evaluation.baselines.ncc import make_baseline
+    from geoloc_ros.core.evaluation.protocols import Evaluation
+    from geoloc_ros.core.evaluation.scores import summarize
+    from geoloc_ros.core.maps.raster import RasterMap
+
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network.spec) for name in dict.fromkeys(args.baseline)}
-    runs = []
-    if args.cold_start:
-        return _cold_start(args, network, recording, map_path)
+    runs: list[Run] = []
     with RasterMap(map_path) as raster, rated_progress() as progress:
         require_on_map(recording, raster, map_path)
-        # A baseline says nothing that compares across crops, so it is never found again.
+        # Scores of a baseline do not compare across crops: it cannot relocalize.
         relocalizer = None if args.gallery is None else _relocalizer(args, network, raster)
         for name, engine in engines.items():
-            frames = recording if args.frames is None else itertools.islice(recording, args.frames)
             expected = min(len(recording), args.frames or len(recording))
             task = progress.add_task(name, total=expected)
             evaluation = Evaluation(
@@ -163,31 +160,39 @@ def run(args: argparse.Namespace) -> int:
                 relocalizer=relocalizer if engine is network else None,
                 expected=expected,
             )
-            if args.independent:
-                done = evaluation.independent(frames, args.crop, args.seed)
-            elif args.kidnap:
-                done = evaluation.kidnapped(recording, args.prior_noise, args.seed)
-            else:
-                done = evaluation.tracking(frames, args.prior_noise, args.seed)
+            done = _score(evaluation, args, recording)
             if not done.stopped and all(math.isnan(frame.peak) for frame in done.frames):
                 raise GeolocError(f"no frame could be searched on {map_path}: {done.frames[0].reason}")
-            done.about |= about
+            done.about |= _about(args, recording, map_path)
             runs.append(done)
             if done.stopped:
                 break
         _write(args, runs, raster)
     Console().print(summary_table([summarize(done) for done in runs], args.flight.name))
+    return _print_events(runs)
+
+
+def _score(evaluation: Evaluation, args: argparse.Namespace, recording: Flight | Bag) -> Run:
+    """By the protocol that the arguments choose."""
+    frames = recording if args.frames is None else itertools.islice(recording, args.frames)
+    if args.independent:
+        return evaluation.independent(frames, args.crop, args.seed)
+    if args.kidnap:
+        return evaluation.kidnapped(recording, args.prior_noise, args.seed)
+    return evaluation.tracking(frames, args.prior_noise, args.seed)
+
+
+def _print_events(runs: list[Run]) -> int:
+    """How each kidnap ended, and whether the run was stopped; the exit status."""
     for done in runs:
         for event in done.about.get("kidnaps", []):
             after = event["found_after_s"]
             outcome = "not found again" if after is None else f"found after {after:.1f} s"
             print(f"{done.name}, {event['what']}: {outcome}")
-    if runs[-1].stopped:
-        print(
-            f"geoloc: stopped after {len(runs[-1].frames)} frames: all figures are of those", file=sys.stderr
-        )
-        return 130
-    return 0
+    if not runs[-1].stopped:
+        return 0
+    print(f"geoloc: stopped after {len(runs[-1].frames)} frames: all figures are of those", file=sys.stderr)
+    return 130
 
 
 def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) -> dict[str, Any]:
@@ -222,12 +227,10 @@ def _cold_start(
     """Starts without prior, all along the flight."""
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
 
     from geoloc_ros.core.evaluation.cold_start import cold_starts, summarize_starts
     from geoloc_ros.core.evaluation.scores import rounded
     from geoloc_ros.core.localization.localizer import Localizer
-    from geoloc_ros.core.localization.overlay import odds_text
     from geoloc_ros.core.maps.raster import RasterMap
     from geoloc_ros.core.reporting.search_plots import write_starts
 
@@ -250,8 +253,40 @@ def _cold_start(
         "weights": network.spec.weights_id,
         **summarize_starts(starts, args.start_frames),
     }
-    table = Table(title=f"{args.flight.name} on {map_path.name}, cold start")
-    for heading in ("start", "frames", "seconds", "error m", "odds, best place", "last said"):
+    _print_starts(starts, f"{args.flight.name} on {map_path.name}, cold start")
+    took = (
+        f"median {summary['frames_median']} frames, {summary['median_error_m']} m; "
+        if summary["found"]
+        else ""
+    )
+    print(
+        f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
+        f"{took}{summary['frame_ms']['p50']:.0f} ms a frame"
+    )
+    each = [
+        {
+            "index": start.index,
+            "frames": start.frames,
+            "seconds": rounded(start.seconds, 3),
+            "error_m": rounded(start.error_m, 4),
+            "log_odds": rounded(start.log_odds, 4),
+            "wrong": start.wrong,
+            "reason": start.reason,
+        }
+        for start in starts
+    ]
+    write_json(args.json, summary | {"each": each})
+    return 0
+
+
+def _print_starts(starts: list[Start], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoloc_ros.core.localization.overlay import odds_text
+
+    table = Table(title=title)
+    for heading in ("start", "frames", "seconds", "error m", "odds, best place", "last reason"):
         table.add_column(heading)
     for start in starts:
         fixed = start.frames is not None
@@ -264,31 +299,6 @@ def _cold_start(
             "wrong fix" if start.wrong else "" if fixed else start.reason,
         )
     Console().print(table)
-    took = (
-        f"median {summary['frames_median']} frames, {summary['median_error_m']} m; "
-        if summary["found"]
-        else ""
-    )
-    print(
-        f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
-        f"{took}{summary['frame_ms']['p50']:.0f} ms a frame"
-    )
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        each = [
-            {
-                "index": start.index,
-                "frames": start.frames,
-                "seconds": rounded(start.seconds, 3),
-                "error_m": rounded(start.error_m, 4),
-                "log_odds": rounded(start.log_odds, 4),
-                "wrong": start.wrong,
-                "reason": start.reason,
-            }
-            for start in starts
-        ]
-        args.json.write_text(json.dumps(summary | {"each": each}, indent=2, allow_nan=False) + "\n")
-    return 0
 
 
 def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None:
@@ -296,12 +306,8 @@ def _write(args: argparse.Namespace, runs: list[Run], raster: RasterMap) -> None
     from geoloc_ros.core.evaluation.scores import summarize
     from geoloc_ros.core.reporting.report import write_report
 
-    if args.json is not None:
-        summaries = [summarize(run) for run in runs]
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({**summaries[0], "runs": summaries}, indent=2, allow_nan=False) + "\n"
-        )
+    summaries = [summarize(run) for run in runs]
+    write_json(args.json, {**summaries[0], "runs": summaries})
     if args.out is not None:
         write_report(args.out, runs, raster, f"Flight {args.flight.name}", runs[0].about["note"])
 

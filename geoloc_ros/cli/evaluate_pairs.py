@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc evaluate-pairs`: how well single views are found in maps, set by set, beside the baselines."""
+"""Score single views searched in maps, with baselines.
+
+Score the network on single views and maps that training never saw. A set is one of levir, srif and dsifn (held-out
+pictures of two dates under DATA/pairs: a simulated camera view of one date is searched in a square map of the other,
+in both directions); a folder with pre.tif and post.tif (the same, at random places of two rasters); a flight folder
+(real frames, rectified); or a UL14 folder (its test split). Folders are looked for under DATA, DATA/crossdate and
+DATA/flights. The map's centre is off by up to 0.425 of its side. The same views and maps go to every engine; all take
+turns on each sample.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_models.metrics import MA_ALL_DISTANCES_M
-from geoloc_ros.cli.arguments import add_device, make_writable, seed
+from geoloc_ros.cli.shared.arguments import (
+    add_device,
+    seed,
+)
+from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,24 +31,9 @@ if TYPE_CHECKING:
     from geoloc_models.evaluation.view_sets import PairSet
     from geoloc_models.evaluation.views import PairScores
 
-# Heavy imports wait until the command runs, so that the help page comes at once.
 
-_DESCRIPTION = """\
-Score the network on single views and maps that training never saw. A set is one of levir, srif and dsifn (held-out
-pictures of two dates under DATA/pairs: a simulated camera view of one date is searched in a square map of the other, in
-both directions); a folder with pre.tif and post.tif (the same, at random places of two rasters); a flight folder (real
-frames, rectified); or a UL14 folder (its test split). Folders are looked for under DATA, DATA/crossdate and
-DATA/flights. The map's centre is off by up to 0.425 of its side. The same views and maps go to every engine; all
-take turns on each sample."""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Register the subcommand."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "evaluate-pairs",
-        help="score the network and baselines on held-out views and maps",
-        description=_DESCRIPTION,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder with pairs/, crossdate/ and flights/")
     add(
@@ -91,7 +87,6 @@ def add_parser(subparsers: Any) -> None:
     add("--json", type=Path, metavar="F", help="write all figures to this file")
     add("--csv", type=Path, metavar="F", help="write one row for each sample and engine to this file")
     add("--out", type=Path, metavar="DIR", help="write plots here")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +95,6 @@ def run(args: argparse.Namespace) -> int:
 
     from geoloc_models.devices import fix_threads
     from geoloc_models.evaluation.views import evaluate_set, write_csv
-    from geoloc_ros.cli.progress import rated_progress
 
     fix_threads(args.threads)
     sets = _open_sets(args)
@@ -204,6 +198,8 @@ def _figures(args: argparse.Namespace, scored: list[tuple[PairSet, str, list[Pai
 def summary_table(one: PairSet, _stress: str, scores: list[PairScores]) -> Table:
     """The figures of one set, an engine a column."""
     from rich.table import Table
+
+    from geoloc_models.metrics import MA_ALL_DISTANCES_M
 
     summaries = [score.summary() for score in scores]
     table = Table(title=f"{one.name}: {one.about}")

@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc export`: make a faster engine of a network and hold it against PyTorch."""
+"""Export a faster engine and check it.
+
+Write an engine that runs the network faster than PyTorch, and check it: the same real views in the same map crops, how
+far do its fixes lie from those of PyTorch in float32? What is found is written beside it as engine.json. The localizer
+takes only engines that passed, made of the very weights it flies with; with engine:=auto it takes the fastest of them.
+Exit status 1 if the check failed.
+"""
 
 from __future__ import annotations
 
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import add_device, make_writable
+from geoloc_ros.cli.shared.arguments import (
+    add_device,
+)
+from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
     from geoloc_models.engines.export import Sample
 
-_DESCRIPTION = """\
-Write an engine that runs the network faster than PyTorch, and check it: the same real views in the same map crops, how
-far do its fixes lie from those of PyTorch in float32? What is found is written beside it as engine.json. The localizer
-takes only engines that passed, made of the very weights it flies with; with engine:=auto it takes the fastest of them.
-Exit status 1 if the check failed."""
-
 GENERATED = "generated world"
 
 
-def add_parser(subparsers: Any) -> None:
-    """Register the subcommand."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "export", help="make a faster engine and check it", description=_DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add = parser.add_argument
     add("--weights", default="default", metavar="W", help="name or file (default: default)")
     add(
@@ -55,7 +55,6 @@ def add_parser(subparsers: Any) -> None:
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     add("--missing", action="store_true", help="only engines that have not passed for these weights here yet")
     add("--list", action="store_true", help="tell which engines there are for these weights, and end")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     from geoloc_models.engines.choice import exportable
     from geoloc_models.engines.export import export
     from geoloc_models.engines.export_records import default_folder
-    from geoloc_ros.cli.progress import rated_progress
 
     folder = args.out or default_folder()
     if args.list:
@@ -139,18 +137,16 @@ def _samples(args: argparse.Namespace) -> tuple[list[Sample], str]:
     """Views and maps to check with, spread over the flight, and where they are from."""
     import tempfile
 
-    from rich.console import Console
-
     from geoloc_models.engines.torch_engine import TorchEngine
-    from geoloc_ros.cli.demo import generate_flight
-    from geoloc_ros.cli.recordings import open_told, require_on_map, require_truth
+    from geoloc_ros.cli.shared.recordings import open_reported, require_on_map, require_truth
     from geoloc_ros.core.evaluation.engine_samples import draw_samples
     from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.simulation.generated_flight import generate_flight
 
     network = TorchEngine(args.weights, args.device)
     with tempfile.TemporaryDirectory() as scratch:
-        flight = args.calibrate or generate_flight(Path(scratch), 0, Console(stderr=True))
-        recording = open_told(flight, [])
+        flight = args.calibrate or generate_flight(Path(scratch), 0)
+        recording = open_reported(flight, [])
         require_truth(recording)
         map_path = args.map or recording.map_path
         with RasterMap(map_path) as raster:

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc models`: the weights that ship and the networks that can be trained; published checkpoints converted."""
+"""List the weights that ship and the networks.
+
+List the weights that ship with the package, of localizers and of retrievers, each loaded and checked against its
+SHA-256 (a damaged one ends this with exit status 2), and the networks, which are the presets of `geoloc train`
+(`geoloc ast models` lists those of retrieval): parameters, and multiply-accumulates both without the matrix products
+of attention, as the DRL paper counts, and true; beside them what the paper reports for that row of its tables on UL14.
+Ours leave out layers whose output nothing reads, so they may count less than the paper's.
+"""
 
 import argparse
 from pathlib import Path
@@ -8,19 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "models",
-        help="list the weights that ship and the networks that can be trained",
-        description="List the weights that ship with the package, of localizers and of retrievers, each loaded and "
-        "checked against its SHA-256 (a damaged one ends this with exit status 2), and the networks, which are the "
-        "presets of `geoloc train` (`geoloc ast models` lists those of retrieval): "
-        "parameters, and multiply-accumulates both without the matrix products of attention, as the DRL paper counts, "
-        "and true; beside them what the paper reports for that row of its tables on UL14. Ours leave out layers whose "
-        "output nothing reads, so they may count less than the paper's.",
-        epilog="examples: geoloc models; geoloc models table VII; geoloc models post gc",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     parser.add_argument(
         "words",
         nargs="*",
@@ -34,7 +30,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar=("CHECKPOINT", "FILE"),
         help="write a checkpoint of the paper's published code as a weights file; WORD is then the one preset it is of",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

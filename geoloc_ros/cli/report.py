@@ -1,36 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc report`: reports of several runs side by side."""
+"""Compare the reports of several runs.
+
+Compare what `geoloc evaluate --out` or `geoloc demo` wrote for two runs or more: a table of all figures with their
+differences from the first run, and with --out a page with errors, distributions and tracks over each other and the
+frames that changed most (comparison.html, comparison.json). Of a report that holds several runs, the first counts.
+--max-worse makes it a check: the exit status is 1 if a figure of any run is worse than the first run's by more than
+that. docs/report.md defines the figures and lists the keys.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import make_writable
+from geoloc_ros.cli.shared.output import make_writable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from geoloc_ros.core.reporting.comparison import Told
 
-# Heavy imports wait until the command runs, so that the help page comes at once.
 
-_DESCRIPTION = """\
-Compare what `geoloc evaluate --out` or `geoloc demo` wrote for two runs or more: a table of all figures with their
-differences from the first run, and with --out a page with errors, distributions and tracks over each other and the
-frames that changed most (comparison.html, comparison.json). Of a report that holds several runs, the first counts.
---max-worse makes it a check: the exit status is 1 if a figure of any run is worse than the first run's by more than
-that. docs/report.md defines the figures and lists the keys."""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Register the subcommand."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "report", help="compare the reports of several runs", description=_DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add = parser.add_argument
     add(
         "reports",
@@ -50,7 +45,6 @@ def add_parser(subparsers: Any) -> None:
         "--max-worse", action="append", default=[], metavar="KEY=AMOUNT",
         help="such as ma.20=0.01 or median_error_m=0.1: fail if worse by more; may be repeated",
     )  # fmt: skip
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

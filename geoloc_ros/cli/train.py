@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc train`: train a network by a recipe, or a whole plan of runs."""
+"""Train a network by a recipe, or a whole plan of runs.
+
+Train a preset of `geoloc models`: on DATA in the UL14 layout (train/) by the DRL paper's recipe, or on images of the
+same ground at two dates (pairs/, tiles/) by ours. Or run a plan, the recipe of a network that ships or of a paper:
+shipped/mix_compact, shipped/mix_hybrid, shipped/retrieval, paper/university1652. Held-out places are never trained on.
+Continues from OUT/checkpoint.pt if it is there. Several GPUs: torchrun --nproc-per-node N -m geoloc_ros.cli.main train
+...
+"""
 
 from __future__ import annotations
 
@@ -10,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.arguments import add_device, make_writable, seed
+from geoloc_ros.cli.shared.arguments import add_device, seed
+from geoloc_ros.cli.shared.output import make_writable
 
 if TYPE_CHECKING:
     from geoloc_models.training.localizer_data import LocalizerData
     from geoloc_models.training.plans import LocalizerPlan
     from geoloc_models.training.processes import Processes
-
-# Heavy imports wait until the command runs, so that the help page comes at once.
 
 SOURCES = ("levir", "srif", "dsifn", "tiles")
 LOSSES = ("spatial", "wbl", "hann", "balance", "cross_entropy", "focal")
@@ -35,19 +41,9 @@ _OF_A_RUN = (
     "precision",
 )
 
-_DESCRIPTION = """\
-Train a preset of `geoloc models`: on DATA in the UL14 layout (train/) by the DRL paper's recipe, or on images of the
-same ground at two dates (pairs/, tiles/) by ours. Or run a plan, the recipe of a network that ships or of a paper:
-{plans}. Held-out places are never trained on. Continues from OUT/checkpoint.pt if it is there. Several GPUs: torchrun
---nproc-per-node N -m geoloc_ros.cli.main train ..."""
 
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the command."""
-    plans = "shipped/mix_compact, shipped/mix_hybrid, shipped/retrieval, paper/university1652"
-    parser = subparsers.add_parser(
-        "train", help="train a network", description=_DESCRIPTION.format(plans=plans)
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     parser.add_argument("data", type=Path, help="folder in one of the layouts of docs/training.md")
     parser.add_argument(
         "what", nargs="?", default="mix_compact", metavar="PRESET_OR_PLAN", help="default %(default)s"
@@ -75,7 +71,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_run(parser.add_argument_group("a run of a preset"))
     _add_pairs(parser.add_argument_group("image pairs"))
     _add_ul14(parser.add_argument_group("UL14 layout"))
-    parser.set_defaults(run=run)
 
 
 def _add_run(group: Any) -> None:
@@ -165,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
         elif isinstance(plan, LocalizerPlan):
             _run_plan(args, plan, processes)
         else:
-            from geoloc_ros.cli.ast import train_retriever
+            from geoloc_ros.cli.ast.train import train_retriever
 
             train_retriever(args, plan.preset, plan.data, plan.recipe, args.backbone_weights, processes)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from geoloc_ros.cli.main import build_parser, main
+from geoloc_ros.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,6 @@ def test_mistakes_are_one_line(
 @pytest.mark.parametrize("verb", ["models", "train", "evaluate", "show"])
 def test_every_verb_is_explained(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        build_parser(["ast"]).parse_args(["ast", verb, "--help"])
+        main(["ast", verb, "--help"])
     assert stop.value.code == 0
     assert "show this help message" in capsys.readouterr().out

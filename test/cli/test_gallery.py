@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from geoloc_ros.cli import bench_gallery
+from geoloc_ros.cli.bench import gallery as command
+from geoloc_ros.cli.bench import gallery_vectors, measuring
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.relocalization.gallery import Gallery
@@ -115,11 +116,11 @@ def test_bench_prints_time_and_recall(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(bench_gallery, "keep_to_cores", lambda cores: None)
+    monkeypatch.setattr(measuring, "keep_to_cores", lambda cores: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(bench_gallery, "TARGETS", {3000: (1e4, 5.0)})
+    monkeypatch.setattr(command, "TARGETS", {3000: (1e4, 5.0)})
     arguments = ["--queries", "5", "--json", str(tmp_path / "f.json"), *(["--codes"] if codes else [])]
-    assert main(["bench-gallery", *arguments, "--tiles", "3000", "500"]) == 0
+    assert main(["bench", "gallery", *arguments, "--tiles", "3000", "500"]) == 0
     report = json.loads((tmp_path / "f.json").read_text())
     assert report["weights"].startswith("small-") and report["embedding_ms"]["p50"] > 0
     assert [row["tiles"] for row in report["rows"]] == [3000, 3000, 500, 500]
@@ -134,12 +135,12 @@ def test_bench_prints_time_and_recall(
     assert printed.count("3,000 tiles: within the targets of 10000 ms p50 and a recall of 0.95, 5 MB") == (
         ours["recall"] >= 0.95
     )
-    assert main(["bench-gallery", "--tiles", "3"]) == 2
+    assert main(["bench", "gallery", "--tiles", "3"]) == 2
 
 
 def test_generated_vectors_are_alike_as_real_ones_are(tmp_path: Path) -> None:
     """Unit vectors; the mean, neighbours, parts of a town and views have the stated products."""
-    vectors, asked = bench_gallery.generate(40_000, 128, 300, tmp_path / "v")
+    vectors, asked = gallery_vectors.generate(40_000, 128, 300, tmp_path / "v")
     rows = vectors.astype(np.float32)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=2e-3)
     assert np.square(rows.mean(0)).sum() == pytest.approx(0.19, abs=0.05)

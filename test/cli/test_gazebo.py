@@ -17,7 +17,7 @@ def test_world(tmp_path: Path, write_texture, capsys: pytest.CaptureFixture[str]
     camera = ["--image-px", "320", "240", "--hfov-deg", "60", "--rate-hz", "5"]
     textures = ["--texture-format", "png", "--tile-px", "256", "--texture-mib", "10"]
     named = ["--name", "hill", "--altitude-m", "412.5"]
-    assert main(["gazebo", "world", str(raster), "--out", str(out), *size, *camera, *textures, *named]) == 0
+    assert main(["sim", "gazebo", str(raster), "--out", str(out), *size, *camera, *textures, *named]) == 0
     world = World.open(out)
     told = capsys.readouterr().out
     assert f"{out / 'hill.sdf'}: ground 200.0 x 200.0 m at 0.5 m a pixel in 4 texture(s)" in told
@@ -42,7 +42,7 @@ def test_mistakes_end_in_one_line(
     tmp_path: Path, write_texture, capsys: pytest.CaptureFixture[str], arguments: list[str], remedy: str
 ) -> None:
     raster = write_texture(tmp_path / "map.tif", 1)
-    assert main(["gazebo", "world", str(raster), "--out", str(tmp_path / "world"), *arguments]) == 2
+    assert main(["sim", "gazebo", str(raster), "--out", str(tmp_path / "world"), *arguments]) == 2
     told = capsys.readouterr().err
     assert remedy in told
     assert len(told.strip().splitlines()) == 1
@@ -50,5 +50,5 @@ def test_mistakes_end_in_one_line(
 
 
 def test_map_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gazebo", "world", str(tmp_path / "no.tif"), "--out", str(tmp_path / "world")]) == 2
+    assert main(["sim", "gazebo", str(tmp_path / "no.tif"), "--out", str(tmp_path / "world")]) == 2
     assert "no.tif" in capsys.readouterr().err

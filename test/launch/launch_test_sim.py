@@ -28,7 +28,7 @@ def generate_test_description() -> tuple[LaunchDescription, dict[str, ExecutePro
     draw_map(root / "ground.tif", seed=5)
     draw_map(root / "served.tif", seed=6)
     assert (
-        main(["gazebo", "world", str(root / "ground.tif"), "--out", str(root / "world"), "--gsd-m", "1"]) == 0
+        main(["sim", "gazebo", str(root / "ground.tif"), "--out", str(root / "world"), "--gsd-m", "1"]) == 0
     )
     command = ["ros2", "launch", "geoloc_ros", "sim.launch.py", "dry_run:=true", f"world:={root / 'world'}"]
     dry_run = ExecuteProcess(

@@ -23,7 +23,7 @@ from sensor_msgs.msg import Imu, NavSatFix
 from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.px4_peer import PX4_WRITES, REF_ALTITUDE_M, Px4Peer, ScriptedLocalizer
+from geoloc_ros.cli.bench.px4_peer import PX4_WRITES, REF_ALTITUDE_M, Px4Peer, ScriptedLocalizer
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.messages.reading import gnss_from_fix, quaternion_from_imu
 from geoloc_ros.messages.sensors import time_from_seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import Rig, Scene, Spinner, parameters, until
 
-from geoloc_ros.cli.px4_peer import REF_ALTITUDE_M, Px4Peer
+from geoloc_ros.cli.bench.px4_peer import REF_ALTITUDE_M, Px4Peer
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.nodes.px4_bridge_node import Px4BridgeNode
 from geoloc_ros.nodes.px4_topics import px4_topics

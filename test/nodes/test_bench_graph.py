@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc bench-graph` as a user runs it, on few and small pictures."""
+"""`geoloc bench graph` as a user runs it, on few and small pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geoloc_ros.cli.main import main
 
 
 def test_a_load_is_measured(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "geoloc_ros.cli.main", "bench-graph", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "geoloc_ros.cli.main", "bench", "graph", "--out", str(tmp_path)]
     settings = ["--weights", "mix_compact", "--engine", "torch", "--frames", "20", "--sizes", "320x240"]
     load = ["--rates-hz", "10", "--transports", "compressed"]
     done = subprocess.run(
@@ -50,7 +50,7 @@ def test_a_load_is_measured(tmp_path: Path) -> None:
 def test_impossible_loads_end_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], message: str
 ) -> None:
-    assert main(["bench-graph", "--out", str(tmp_path), *arguments]) == 2
+    assert main(["bench", "graph", "--out", str(tmp_path), *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told
     assert len(told.strip().splitlines()) == 1

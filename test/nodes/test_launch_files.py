@@ -309,7 +309,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, write_texture: Callable[...,
     """A Gazebo world, and another picture of its ground."""
     folder = tmp_path_factory.mktemp("gazebo")
     ground, other = write_texture(folder / "ground.tif", 1), write_texture(folder / "other.tif", 2)
-    assert main(["gazebo", "world", str(ground), "--out", str(folder / "world"), "--gsd-m", "1"]) == 0
+    assert main(["sim", "gazebo", str(ground), "--out", str(folder / "world"), "--gsd-m", "1"]) == 0
     return folder / "world", other
 
 

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Imu, NavSatFix
 from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.px4_peer import ScriptedLocalizer
+from geoloc_ros.cli.bench.px4_peer import ScriptedLocalizer
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.messages.odometry import odometry_from_filter

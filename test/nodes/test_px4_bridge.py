@@ -57,7 +57,7 @@ def test_seconds_of_faults_for_both_bridges() -> None:
     running = {}
     for number, bridge in enumerate(("px4", "mavlink"), start=1):
         environment = {**px4_environment("1.18"), "ROS_DOMAIN_ID": str((domain + 37 * number) % 102)}
-        command = [sys.executable, "-m", "geoloc_ros.cli.main", "bench-bridge", "--bridge", bridge]
+        command = [sys.executable, "-m", "geoloc_ros.cli.main", "bench", "bridge", "--bridge", bridge]
         # A limit with room for a machine that does other things, too.
         command += ["--seconds", "5", "--rate-hz", "20", "--limit-s", "0.6"]
         running[bridge] = subprocess.Popen(

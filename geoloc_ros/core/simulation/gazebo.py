@@ -215,7 +215,7 @@ def draw_tile(
 
 @dataclass(frozen=True)
 class World:
-    """What `geoloc gazebo world` wrote, as its world.json says."""
+    """What `geoloc sim gazebo` wrote, as its world.json says."""
 
     folder: Path
     name: str
@@ -268,14 +268,14 @@ class World:
             )
         except FileNotFoundError:
             raise GeolocError(
-                f"{folder} is no Gazebo world; make it with: geoloc gazebo world MAP --out {folder}"
+                f"{folder} is no Gazebo world; make it with: geoloc sim gazebo MAP --out {folder}"
             ) from None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise GeolocError(f"{folder / INFO_FILE} cannot be read ({error}); make the world anew") from None
         for path in (world.flight_sdf, *(world.ground / tile.file for tile in world.plan.tiles)):
             if not path.is_file():
                 raise GeolocError(
-                    f"{path} is missing; make the world anew: geoloc gazebo world MAP --out {folder}"
+                    f"{path} is missing; make the world anew: geoloc sim gazebo MAP --out {folder}"
                 )
         return world
 

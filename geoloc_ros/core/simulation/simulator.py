@@ -50,6 +50,9 @@ class Degradation:
             )
 
 
+DEFAULT_CAMERA = CameraModel(640, 480, np.array([[490.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]]))
+"""VGA with a field of view of 66 by 52 degrees."""
+
 TYPICAL = Degradation(exposure=1.0, gamma=1.0, vignetting=0.15, blur_px=0.6, noise=3.0, shutter_s=0.004)
 """A small drone's camera in daylight."""
 

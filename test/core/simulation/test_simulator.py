@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated camera against explicit pinhole arithmetic, its noise and blur, and the flights."""
 
-import argparse
 import itertools
 import math
 import time
@@ -14,7 +13,7 @@ from pyproj import Proj, Transformer
 from rasterio.transform import from_origin
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli import simulate
+from geoloc_ros.cli.main import main
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.simulation.simulator import TYPICAL, CameraSimulator, Degradation
@@ -233,13 +232,8 @@ def test_recorded_attitude_and_height_have_the_asked_error(marked_map: Path) -> 
 
 
 def test_command_writes_a_flight_that_opens(marked_map: Path, tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    simulate.add_parser(parser.add_subparsers())
-    command = ["simulate", str(marked_map), "--out", str(tmp_path / "flight"), "--pattern", "line"]
-    args = parser.parse_args(
-        [*command, "--height-m", "90", "--duration-s", "5", "--start-s", "4", "--seed", "3"]
-    )
-    assert args.run(args) == 0
+    command = ["sim", "flight", str(marked_map), "--out", str(tmp_path / "flight"), "--pattern", "line"]
+    assert main([*command, "--height-m", "90", "--duration-s", "5", "--start-s", "4", "--seed", "3"]) == 0
 
     flight = Flight.open(tmp_path / "flight")
     assert len(flight) == 11

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generated world: repeatable, two dates that differ in look but not in place, georeferenced as stated."""
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,7 @@ from pyproj import Transformer
 from geoloc_models.errors import GeolocError
 from geoloc_models.world.generate import World, generate_world
 from geoloc_models.world.layout import make_layout
-from geoloc_ros.cli import world as command
+from geoloc_ros.cli.main import main
 
 SIZE_M, GSD_M = 420.0, 0.5
 
@@ -105,11 +104,19 @@ def test_both_geotiffs_lie_on_the_same_ground(world: World, tmp_path: Path) -> N
 
 
 def test_command_writes_both_maps_and_a_preview(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    arguments = ["world", "--out", str(tmp_path / "w"), "--size-m", "120", "--gsd-m", "0.4", "--seed", "2"]
-    args = parser.parse_args(arguments)
-    assert args.run(args) == 0
+    arguments = [
+        "sim",
+        "world",
+        "--out",
+        str(tmp_path / "w"),
+        "--size-m",
+        "120",
+        "--gsd-m",
+        "0.4",
+        "--seed",
+        "2",
+    ]
+    assert main(arguments) == 0
     assert sorted(path.name for path in (tmp_path / "w").iterdir()) == [
         "map_date1.tif",
         "map_date2.tif",

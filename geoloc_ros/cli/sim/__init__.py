@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate worlds and flights, and fly simulated vehicles.
+
+Worlds and flights that are generated or rendered, and missions of a vehicle that PX4 or ArduPilot simulates.
+"""
+
+VERBS = ("flight", "world", "gazebo", "mission")
