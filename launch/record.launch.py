@@ -34,7 +34,7 @@ def record(context: LaunchContext) -> list:
 
     namespace = argument("namespace").strip("/")
     patterns = [re.escape(argument(topic)) for topic in TOPICS if argument(topic)]
-    # image_transport publishes the compressed picture beside the raw one.
+    # image_transport publishes the compressed image beside the raw one.
     patterns += [f"{re.escape(argument('image'))}/compressed"] if argument("image") else []
     patterns += [*ALWAYS, *argument("more").split()]
     full = [pattern if pattern.startswith("/") else f"/{namespace}/{pattern}" for pattern in patterns]

@@ -30,7 +30,7 @@ PARTS = {
     "px4": "PX4's SITL",
     "agent": "Micro XRCE-DDS agent, PX4's way into ROS",
     "ros_gz_bridge": "bridge of clock, camera_info and true position",
-    "ros_gz_image": "bridge of the pictures",
+    "ros_gz_image": "bridge of the images",
     "map_server": "server of the map that the localizer searches",
     "localizer": "the localizer",
     "px4_bridge": "fixes to PX4, attitude, height and GNSS from it",
@@ -121,7 +121,7 @@ def served_map_note(world, served: str, same_map: bool) -> str:
     from geoloc_ros.core.simulation.gazebo_check import check_served_map
 
     if not served:
-        raise ValueError("no map to search; give map:=FILE, another picture of the world's ground")
+        raise ValueError("no map to search; give map:=FILE, another image of the world's ground")
     return check_served_map(world, Path(served).expanduser(), same_map)
 
 
@@ -173,13 +173,13 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "map",
             default_value="",
-            description="map to search, needed: not the picture on the ground but one of another date or source",
+            description="map to search, needed: not the image on the ground but one of another date or source",
         ),
         DeclareLaunchArgument(
             "same_map",
             default_value="false",
             choices=["true", "false"],
-            description="true: serve the ground's own picture after all; accuracy then means nothing",
+            description="true: serve the ground's own image after all; accuracy then means nothing",
         ),
         DeclareLaunchArgument(
             "dry_run",

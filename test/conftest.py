@@ -31,9 +31,9 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real pictures beside the repository; tests that need it skip where it is missing."""
+    """Folder of real images beside the repository; tests that need it skip where it is missing."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"no real pictures at {SHARED_DATA}")
+        pytest.skip(f"no real images at {SHARED_DATA}")
     return SHARED_DATA
 
 
@@ -118,7 +118,7 @@ def _write_photo(
 @pytest.fixture(scope="session")
 def university_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in the University-1652 layout: 6 buildings to train on, 6 others to find among 8, four drone views
-    each (three distances, two angles), pictures of 96 px whose ground is a texture of the building's own.
+    each (three distances, two angles), images of 96 px whose ground is a texture of the building's own.
     """
     root = tmp_path_factory.mktemp("university")
     for split, first, roles in (

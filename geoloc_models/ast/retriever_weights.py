@@ -16,7 +16,7 @@ from geoloc_models.weights import find_weights, read_weights, sha256, write_weig
 @dataclass(frozen=True)
 class RetrieverInfo:
     """What the file says of itself: the network's shape, and the ground sides in m of the tiles it was trained with
-    (None: pictures without a scale).
+    (None: images without a scale).
     """
 
     name: str

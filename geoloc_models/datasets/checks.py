@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from geoloc_models.datasets import denseuav, ul14
-from geoloc_models.datasets.faults import UNREADABLE, Fault, list_folders, list_pictures
+from geoloc_models.datasets.faults import UNREADABLE, Fault, list_folders, list_images
 from geoloc_models.errors import GeolocError
 from geoloc_models.metrics import haversine_m
 
@@ -85,7 +85,7 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
     for split in splits:
         sequences = list_folders(root / split)
         for role in ("UAV", "Satellite"):
-            pictures[split, role] = [path for seq in sequences for path in list_pictures(seq / role)]
+            pictures[split, role] = [path for seq in sequences for path in list_images(seq / role)]
         pairs: list[ul14.Ul14TestPair] = []
         if split == "train":
             items, faults = ul14.scan_train(root / split)
@@ -101,7 +101,7 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
         report.facts.append(f"{split}: {text}" + (f" (published: {published})" if published else ""))
         report.faults += faults
         _check_pairs(root / split, pairs, report)
-    _check_pictures(pictures, root, report, track)
+    _check_images(pictures, root, report, track)
     for place in sorted(places.get("train", set()) & places.get("test", set())):
         report.faults.append(
             Fault(
@@ -213,7 +213,7 @@ def _check_denseuav(root: Path, track: Track) -> Report:
                 root / "test" / "query_drone" / place, "has no place of that id in gallery_satellite; add it"
             )
         )
-    _check_pictures(pictures, root, report, track)
+    _check_images(pictures, root, report, track)
     return report
 
 
@@ -229,7 +229,7 @@ def _incomplete_places(folder: Path, images: list[denseuav.DenseUavImage]) -> li
     ]
 
 
-def _check_pictures(
+def _check_images(
     pictures: dict[tuple[str, str], list[Path]], root: Path, report: Report, track: Track
 ) -> None:
     """Decode every image: damage, sizes unlike the others', camera views that train and test share."""

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from geoloc_models.datasets.faults import Fault, list_folders, list_pictures, raise_first
+from geoloc_models.datasets.faults import Fault, list_folders, list_images, raise_first
 from geoloc_models.errors import GeolocError
 
 ROLES = {
@@ -137,7 +137,7 @@ def _role(
         if of_place is None:
             faults.append(Fault(place, f"has no line in {text.name}; add its position or remove it"))
             continue
-        pictures = list_pictures(place)
+        pictures = list_images(place)
         if not pictures:
             faults.append(Fault(place, "holds no image; restore H80, H90 and H100"))
         for picture in pictures:

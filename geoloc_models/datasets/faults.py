@@ -40,7 +40,7 @@ def raise_first(faults: Sequence[Fault]) -> None:
         raise GeolocError(f"{faults[0]}{more}")
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """All images of a folder, numbers in their names in order of size (2.jpg before 10.jpg)."""
     if not folder.is_dir():
         return []
@@ -61,7 +61,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def picture_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
+def image_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
     """(height, width) from the image's header; None and a fault if it cannot be read."""
     try:
         with Image.open(path) as picture:

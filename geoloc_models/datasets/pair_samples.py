@@ -69,13 +69,13 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
     def draw(self, pair: ImagePair, rng: np.random.Generator) -> dict[str, torch.Tensor] | None:
         """One search map and its views; None if this pair's views would not fit."""
         s = self.settings
-        map_picture, view_picture = self._pictures[pair.first], self._pictures[pair.second]
+        map_image, view_image = self._pictures[pair.first], self._pictures[pair.second]
         view_from_map = np.vstack([pair.second_from_first, [0, 0, 1]])
         if rng.random() < 0.5:
-            map_picture, view_picture, view_from_map = view_picture, map_picture, np.linalg.inv(view_from_map)
+            map_image, view_image, view_from_map = view_image, map_image, np.linalg.inv(view_from_map)
         if rng.random() < s.same_date:
-            view_picture, view_from_map = map_picture, np.eye(3)
-        height, width = map_picture.shape[:2]
+            view_image, view_from_map = map_image, np.eye(3)
+        height, width = map_image.shape[:2]
         # The crop may exceed the image by an eighth (mean fill), never more: the search map must be mostly valid.
         widest = min(s.map_scale[1], 1.12 * min(height, width) / s.map_px)
         scale = np.exp(rng.uniform(np.log(min(s.map_scale[0], widest * 0.8)), np.log(widest)))
@@ -86,17 +86,17 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * np.maximum(slack, 0.06 * side)
         c, q = np.cos(turn), np.sin(turn)
         linear = scale * np.array([[c, -q], [q, c]]) @ np.diag([mirror, 1.0])
-        picture_from_map = _affine(linear, centre - linear @ np.full(2, s.map_px / 2))
+        image_from_map = _affine(linear, centre - linear @ np.full(2, s.map_px / 2))
         queries, targets = [], []
         for _ in range(s.queries):
-            drawn = self._view(picture_from_map, view_from_map, map_picture.shape, view_picture, rng)
+            drawn = self._view(image_from_map, view_from_map, map_image.shape, view_image, rng)
             if drawn is None:
                 return None
             queries.append(drawn[0])
             targets.append(drawn[1])
-        search_map = warp(map_picture, picture_from_map, s.map_px)
+        search_map = warp(map_image, image_from_map, s.map_px)
         if rng.random() < 0.3:
-            search_map = build_over(search_map, self._any_picture(rng), rng, most=0.25)
+            search_map = build_over(search_map, self._any_image(rng), rng, most=0.25)
         search_map = degrade(search_map, rng, 0.4)
         return {
             "map": torch.from_numpy(search_map).permute(2, 0, 1),
@@ -105,25 +105,25 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
             "gsd_m": torch.full((len(targets),), scale * pair.gsd_m, dtype=torch.float32),
         }
 
-    def _any_picture(self, rng: np.random.Generator) -> np.ndarray:
+    def _any_image(self, rng: np.random.Generator) -> np.ndarray:
         return self._pictures[self._paths[rng.integers(len(self._paths))]]
 
     def _view(
         self,
-        picture_from_map: np.ndarray,
+        image_from_map: np.ndarray,
         view_from_map: np.ndarray,
         map_shape: tuple[int, ...],
-        view_picture: np.ndarray,
+        view_image: np.ndarray,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, tuple[float, float]] | None:
         s = self.settings
         reach = 0.45 * s.query_px
         limits = np.array([map_shape[1], map_shape[0]])
-        view_limits = np.array([view_picture.shape[1], view_picture.shape[0]])
+        view_limits = np.array([view_image.shape[1], view_image.shape[0]])
         for _ in range(20):
             target = s.map_px * (0.5 + s.cover * rng.uniform(-0.5, 0.5, 2))
             corners = target + reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-            on_map = _apply(picture_from_map, corners)
+            on_map = _apply(image_from_map, corners)
             on_view = _apply(view_from_map, on_map)
             if (
                 (on_map > 0).all()
@@ -145,9 +145,9 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
             scale=1 + s.height_share * rng.uniform(-1, 1),
         )
         to_target = np.array([[1, 0, target[0]], [0, 1, target[1]], [0, 0, 1.0]])
-        query = warp(view_picture, view_from_map @ picture_from_map @ to_target @ homography, s.query_px)
+        query = warp(view_image, view_from_map @ image_from_map @ to_target @ homography, s.query_px)
         if rng.random() < 0.3:
-            query = build_over(query, self._any_picture(rng), rng, most=0.4)
+            query = build_over(query, self._any_image(rng), rng, most=0.4)
         if rng.random() < 0.25:
             query = occlude(query, rng)
         return degrade(query, rng), (float(target[1]), float(target[0]))

@@ -18,7 +18,7 @@ from geoloc_models.datasets import denseuav, university1652
 from geoloc_models.datasets.augmentation import degrade, occlude
 from geoloc_models.datasets.homography import ground_from_view, warp
 from geoloc_models.datasets.image_pairs import ImagePair, list_pairs, read_rgb
-from geoloc_models.datasets.university1652 import LabelledPicture, capture_of, read_picture
+from geoloc_models.datasets.university1652 import LabelledImage, capture_of, read_image
 from geoloc_models.errors import GeolocError
 
 DataSet = Literal["university1652", "denseuav", "pairs"]
@@ -58,7 +58,7 @@ class LabelledPlaces:
     pairs_per_item = 1
 
     def __init__(
-        self, drone: Sequence[LabelledPicture], satellite: Sequence[LabelledPicture], side_px: int
+        self, drone: Sequence[LabelledImage], satellite: Sequence[LabelledImage], side_px: int
     ) -> None:
         self.side_px = side_px
         labels = sorted({picture.label for picture in satellite})
@@ -71,8 +71,8 @@ class LabelledPlaces:
 
     def draw(self, place: int, item: int, rng: np.random.Generator) -> Drawn:
         """A drone image of the place and one from above."""
-        drone = read_picture(self._drone[place][rng.integers(len(self._drone[place]))], self.side_px)
-        satellite = read_picture(
+        drone = read_image(self._drone[place][rng.integers(len(self._drone[place]))], self.side_px)
+        satellite = read_image(
             self._satellite[place][rng.integers(len(self._satellite[place]))], self.side_px
         )
         middle = ((self.side_px - 1) / 2, (self.side_px - 1) / 2)
@@ -131,7 +131,7 @@ class CrossDatePlaces:
         """Four places of pair `place`; every draw has its own labels."""
         pair, s = self.pairs[place], self.settings
         scene = two_dates(pair, self._pictures[pair.first], self._pictures[pair.second], rng.random() < 0.5)
-        height, width = scene.map_picture.shape[:2]
+        height, width = scene.map_image.shape[:2]
         # Two tiles at least must fit side by side, so that there are four places.
         largest_px = min(height, width) / 2
         low_px, high_px = (min(side_m / scene.gsd_m, largest_px) for side_m in s.tile_m)
@@ -143,9 +143,9 @@ class CrossDatePlaces:
             frame = _frame(centre, turn, mirror)
             zoom = np.diag([tile_px / self.side_px, tile_px / self.side_px, 1.0])
             about = frame @ zoom @ _shift(np.full(2, -self.side_px / 2))
-            satellite.append(degrade(warp(scene.map_picture, about, self.side_px), rng, 0.4))
+            satellite.append(degrade(warp(scene.map_image, about, self.side_px), rng, 0.4))
             view = warp(
-                scene.view_picture,
+                scene.view_image,
                 scene.view_from_map @ frame @ jitter(tile_px, self.side_px, s, rng),
                 self.side_px,
             )
@@ -162,8 +162,8 @@ class TwoDates:
     per pixel of the map.
     """
 
-    map_picture: np.ndarray
-    view_picture: np.ndarray
+    map_image: np.ndarray
+    view_image: np.ndarray
     view_from_map: np.ndarray
     gsd_m: float
 
@@ -214,7 +214,7 @@ def _shift(xy: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Images of one view; `read(i)` gives (H, W, 3) uint8 RGB for i below `count`."""
 
     count: int
@@ -230,8 +230,8 @@ class RetrievalTask:
     """
 
     name: str
-    queries: Pictures
-    gallery: Pictures
+    queries: Images
+    gallery: Images
     correct: NDArray[np.bool_]
     subsets: dict[str, dict[str, NDArray[np.bool_]]] = field(default_factory=dict)
 
@@ -245,14 +245,14 @@ def training_set(kind: DataSet, root: Path, side_px: int) -> TrainingSet:
     return LabelledPlaces(roles["drone"], roles["satellite"], side_px)
 
 
-def _labelled(kind: DataSet, root: Path, split: Literal["train", "test"]) -> dict[str, list[LabelledPicture]]:
+def _labelled(kind: DataSet, root: Path, split: Literal["train", "test"]) -> dict[str, list[LabelledImage]]:
     if kind == "university1652":
         return university1652.load_train(root) if split == "train" else university1652.load_test(root)
     loaded = denseuav.load_train(root) if split == "train" else denseuav.load_test(root)
     names = sorted({image.place_id for images in loaded.values() for image in images})
     number = {name: index for index, name in enumerate(names)}
     return {
-        role: [LabelledPicture(image.path, number[image.place_id]) for image in images]
+        role: [LabelledImage(image.path, number[image.place_id]) for image in images]
         for role, images in loaded.items()
     }
 
@@ -283,8 +283,8 @@ def labelled_task(
         }
     return RetrievalTask(
         task,
-        Pictures(len(queries), lambda i: read_picture(queries[i].path, side_px), view),
-        Pictures(len(gallery), lambda i: read_picture(gallery[i].path, side_px), other),
+        Images(len(queries), lambda i: read_image(queries[i].path, side_px), view),
+        Images(len(gallery), lambda i: read_image(gallery[i].path, side_px), other),
         correct,
         subsets,
     )
@@ -339,8 +339,8 @@ def cross_date_task(
     apart = np.abs(np.array([v.place for v in views])[:, None] - np.array([t.place for t in tiles])[None])
     return RetrievalTask(
         f"cross-date, {tile_m:g} m",
-        Pictures(len(views), lambda i: views[i].picture, "drone"),
-        Pictures(len(tiles), lambda i: tiles[i].picture, "satellite"),
+        Images(len(views), lambda i: views[i].picture, "drone"),
+        Images(len(tiles), lambda i: tiles[i].picture, "satellite"),
         (apart[..., 0] == 0) & (apart[..., 1:] < 0.5).all(-1),
     )
 
@@ -357,11 +357,11 @@ def _tiles(scene: TwoDates, number: int, tile_m: float, side_px: int) -> list[_P
     """All tiles of the scene's map, half a side apart, from the top-left one to the bottom-right one."""
     tile_px = tile_m / scene.gsd_m
     columns, rows = (
-        np.arange(0.5, side / tile_px - 0.5 + 1e-6, 0.5) for side in scene.map_picture.shape[1::-1]
+        np.arange(0.5, side / tile_px - 0.5 + 1e-6, 0.5) for side in scene.map_image.shape[1::-1]
     )
     zoom = np.diag([tile_px / side_px, tile_px / side_px, 1.0]) @ _shift(np.full(2, -side_px / 2))
     return [
-        _Placed(warp(scene.map_picture, _shift(tile_px * np.array([x, y])) @ zoom, side_px), (number, x, y))
+        _Placed(warp(scene.map_image, _shift(tile_px * np.array([x, y])) @ zoom, side_px), (number, x, y))
         for y in rows
         for x in columns
     ]
@@ -382,5 +382,5 @@ def _view(
     """A view of the scene's other date about a place in sides of a tile."""
     tile_px = tile_m / scene.gsd_m
     about = _shift(tile_px * place) @ jitter(tile_px, side_px, _EVALUATED, rng)
-    picture = warp(scene.view_picture, scene.view_from_map @ about, side_px)
+    picture = warp(scene.view_image, scene.view_from_map @ about, side_px)
     return _Placed(picture, (number, float(place[0]), float(place[1])))

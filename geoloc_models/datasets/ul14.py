@@ -26,9 +26,9 @@ import numpy as np
 
 from geoloc_models.datasets.faults import (
     Fault,
+    image_size_px,
     list_folders,
-    list_pictures,
-    picture_size_px,
+    list_images,
     raise_first,
     read_json,
 )
@@ -230,8 +230,8 @@ def _parse_name(sequence: Path, faults: list[Fault]) -> tuple[str, float] | None
 
 def _pictures(sequence: Path, faults: list[Fault]) -> tuple[Path | None, list[Path]]:
     """The camera view and the maps of one sequence."""
-    uavs = list_pictures(sequence / "UAV")
-    satellites = list_pictures(sequence / "Satellite")
+    uavs = list_images(sequence / "UAV")
+    satellites = list_images(sequence / "Satellite")
     if not uavs:
         faults.append(Fault(sequence / "UAV", "holds no image; restore 0.JPG"))
     if not satellites:
@@ -264,7 +264,7 @@ def _scan_sequence(sequence: Path, faults: list[Fault]) -> list[Ul14TestPair]:
     ]
     pairs = []
     for satellite in satellites:
-        size_px = picture_size_px(satellite, faults)
+        size_px = image_size_px(satellite, faults)
         target = _target(satellite, label_path, labels, size_px, faults)
         info = _map_info(satellite, gps_path, maps, faults)
         if target is not None and info is not None and size_px is not None:

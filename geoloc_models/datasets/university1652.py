@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geoloc_models.datasets.faults import Fault, list_folders, list_pictures
+from geoloc_models.datasets.faults import Fault, list_folders, list_images
 from geoloc_models.errors import GeolocError
 
 ROLES = {
@@ -33,24 +33,24 @@ PER_ROUND = 360 // ANGLE_STEP_DEG
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
+class LabelledImage:
     """One image and the number of its building."""
 
     path: Path
     label: int
 
 
-def load_train(root: Path) -> dict[str, list[LabelledPicture]]:
+def load_train(root: Path) -> dict[str, list[LabelledImage]]:
     """Images of `drone` and `satellite`; GeolocError names the first fault."""
     return _load(root, "train")
 
 
-def load_test(root: Path) -> dict[str, list[LabelledPicture]]:
+def load_test(root: Path) -> dict[str, list[LabelledImage]]:
     """Images of the four roles of the two tasks; GeolocError names the first fault."""
     return _load(root, "test")
 
 
-def _load(root: Path, split: str) -> dict[str, list[LabelledPicture]]:
+def _load(root: Path, split: str) -> dict[str, list[LabelledImage]]:
     if not (root / split).is_dir():
         raise GeolocError(
             f"{root} has no folder {split}; give the root of a data set in the University-1652 layout"
@@ -62,10 +62,10 @@ def _load(root: Path, split: str) -> dict[str, list[LabelledPicture]]:
     return pictures
 
 
-def scan(root: Path, split: str) -> tuple[dict[str, list[LabelledPicture]], list[Fault]]:
+def scan(root: Path, split: str) -> tuple[dict[str, list[LabelledImage]], list[Fault]]:
     """The images of a split by role, and all faults: folders missing, empty, of no number, or without counterpart."""
     faults: list[Fault] = []
-    pictures: dict[str, list[LabelledPicture]] = {}
+    pictures: dict[str, list[LabelledImage]] = {}
     for role in ROLES[split]:
         folder = root / split / role
         if not folder.is_dir():
@@ -84,7 +84,7 @@ def scan(root: Path, split: str) -> tuple[dict[str, list[LabelledPicture]], list
     return pictures, faults
 
 
-def _role(folder: Path, faults: list[Fault]) -> list[LabelledPicture]:
+def _role(folder: Path, faults: list[Fault]) -> list[LabelledImage]:
     found = []
     for place in list_folders(folder):
         if not place.name.isdigit():
@@ -92,10 +92,10 @@ def _role(folder: Path, faults: list[Fault]) -> list[LabelledPicture]:
                 Fault(place, "is named by no number; folders are the buildings' numbers, such as 0839")
             )
             continue
-        of_place = list_pictures(place)
+        of_place = list_images(place)
         if not of_place:
             faults.append(Fault(place, "holds no image; restore or remove it"))
-        found += [LabelledPicture(path, int(place.name)) for path in of_place]
+        found += [LabelledImage(path, int(place.name)) for path in of_place]
     if not found:
         faults.append(Fault(folder, "holds no building; restore its folders"))
     return found
@@ -114,7 +114,7 @@ def capture_of(path: Path) -> tuple[str, int] | None:
     return DISTANCES[round_number], step * ANGLE_STEP_DEG
 
 
-def read_picture(path: Path, side_px: int) -> np.ndarray:
+def read_image(path: Path, side_px: int) -> np.ndarray:
     """Image as (side_px, side_px, 3) uint8 RGB, bicubic with antialiasing; alpha and palettes are resolved."""
     try:
         with Image.open(path) as picture:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoloc_models.ast.retriever import Retriever
-from geoloc_models.datasets.retrieval_sets import Pictures, RetrievalTask
+from geoloc_models.datasets.retrieval_sets import Images, RetrievalTask
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def evaluate_retrieval(
 ) -> RankedQueries:
     """Embed both sides and rank the gallery for every query; `advance(count)` after each batch of images."""
 
-    def embed(pictures: Pictures) -> Any:
+    def embed(pictures: Images) -> Any:
         stream = (pictures.read(index) for index in range(pictures.count))
         return retriever.embed_stream(stream, pictures.view, advance=advance)
 

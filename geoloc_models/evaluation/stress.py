@@ -88,16 +88,16 @@ class Stress:
 
     title: str
     geometry: Callable[[ViewErrors, np.random.Generator], ViewErrors] | None = None
-    picture: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    image: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
 
 
 STRESSES = {
     "none": Stress("undisturbed"),
     "heading": Stress("heading unknown, ±180°", geometry=unknown_heading),
     "height": Stress(f"height off by {HEIGHT_ERROR:.0%}", geometry=wrong_height),
-    "night": Stress("night-like exposure", picture=night),
-    "occlusion": Stress(f"{OCCLUDED_SHARE:.0%} occluded", picture=hide),
-    "jpeg": Stress(f"JPEG quality {JPEG_QUALITY}", picture=compress),
+    "night": Stress("night-like exposure", image=night),
+    "occlusion": Stress(f"{OCCLUDED_SHARE:.0%} occluded", image=hide),
+    "jpeg": Stress(f"JPEG quality {JPEG_QUALITY}", image=compress),
 }
 
 

@@ -69,9 +69,9 @@ class PairProtocol:
         geometry = STRESSES[self.stress].geometry
         return geometry(errors, self._stress_rng(name)) if geometry else errors
 
-    def stressed_picture(self, picture: np.ndarray, name: str) -> np.ndarray:
+    def stressed_image(self, picture: np.ndarray, name: str) -> np.ndarray:
         """The view after the stress; `name` is the sample's."""
-        change = STRESSES[self.stress].picture
+        change = STRESSES[self.stress].image
         return change(picture, self._stress_rng(name)) if change else picture
 
     def _stress_rng(self, name: str) -> np.random.Generator:
@@ -177,26 +177,26 @@ class HeldOutPairs:
 
 def draw_sample(pair: ImagePair, swapped: bool, view: int, protocol: PairProtocol) -> PairSample | None:
     """The `view`-th sample of a pair and direction (swapped: map from the second date); None if no view fits."""
-    map_picture, view_picture = read_rgb(pair.first), read_rgb(pair.second)
+    map_image, view_image = read_rgb(pair.first), read_rgb(pair.second)
     view_from_map = np.vstack([pair.second_from_first, [0.0, 0.0, 1.0]])
     gsd_m = pair.gsd_m
     if swapped:
-        map_picture, view_picture = view_picture, map_picture
+        map_image, view_image = view_image, map_image
         gsd_m /= float(np.sqrt(np.linalg.det(view_from_map[:2, :2])))
         view_from_map = np.linalg.inv(view_from_map)
     rng = np.random.default_rng((protocol.seed, zlib.crc32(pair.name.encode()), swapped, view))
     crop_px, view_px = round(protocol.crop_m / gsd_m), round(protocol.view_m / gsd_m)
-    places = _place(map_picture, view_picture, view_from_map, crop_px, view_px, rng)
+    places = _place(map_image, view_image, view_from_map, crop_px, view_px, rng)
     if places is None:
         return None
     corner_xy, target_xy = places
     name = f"{pair.name} {'second' if swapped else 'first'}{f' {view}' if view else ''}"
     ground = shift(corner_xy + target_xy) @ view_homography(view_px, protocol.draw_errors(rng, name))
-    query = warp(view_picture, view_from_map @ ground, view_px)
+    query = warp(view_image, view_from_map @ ground, view_px)
     return PairSample(
         name=name,
-        query=protocol.stressed_picture(query, name),
-        search_map=warp(map_picture, shift(corner_xy), crop_px),
+        query=protocol.stressed_image(query, name),
+        search_map=warp(map_image, shift(corner_xy), crop_px),
         gsd_m=gsd_m,
         target_xy_px=(float(target_xy[0]), float(target_xy[1])),
     )
@@ -213,8 +213,8 @@ def shift(xy: np.ndarray) -> np.ndarray:
 
 
 def _place(
-    map_picture: np.ndarray,
-    view_picture: np.ndarray,
+    map_image: np.ndarray,
+    view_image: np.ndarray,
     view_from_map: np.ndarray,
     crop_px: int,
     view_px: int,
@@ -225,8 +225,8 @@ def _place(
     The map stays inside its image wherever the offset allows, so that there is something to search; the
     view's nominal square stays inside both images.
     """
-    size = np.array([map_picture.shape[1], map_picture.shape[0]], dtype=np.float64)
-    view_size = np.array([view_picture.shape[1], view_picture.shape[0]], dtype=np.float64)
+    size = np.array([map_image.shape[1], map_image.shape[0]], dtype=np.float64)
+    view_size = np.array([view_image.shape[1], view_image.shape[0]], dtype=np.float64)
     square = view_px / 2 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     for _ in range(_TRIES):
         offset = crop_px * rng.uniform(-MAX_CENTRE_OFFSET, MAX_CENTRE_OFFSET, 2)
@@ -265,7 +265,7 @@ class Ul14Pairs:
         search_map = read_rgb(pair.satellite)
         return PairSample(
             name=name,
-            query=self.protocol.stressed_picture(self._view(pair, name), name),
+            query=self.protocol.stressed_image(self._view(pair, name), name),
             search_map=search_map,
             gsd_m=pair.size_m / search_map.shape[1],
             target_xy_px=(pair.target[1] * search_map.shape[1], pair.target[0] * search_map.shape[0]),

@@ -108,7 +108,7 @@ def calibrate(
     the first `maps` samples.
 
     The likelihood is that of the node nearest to the truth under the posterior blurred by the truth's own noise. It
-    asks for no metres, which UL14's pictures may lack; `geoloc calibrate` refines it where there are metres, by how
+    asks for no metres, which UL14's images may lack; `geoloc calibrate` refines it where there are metres, by how
     often the peak is right (`calibration.fit_temperature`).
     """
     temperatures = np.geomspace(0.4, 4.0, 47)

@@ -16,10 +16,10 @@ from geoloc_models.training.recipe import DRL_PAPER, LocalizerRecipe
 
 HELD_OUT_SOURCES = ("levir", "srif")
 HELD_OUT_MAPS = 48
-"""Search maps of a check on picture pairs."""
+"""Search maps of a check on image pairs."""
 CALIBRATION_MAPS = 48
 _CROP_SIDES_PX = (158, 576)
-"""Sides of the squares that become search maps, in pixels of the pictures; a picture's own side limits them too."""
+"""Sides of the squares that become search maps, in pixels of the images; an image's own side limits them too."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 """Score single views searched in maps, with baselines.
 
 Score the network on single views and maps that training never saw. A set is one of levir, srif and dsifn (held-out
-pictures of two dates under DATA/pairs: a simulated camera view of one date is searched in a square map of the other,
+images of two dates under DATA/pairs: a simulated camera view of one date is searched in a square map of the other,
 in both directions); a folder with pre.tif and post.tif (the same, at random places of two rasters); a flight folder
 (real frames, rectified); or a UL14 folder (its test split). Folders are looked for under DATA, DATA/crossdate and
 DATA/flights. The map's centre is off by up to 0.425 of its side. The same views and maps go to every engine; all take
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--part", choices=["all", "calibration", "judging"], default="all",
-        help="of the held-out pictures: all, those that calibration may see, or only the others (default: all)",
+        help="of the held-out images: all, those that calibration may see, or only the others (default: all)",
     )  # fmt: skip
     add(
         "--stress", action="append", default=[], metavar="NAME",

@@ -60,7 +60,7 @@ def _list_weights() -> None:
             *_file_cells(entry),
         )
     _print(localizers)
-    retrievers = _table("retriever", "network", "picture", "trained on tiles", "vector", "MB", "SHA-256")
+    retrievers = _table("retriever", "network", "image", "trained on tiles", "vector", "MB", "SHA-256")
     for name, entry in sorted(shipped("retriever").items()):
         retriever, about = load_retriever(name, "cpu")
         retrievers.add_row(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc ast` from training to figures and pictures, on a small tree."""
+"""`geoloc ast` from training to figures and images, on a small tree."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_both_tasks_and_their_breakdowns(
     }  # fmt: skip
     assert list(figures["satellite-to-drone"][name]) == ["all"]
     assert 0 < of_task["all"]["AP"] <= 1
-    assert of_task["all"]["R@10"] == 1.0, "all eight pictures of the gallery"
+    assert of_task["all"]["R@10"] == 1.0, "all eight images of the gallery"
     printed = capsys.readouterr().out
     assert "satellite-to-drone: gallery of 32" in printed
 
@@ -68,9 +68,9 @@ def test_a_sheet_of_attention_and_matches(weights: Path, university_tree: Path, 
     ]
     assert main(["ast", "show", str(picture), str(picture), *arguments]) == 0
     sheet = cv2.imread(str(tmp_path / "s.png"))
-    # Two rows of the picture, attention, segments and two matches.
+    # Two rows of the image, attention, segments and two matches.
     assert sheet.shape == (2 * 252 + 6, 5 * 230 + 6, 3)
-    # The same picture lies in the gallery: the first match is framed green, not the second.
+    # The same image lies in the gallery: the first match is framed green, not the second.
     best, next_best = sheet[8, 6 + 3 * 230 + 100], sheet[8, 6 + 4 * 230 + 100]
     assert best[1] > best[2]
     assert next_best[2] > next_best[1]

@@ -63,7 +63,7 @@ def test_a_picture_of_a_tile_finds_it(
     assert main([*search, str(tmp_path / "view.png"), *with_weights, "--near", "0", "0"]) == 2
     assert "no tile lies within 1000 m of 0.0, 0.0: the gallery spans" in capsys.readouterr().err
     assert main([*search, str(tmp_path / "none.png"), *with_weights]) == 2
-    assert "none.png: No such file or directory; give a picture" in capsys.readouterr().err
+    assert "none.png: No such file or directory; give an image" in capsys.readouterr().err
 
 
 def test_the_weights_that_ship_are_the_default(

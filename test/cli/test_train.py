@@ -113,7 +113,7 @@ def test_training_maps_that_cannot_be(
     shutil.copytree(ul14_tree / "train", tmp_path / "train")
     for satellite in (tmp_path / "train").glob("*/Satellite/*"):
         if size is None:
-            satellite.write_bytes(b"no picture")
+            satellite.write_bytes(b"no image")
         else:
             cv2.imwrite(str(satellite), np.zeros((*size, 3), np.uint8))
     arguments = ("--out", tmp_path / "out", "--workers", workers, "--maps-per-batch", 1)

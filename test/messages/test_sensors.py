@@ -124,7 +124,7 @@ def test_compressed_grey_and_nonsense() -> None:
     _, data = cv2.imencode(".png", grey)
     message = CompressedImage(format="png", data=array.array("B", data.tobytes()))
     np.testing.assert_array_equal(rgb_from_image(message), np.repeat(grey[..., None], 3, axis=2))
-    for data in (b"", b"no picture"):
+    for data in (b"", b"no image"):
         with pytest.raises(GeolocError):
             rgb_from_image(CompressedImage(format="jpeg", data=array.array("B", data)))
 

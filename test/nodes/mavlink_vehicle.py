@@ -20,7 +20,7 @@ SET_POSITION_TARGET_GLOBAL_INT, landing, return, speed, SET_MESSAGE_INTERVAL, RE
 GNSS is switched off by `gnss = False`, by the parameter SIM_GPS_USED = 0 (PX4), SIM_GPS1_ENABLE = 0 (ArduPilot), or
 by MAV_CMD_INJECT_FAILURE (PX4, with SYS_FAILURE_EN = 1). The position estimate then drifts by `drift_m_s`, and the
 vehicle follows its estimate, so that it really flies elsewhere. Positions that peers send pull the estimate back,
-each compared with what the estimate was at the moment of its picture: GPS_INPUT for ArduPilot (GPS2_TYPE = 14),
+each compared with what the estimate was at the moment of its image: GPS_INPUT for ArduPilot (GPS2_TYPE = 14),
 GLOBAL_POSITION_SENSOR and ODOMETRY for PX4 (EKF2_AGP0_CTRL, EKF2_EV_CTRL bit 0); the others are ignored, as the real
 ones do. With no position for `failsafe_s` it lands where it is.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A case of test_px4_bridge.py: pictures in, PX4's auxiliary global position out, through all nodes."""
+"""A case of test_px4_bridge.py: images in, PX4's auxiliary global position out, through all nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_fixes_of_a_confirmed_track_reach_px4(spinner: Spinner, scene: Scene, ma
     rig = Rig(spinner, scene, map_path)
     px4 = spinner.add(Px4Peer(px4_topics("auto", "/flown/fmu")))
     values = {"fmu_namespace": "/flown/fmu", "ekf2_delay_max_ms": 5000.0}
-    # The scene's own attitude and height are those of the pictures.
+    # The scene's own attitude and height are those of the images.
     remaps = [arg for topic in ("imu", "altitude", "gnss") for arg in ("-r", f"{topic}:=px4/{topic}")]
     bridge = spinner.add(
         Px4BridgeNode(

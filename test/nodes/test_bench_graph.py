@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geoloc bench graph` as a user runs it, on few and small pictures."""
+"""`geoloc bench graph` as a user runs it, on few and small images."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera simulator in the graph: its pictures show the place that its truth says."""
+"""The camera simulator in the graph: its images show the place that its truth says."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from geoloc_ros.nodes.frame_inputs import best_effort
 
 
 def test_pictures_show_the_true_place(spinner: Spinner, scene: Scene) -> None:
-    """A picture, rectified by what was published with it, is the map about the published truth."""
+    """An image, rectified by what was published with it, is the map about the published truth."""
     listener = spinner.add(Node("listener"))
     heard: dict[str, dict[int, object]] = {}
     for topic, kind in (("image", Image), ("imu", Imu), ("altitude", Range), ("truth", NavSatFix)):
@@ -61,7 +61,7 @@ def test_pictures_show_the_true_place(spinner: Spinner, scene: Scene) -> None:
 
 
 def likeness(scene: Scene, image: Image, imu: Imu, info: CameraInfo, truth: Truth) -> float:
-    """Correlation of a picture, rectified by imu and height, with the map about the truth."""
+    """Correlation of an image, rectified by imu and height, with the map about the truth."""
     rotation = rotation_enu_from_optical(quaternion_from_imu(imu))
     camera = camera_from_info(info)
     view = rectify(rgb_from_image(image), camera, rotation, truth.height_above_ground_m, 0.4, 128)
@@ -137,12 +137,12 @@ def autopilot(spinner: Spinner, scene: Scene) -> Autopilot:
 
 
 def test_follows_a_vehicle(autopilot: Autopilot, scene: Scene) -> None:
-    """Its pictures are those of the vehicle's place, lean and heading, whichever message comes first."""
+    """Its images are those of the vehicle's place, lean and heading, whichever message comes first."""
     for attitude_first, east_m, yaw_deg in ((False, 20.0, 75.0), (True, -35.0, -160.0)):
         truth = Truth(*scene.frame.to_geodetic(east_m, 12.0), 70.0)
         rotation = rotation_from_angles(math.radians(8.0), math.radians(-5.0), math.radians(yaw_deg))
         key = autopilot.fly(truth, rotation, 0.5, attitude_first)
-        image = until(lambda key=key: autopilot.images.get(key), what="the picture of this pose")
+        image = until(lambda key=key: autopilot.images.get(key), what="the image of this pose")
         imu = imu_from_rotation(rotation, image.header.stamp, "base_link")
         assert likeness(scene, image, imu, autopilot.infos[-1], truth) > 0.9
         assert stamp(autopilot.infos[-1]) == key
@@ -160,18 +160,18 @@ def test_rate_is_limited_and_a_clock_set_back_is_followed(autopilot: Autopilot, 
     time.sleep(0.2)
     seen = np.array(sorted(autopilot.images))
     assert 12 <= len(seen) <= 21
-    # A picture may be late, as a busy machine loses samples, and the next is in time again.
+    # An image may be late, as a busy machine loses samples, and the next is in time again.
     assert np.min(seen[10:] - seen[:-10]) >= 0.9e9
     autopilot.stamp_s = 10.0
     key = autopilot.fly(truth, np.eye(3))
-    until(lambda: key in autopilot.images, what="the picture after the clock went back")
+    until(lambda: key in autopilot.images, what="the image after the clock went back")
 
 
 def test_says_what_is_wrong_with_the_vehicle(autopilot: Autopilot, scene: Scene) -> None:
     level = np.eye(3)
     lat_deg, lon_deg = scene.place
     key = autopilot.fly(Truth(lat_deg + 0.01, lon_deg, 60.0), level, 0.5)
-    until(lambda: key in autopilot.images, what="a picture of nothing")
+    until(lambda: key in autopilot.images, what="an image of nothing")
     autopilot.says(
         DiagnosticStatus.WARN, f"outside the map: fly it, or start its autopilot, around {lat_deg:.6f}"
     )

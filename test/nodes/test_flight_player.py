@@ -60,7 +60,7 @@ def test_messages_are_the_flight(spinner: Spinner, folder: Path) -> None:
     listener: Listener = spinner.add(Listener("/played"))
     player(spinner, folder, "/played", set_prior=False).play()
     flight, heard = Flight.open(folder), listener.heard
-    until(lambda: len(heard["image"]) == FRAMES, 5.0, "all pictures")
+    until(lambda: len(heard["image"]) == FRAMES, 5.0, "all images")
     for index, image in enumerate(heard["image"]):
         frame = flight[index]
         assert seconds_from_time(image.header.stamp) == frame.stamp_s
@@ -80,7 +80,7 @@ def test_compressed_pictures_are_the_files(spinner: Spinner, folder: Path) -> No
     listener: Listener = spinner.add(Listener("/files", CompressedImage))
     player(spinner, folder, "/files", set_prior=False, image_transport="compressed").play()
     flight = Flight.open(folder)
-    until(lambda: len(listener.heard["image"]) == FRAMES, 5.0, "all pictures")
+    until(lambda: len(listener.heard["image"]) == FRAMES, 5.0, "all images")
     for index, image in enumerate(listener.heard["image"]):
         assert bytes(image.data) == flight[index].encoded
 
@@ -93,7 +93,7 @@ def test_a_bag_is_played_as_its_flight(spinner: Spinner, folder: Path, tmp_path:
     values = {"image_transport": "compressed", "topics": "image=/camera/image/compressed", "start_s": 1.0}
     player(spinner, tmp_path / "bag", "/bag", set_prior=False, **values).play()
     heard = listener.heard
-    until(lambda: len(heard["image"]) == FRAMES - 2, 5.0, "all pictures but the first two")
+    until(lambda: len(heard["image"]) == FRAMES - 2, 5.0, "all images but the first two")
     for index, image in enumerate(heard["image"], start=2):
         frame = flight[index]
         assert seconds_from_time(image.header.stamp) == frame.stamp_s
@@ -123,10 +123,10 @@ def test_part_of_a_flight(spinner: Spinner, folder: Path) -> None:
 
 def test_damaged_frame_is_passed_over(spinner: Spinner, folder: Path) -> None:
     flight = Flight.open(folder)
-    (folder / "frames" / f"{flight.stamp_s(3):.6f}.jpg").write_bytes(b"no picture")
+    (folder / "frames" / f"{flight.stamp_s(3):.6f}.jpg").write_bytes(b"no image")
     listener: Listener = spinner.add(Listener("/damaged"))
     player(spinner, folder, "/damaged", set_prior=False).play()
-    until(lambda: len(listener.heard["image"]) == FRAMES - 1, 5.0, "the other pictures")
+    until(lambda: len(listener.heard["image"]) == FRAMES - 1, 5.0, "the other images")
 
 
 def test_nobody_listens(spinner: Spinner, folder: Path) -> None:
@@ -196,12 +196,12 @@ def test_prior_is_as_far_off_as_asked(folder: Path) -> None:
 
 
 def test_png_flight_is_played(spinner: Spinner, folder: Path) -> None:
-    """Pictures that are no JPEG are sent on under their own format."""
+    """Images that are no JPEG are sent on under their own format."""
     flight = Flight.open(folder)
     name = folder / "frames" / f"{flight.stamp_s(0):.6f}.jpg"
     _, data = cv2.imencode(".png", cv2.cvtColor(flight[0].image, cv2.COLOR_RGB2BGR))
     name.write_bytes(data.tobytes())
     listener: Listener = spinner.add(Listener("/png", CompressedImage))
     player(spinner, folder, "/png", set_prior=False, image_transport="compressed", duration_s=0.6).play()
-    until(lambda: listener.heard["image"], 5.0, "a picture")
+    until(lambda: listener.heard["image"], 5.0, "an image")
     assert "png" in listener.heard["image"][0].format

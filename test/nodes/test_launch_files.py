@@ -224,7 +224,7 @@ def test_arguments_are_shown(name: str) -> None:
 
 
 def test_loop_without_gazebo(launch: Launch, spinner: Spinner, scene: Scene, tmp_path: Path) -> None:
-    """An autopilot's simulator, started by its command, climbs; the pictures of its place become fixes."""
+    """An autopilot's simulator, started by its command, climbs; the images of its place become fixes."""
     ports = []
     for _ in range(2):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
@@ -306,7 +306,7 @@ def test_recording(tmp_path: Path, compression: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, write_texture: Callable[..., Path]) -> tuple[Path, Path]:
-    """A Gazebo world, and another picture of its ground."""
+    """A Gazebo world, and another image of its ground."""
     folder = tmp_path_factory.mktemp("gazebo")
     ground, other = write_texture(folder / "ground.tif", 1), write_texture(folder / "other.tif", 2)
     assert main(["sim", "gazebo", str(ground), "--out", str(folder / "world"), "--gsd-m", "1"]) == 0
@@ -321,7 +321,7 @@ def test_simulation_says_all_that_is_missing_at_once(world: tuple[Path, Path], t
     )  # fmt: skip
     assert done.returncode != 0
     told = done.stdout + done.stderr
-    for problem in ("PX4: ", "git clone", "the very picture", "same_map:=true", "give mission:=true"):
+    for problem in ("PX4: ", "git clone", "the very image", "same_map:=true", "give mission:=true"):
         assert problem in told
     assert "process started" not in told
 

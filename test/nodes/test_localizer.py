@@ -148,7 +148,7 @@ def test_pictures_are_drawn_for_nobody_else(rig: Rig, monkeypatch: pytest.Monkey
     rig.track()
     drawn.clear()  # the last frame that was listened to may still have been in the making
     for _ in range(3):
-        # A frame's pictures come after its status, but before the next frame's.
+        # A frame's images come after its status, but before the next frame's.
         assert rig.drone.fly(rig.scene.next())[1].valid
     assert drawn == []
     overlays: list[Image] = []
@@ -299,7 +299,7 @@ def test_stamps_that_go_back(rig: Rig) -> None:
     assert status.state == LocalizerStatus.UNINITIALIZED
     rig.drone.diagnosed("clock went back")
     rig.track()
-    # A picture that was overtaken on its way is dropped and disturbs nothing; DDS keeps only the newest.
+    # An image that was overtaken on its way is dropped and disturbs nothing; DDS keeps only the newest.
     frame = rig.scene.next()
     _, before = rig.drone.fly(rig.scene.next())
     rig.drone.topics.publish(frame)
@@ -325,7 +325,7 @@ def test_prior_that_is_no_prior(rig: Rig) -> None:
 
 
 def test_newest_frame_wins(rig: Rig) -> None:
-    """Forty pictures in a burst: those in between are dropped, the last one is answered, nothing queues up."""
+    """Forty images in a burst: those in between are dropped, the last one is answered, nothing queues up."""
     rig.track()
     burst = [rig.scene.next(0.01) for _ in range(40)]
     before = rig.drone.statuses[-1]
@@ -361,7 +361,7 @@ def test_memory_is_flat(rig: Rig) -> None:
     before = resident_bytes()
     for _ in range(5):
         fly_all()
-    # A leak of one picture a frame would be 92 MB.
+    # A leak of one image a frame would be 92 MB.
     assert resident_bytes() - before < 15e6
 
 

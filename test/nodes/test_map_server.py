@@ -70,7 +70,7 @@ def test_bad_map_is_answered_with_the_reason(spinner: Spinner, tmp_path: Path, f
     values: dict[str, object] = {"map": str(tmp_path / "map.tif")}
     expected = "map.tif"
     if fault == "no raster":
-        (tmp_path / "map.tif").write_bytes(b"II*\0 this is no picture")
+        (tmp_path / "map.tif").write_bytes(b"II*\0 this is no image")
     elif fault == "no crs":
         draw_map(tmp_path / "map.tif", 200, crs=None)
         expected = "CRS"

@@ -26,7 +26,7 @@ Place = tuple[float, float, float]
 GROUND_M = 58.0
 DRIFT_M_S = 1.0
 MAX_AGE_S = 4.0
-"""The machine may be busy; the vehicle compares a fix with what it believed at the picture's moment."""
+"""The machine may be busy; the vehicle compares a fix with what it believed at the image's moment."""
 PLAN = {"pattern": "line", "size-m": 60, "height-m": 60, "speed-m-s": 8, "gnss-loss-s": 1, "max-error-m": 10}
 
 

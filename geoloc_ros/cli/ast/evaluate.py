@@ -2,7 +2,7 @@
 """Score retrieval networks: R@K, R@1 %, AP.
 
 Score trained weights, and DINOv2 without training beside them, on the same queries and gallery: both tasks of
-University-1652 and DenseUAV, or views of held-out pictures among tiles of their other date.
+University-1652 and DenseUAV, or views of held-out images among tiles of their other date.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of pairs' views (default: 0)")
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="use about this many queries, or pictures of the pairs, only"
+        "--limit", type=int, metavar="N", help="use about this many queries, or images of the pairs, only"
     )
     parser.add_argument("--json", type=Path, metavar="F", help="write the figures to this file")
 

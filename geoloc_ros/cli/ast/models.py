@@ -2,7 +2,7 @@
 """List the retrieval networks.
 
 List the presets: every AST row of the paper's tables and ours, with millions of parameters (classifiers of 701 places
-included where there are any), multiply-accumulates of one picture as the paper counts them and all of them,
+included where there are any), multiply-accumulates of one image as the paper counts them and all of them,
 attention's products included, and the rows that they stand for.
 """
 

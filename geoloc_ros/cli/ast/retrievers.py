@@ -27,7 +27,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         dest="kind",
         choices=DATA_SETS,
         default="pairs",
-        help="what DATA is (default: pairs, pictures of two dates)",
+        help="what DATA is (default: pairs, images of two dates)",
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a retrieval network.
 
-Train a preset on University-1652, DenseUAV or pictures of two dates; held-out scenes of the latter are never trained
+Train a preset on University-1652, DenseUAV or images of two dates; held-out scenes of the latter are never trained
 on. Continues from OUT/checkpoint.pt if it is there.
 """
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="train the trunk's last N blocks; 0 trains the heads alone on what the trunk makes of one epoch's "
-        "pictures, computed once",
+        "images, computed once",
     )
     parser.add_argument(
         "--plateau-on",
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the loss that decides about halving the rates: the epoch's mean, or the last batch's as published",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that draw pictures (default: 0)"
+        "--workers", type=int, default=0, metavar="N", help="processes that draw images (default: 0)"
     )
     parser.add_argument("--seed", type=seed, metavar="N", help="seed (default: 42)")
     add_device(parser)

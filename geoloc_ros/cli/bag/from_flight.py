@@ -2,7 +2,7 @@
 """Write a flight folder as a bag.
 
 Write a flight folder as a rosbag2 with the topics of a camera drone: /camera/image/compressed (with --raw
-/camera/image), /camera/camera_info, /imu, /altitude (height above ground) and /truth. Compressed pictures are the
+/camera/image), /camera/camera_info, /imu, /altitude (height above ground) and /truth. Compressed images are the
 folder's own files, so that `geoloc evaluate` gives the same figures on both.
 """
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="what zstd compresses: the file, each message or, in MCAP only, each chunk (default: none)",
     )
-    add("--raw", action="store_true", help="write pixels (sensor_msgs/Image) instead of the picture files")
+    add("--raw", action="store_true", help="write pixels (sensor_msgs/Image) instead of the image files")
     add("--loop", type=int, default=1, metavar="N", help="fly N times, there and back, for a long bag")
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 def _flown(flight: Flight, times: int) -> Iterator[Frame]:
     """The flight's frames so many times over: there, back, there again, so that the vehicle never jumps."""
     first_s, last_s = flight.stamp_s(0), flight.stamp_s(len(flight) - 1)
-    # One more picture's time for the turn.
+    # One more image's time for the turn.
     round_s = (last_s - first_s) * len(flight) / max(1, len(flight) - 1)
     for number in range(times):
         for place in range(len(flight)):

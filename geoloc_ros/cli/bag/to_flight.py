@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a bag as a flight folder.
 
-Write the pictures of a bag that have an attitude, a height and a true position as a flight folder. Topics are found by
-message type and name; each picture gets the values of its own moment. JPEG and PNG pictures stay as they are.
+Write the images of a bag that have an attitude, a height and a true position as a flight folder. Topics are found by
+message type and name; each image gets the values of its own moment. JPEG and PNG images stay as they are.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     left_out = len(bag) - count
     if not count:
         raise GeolocError(
-            f"no picture of {args.bag} has an attitude, a height and a true position; "
+            f"no image of {args.bag} has an attitude, a height and a true position; "
             "`geoloc bag check` says what is missing"
         )
-    lacking = f", {left_out} left out for want of a picture, attitude, height or truth" if left_out else ""
+    lacking = f", {left_out} left out for want of an image, attitude, height or truth" if left_out else ""
     print(f"{args.out}: {count} frames{lacking}")
     return 0

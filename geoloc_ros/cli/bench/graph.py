@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the live graph under load.
 
-For each size, rate and transport of pictures, start map_server and localizer as processes on a generated map and
+For each size, rate and transport of images, start map_server and localizer as processes on a generated map and
 publish frames at a steady rate. Prints how old fixes are when they come out, how many frames a newer one replaced, the
 CPU and memory that the nodes take, and how long they take from launch to the first fix.
 """
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
     add("--frames", metavar="N", type=int, default=120, help="frames to publish for each combination")
-    add("--sizes", metavar="WxH", nargs="+", default=list(SIZES), help="sizes of pictures")
+    add("--sizes", metavar="WxH", nargs="+", default=list(SIZES), help="sizes of images")
     add("--rates-hz", metavar="HZ", type=float, nargs="+", default=list(RATES_HZ), help="frames a second")
-    add("--transports", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="how pictures are sent")
+    add("--transports", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="how images are sent")
     add("--threads", metavar="N", type=int, default=2, help="CPU threads of inference")
     add("--cores", metavar="N", type=int, default=2, help="CPU cores that all processes share")
     add("--weights", metavar="W", default="default", help="name or file of the network's weights")
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         generate_world(WORLD_M, WORLD_GSD_M).write_geotiff(map_path, 1)
     rows = []
     for size, camera in cameras.items():
-        with console.status(f"pictures of {size}"):
+        with console.status(f"images of {size}"):
             round_trip = render(map_path, camera)
         for rate_hz, transport in itertools.product(args.rates_hz, args.transports):
             load = Load(size, rate_hz, transport)
@@ -91,7 +91,7 @@ def _print(report: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     left, right = (
-        ("picture", "sent"),
+        ("image", "sent"),
         ("Hz", "p50", "p95", "p99", "fixes", "newer", "lost", "%", "map %", "MB"),
     )
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from geoloc_ros.cli.shared.live_graph import LiveGraph, Recorder
     from geoloc_ros.msg import LocalizerStatus
 
-FOCAL_SHARE = 0.765  # focal length over the picture's width
+FOCAL_SHARE = 0.765  # focal length over the image's width
 WORLD_M, WORLD_GSD_M, HEIGHT_M = 600.0, 0.3, 120.0
 ROUND_S, SWAY_M, PICTURES = 8.0, 6.4, 41
-"""To and fro as a pendulum, up to 5 m/s, on pictures made before: rendering would take processor time."""
+"""To and fro as a pendulum, up to 5 m/s, on images made before: rendering would take processor time."""
 JPEG_QUALITY = 90
 MEMORY_EVERY = 50  # frames
 START_S = 120.0
@@ -75,7 +75,7 @@ def camera_of(size: str) -> CameraModel:
 
 
 def render(map_path: Path, camera: CameraModel) -> list[Frame]:
-    """Pictures along a line through the map's middle, from its one end to the other, as fast there as a pendulum."""
+    """Images along a line through the map's middle, from its one end to the other, as fast there as a pendulum."""
     simulator = CameraSimulator(map_path, camera, TYPICAL)
     enu, _ = simulator.free_area()
     rotation = nadir_rotation(90.0)
@@ -92,7 +92,7 @@ def render(map_path: Path, camera: CameraModel) -> list[Frame]:
 
 
 def _image_at(round_trip: list[Frame], time_s: float) -> Frame:
-    """The picture whose place on the way to and fro is nearest to that of a moment."""
+    """The image whose place on the way to and fro is nearest to that of a moment."""
     there_and_back = (time_s / ROUND_S) % 1.0
     return round_trip[round(2 * (len(round_trip) - 1) * min(there_and_back, 1.0 - there_and_back))]
 
@@ -149,7 +149,7 @@ def measure(
 
 
 class _Flight:
-    """Publishes the round's pictures at a steady rate."""
+    """Publishes the round's images at a steady rate."""
 
     def __init__(self, graph: LiveGraph, recorder: Recorder, rate_hz: float, round_trip: list[Frame]) -> None:
         from geoloc_ros.nodes.frame_topics import FrameTopics

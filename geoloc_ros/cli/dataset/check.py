@@ -51,4 +51,4 @@ def print_report(root: Path, report: Report) -> None:
 
 
 def _reading(pictures: Sequence[Path]) -> Iterable[Path]:
-    return track(pictures, "reading pictures", console=Console(stderr=True))
+    return track(pictures, "reading images", console=Console(stderr=True))

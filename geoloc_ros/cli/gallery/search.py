@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rank the tiles for an image.
 
-Print the tiles that look most like the picture, the best first. The picture is taken as a view straight down with
+Print the tiles that look most like the image, the best first. The image is taken as a view straight down with
 north up; of one that is not square the middle is used.
 """
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
     add("gallery", type=Path, metavar="FILE", help="gallery")
-    add("image", type=Path, metavar="IMAGE", help="picture")
+    add("image", type=Path, metavar="IMAGE", help="image")
     add_retriever(parser)
     add("--top", type=int, default=10, metavar="K", help="tiles to print (default: %(default)s)")
     add("--near", type=float, nargs=2, metavar=("LAT", "LON"), help="search about this place only, degrees")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         image = decode_compressed(args.image.read_bytes())
     except OSError as error:
-        raise GeolocError(f"cannot read {args.image}: {error.strerror}; give a picture") from error
+        raise GeolocError(f"cannot read {args.image}: {error.strerror}; give an image") from error
     retriever, _ = load_retriever(args.weights, args.device)
     gallery = Gallery(args.gallery, retriever.weights_id)
     height, width = image.shape[:2]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate a flight folder by flying over a GeoTIFF.
 
-Fly a camera over a raster; write a flight folder: pictures, exact poses, camera, map. For an honest test give with
+Fly a camera over a raster; write a flight folder: images, exact poses, camera, map. For an honest test give with
 --map a raster of the same ground from another date or source.
 """
 
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--height-m", type=float, default=120.0, help="height above ground")
     add("--speed-m-s", type=float, default=12.0, help="ground speed between the turns")
     add("--pattern", choices=PATTERNS, default="lawnmower", help="path over the ground")
-    add("--rate-hz", type=float, default=2.0, help="pictures a second")
+    add("--rate-hz", type=float, default=2.0, help="images a second")
     add("--start-s", type=float, default=0.0, help="time along the path at which the flight starts")
     add("--duration-s", type=float, help="length of the flight; the whole path if not given")
     add("--seed", type=seed, default=0, help="of path, gusts and noise")
     add("--attitude-noise-deg", type=float, default=0.0, help="error of recorded roll and pitch, 1 sigma")
     add("--heading-noise-deg", type=float, default=0.0, help="error of recorded heading, 1 sigma")
     add("--height-noise", type=float, default=0.0, help="error of recorded height, share of it, 1 sigma")
-    add("--exposure", type=float, default=TYPICAL.exposure, help="gain of the picture")
+    add("--exposure", type=float, default=TYPICAL.exposure, help="gain of the image")
     add("--noise", type=float, default=TYPICAL.noise, help="sensor noise, 8-bit levels, 1 sigma")
     add("--shutter-s", type=float, default=TYPICAL.shutter_s, help="open time, for motion blur")
 

@@ -58,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--image-px", type=int, nargs=2, default=(640, 480), metavar=("W", "H"),
-        help="the camera's picture, px (default: 640 480)",
+        help="the camera's image, px (default: 640 480)",
     )  # fmt: skip
     add(
         "--hfov-deg", type=float, default=66.0, metavar="DEG",
         help="the camera's horizontal field of view, degrees (default: %(default)g)",
     )  # fmt: skip
-    add("--rate-hz", type=float, default=10.0, metavar="HZ", help="pictures a second (default: %(default)g)")
+    add("--rate-hz", type=float, default=10.0, metavar="HZ", help="images a second (default: %(default)g)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ DRIFT_S = 0.1
 
 _PX4 = "px4_msgs/"
 _FEW = 0.95
-"""Pictures without attitude, height or truth are worth a word when fewer than this share have it."""
+"""Images without attitude, height or truth are worth a word when fewer than this share have it."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class TwoDateRasters:
         x_px, y_px = crop.geodetic_to_pixel(*place)
         return PairSample(
             name=name,
-            query=p.stressed_picture(warp(around.image, ground, view_px), name),
+            query=p.stressed_image(warp(around.image, ground, view_px), name),
             search_map=crop.image,
             gsd_m=self._gsd_m,
             target_xy_px=(float(x_px), float(y_px)),
@@ -110,7 +110,7 @@ def _covers(raster: RasterMap, centre: tuple[float, float], size_m: float) -> bo
 class FlightFrames:
     """Real frames, each rectified by its attitude and height and searched in a crop of the flight's map.
 
-    The place that counts is the one that the middle of the picture shows, so that an error of height or heading in a
+    The place that counts is the one that the middle of the image shows, so that an error of height or heading in a
     stress does not move the truth.
     """
 
@@ -129,7 +129,7 @@ class FlightFrames:
         return len(self._frames)
 
     def draw(self, index: int) -> PairSample | None:
-        """The frame's view and its crop; None where picture, attitude or height is of no use, or the map ends."""
+        """The frame's view and its crop; None where image, attitude or height is of no use, or the map ends."""
         p = self.protocol
         number = int(self._frames[index])
         frame = self._flight[number]
@@ -156,7 +156,7 @@ class FlightFrames:
         x_px, y_px = crop.geodetic_to_pixel(*place)
         return PairSample(
             name=name,
-            query=p.stressed_picture(view.image, name),
+            query=p.stressed_image(view.image, name),
             search_map=crop.image,
             gsd_m=gsd_m,
             target_xy_px=(float(x_px), float(y_px)),
@@ -172,7 +172,7 @@ def _turned(yaw_rad: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Defaults:
-    """Sizes that fit a set's pictures, and views for each pair and direction."""
+    """Sizes that fit a set's images, and views for each pair and direction."""
 
     crop_m: float
     view_m: float
@@ -181,7 +181,7 @@ class _Defaults:
 
 _PAIR_SOURCES = {
     "levir": _Defaults(200.0, 70.0),
-    # 0.2 m pictures of 53 to 183 m, few of them.
+    # 0.2 m images of 53 to 183 m, few of them.
     "srif": _Defaults(80.0, 28.0, views=4),
     "dsifn": _Defaults(300.0, 90.0, views=8),
 }

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from geoloc_models.datasets.faults import list_folders, list_pictures
+from geoloc_models.datasets.faults import list_folders, list_images
 from geoloc_models.datasets.ul14 import MAP_PIXEL_M, MAP_SIZES_PX, Corners
 from geoloc_models.datasets.ul14_writer import (
     TEST_MAP_PX,
@@ -69,7 +69,7 @@ class PhotoShots:
 
     def __init__(self, folder: str | Path, height_m: float | None = None) -> None:
         """height_m: above ground, for all photos; None: from each photo's XMP."""
-        self.paths = list_pictures(Path(folder))
+        self.paths = list_images(Path(folder))
         self.height_m = height_m
         self.without_heading = 0
         if not self.paths:

@@ -34,7 +34,7 @@ _FORMATS = {"jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]), "png": (".png", []
 
 @dataclass(frozen=True)
 class Camera:
-    """The camera under the vehicle, an ideal pinhole; the picture's top is forward."""
+    """The camera under the vehicle, an ideal pinhole; the image's top is forward."""
 
     width_px: int = 640
     height_px: int = 480
@@ -44,9 +44,7 @@ class Camera:
     def __post_init__(self) -> None:
         """GeolocError where Gazebo or the vehicle's legs set a limit."""
         if not (16 <= self.width_px <= 8192 and 16 <= self.height_px <= 8192):
-            raise GeolocError(
-                f"a picture of {self.width_px}x{self.height_px} px; give 16 to 8192 px each way"
-            )
+            raise GeolocError(f"an image of {self.width_px}x{self.height_px} px; give 16 to 8192 px each way")
         if not 5.0 <= self.hfov_deg <= 100.0:
             raise GeolocError(
                 f"a field of view of {self.hfov_deg:g}°; give 5 to 100, wider sees the vehicle's legs"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a map will do for the localizer in a Gazebo world: it must show the ground, but be another picture of it."""
+"""Whether a map will do for the localizer in a Gazebo world: it must show the ground, but be another image of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.simulation.gazebo import World
 
 SAME_PICTURE = 0.97
-"""Likeness from which on two pictures count as one. Other dates of the same ground have 0.1 to 0.7."""
+"""Likeness from which on two images count as one. Other dates of the same ground have 0.1 to 0.7."""
 
 
 def check_served_map(world: World, served: Path, same_map: bool) -> str:
     """A warning about the map that the localizer is to search in this world, or nothing.
 
-    GeolocError if the map does not show the ground or, without `same_map`, if it is the very picture that the camera
+    GeolocError if the map does not show the ground or, without `same_map`, if it is the very image that the camera
     sees: fixes on that are too good to say anything.
     """
     with RasterMap(served) as source:
@@ -35,16 +35,16 @@ def check_served_map(world: World, served: Path, same_map: bool) -> str:
         return ""
     if not same_map:
         raise GeolocError(
-            f"{served} is the very picture that lies on the ground of {world.sdf} (likeness {like:.3f}): serve a "
+            f"{served} is the very image that lies on the ground of {world.sdf} (likeness {like:.3f}): serve a "
             "map of another date or source, or give same_map:=true for a test that says nothing about accuracy"
         )
-    return f"{served} is the picture that lies on the ground: accuracy in this world says nothing about real flights"
+    return f"{served} is the image that lies on the ground: accuracy in this world says nothing about real flights"
 
 
 def likeness(world: World, served: RasterMap) -> float | None:
     """How much a served map looks like the world's ground: the best correlation of grey levels over a few squares.
 
-    About 1 for the same picture, whatever file it comes from; None where the map shows nothing of the ground.
+    About 1 for the same image, whatever file it comes from; None where the map shows nothing of the ground.
     GeolocError if a texture or the map cannot be read.
     """
     frame = LocalEnu(world.plan.lat_deg, world.plan.lon_deg)
@@ -53,7 +53,7 @@ def likeness(world: World, served: RasterMap) -> float | None:
     for tile in tiles[:: math.ceil(len(tiles) / 9)]:
         picture = cv2.imread(str(world.ground / tile.file), cv2.IMREAD_GRAYSCALE)
         if picture is None:
-            raise GeolocError(f"{world.ground / tile.file} is no picture; make the world anew")
+            raise GeolocError(f"{world.ground / tile.file} is no image; make the world anew")
         side = min(512, *picture.shape)
         top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
         east_m = tile.east_m + (left + side / 2 - tile.width_px / 2) * world.plan.gsd_m

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera over a georeferenced raster: pictures with exact truth, without a 3D engine.
+"""A camera over a georeferenced raster: images with exact truth, without a 3D engine.
 
 The ground is the raster's plane, so one homography takes camera pixels to raster pixels and one OpenCV warp
-makes the picture. Frames are those of `camera.py`; heights are above that plane. `trajectory.py` has flights.
+makes the image. Frames are those of `camera.py`; heights are above that plane. `trajectory.py` has flights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BLOCK_PX = 6144
 
 @dataclass(frozen=True)
 class Degradation:
-    """What lens, sensor and shutter do to the picture. The values of `Degradation()` change nothing."""
+    """What lens, sensor and shutter do to the image. The values of `Degradation()` change nothing."""
 
     exposure: float = 1.0  # gain of all channels
     gamma: float = 1.0  # of the tone curve; above 1 lifts the shadows
@@ -81,7 +81,7 @@ class _Block:
 
 
 class CameraSimulator:
-    """Pictures of a camera over any raster that GDAL reads; the raster is the ground plane."""
+    """Images of a camera over any raster that GDAL reads; the raster is the ground plane."""
 
     def __init__(
         self, raster: str | Path, camera: CameraModel, degradation: Degradation | None = None, seed: int = 0
@@ -119,10 +119,10 @@ class CameraSimulator:
         velocity_enu_m_s: Sequence[float] = (0.0, 0.0, 0.0),
         angular_velocity_enu_rad_s: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> np.ndarray:
-        """The picture, (camera.height, camera.width, 3) uint8 RGB, seen from a pose.
+        """The image, (camera.height, camera.width, 3) uint8 RGB, seen from a pose.
 
         height_m: above ground, positive. rotation_enu_from_optical: (3, 3). Velocities only matter for motion
-        blur. Ground beyond the raster has its mean colour. GeolocError if any ray of the picture does not
+        blur. Ground beyond the raster has its mean colour. GeolocError if any ray of the image does not
         meet the ground (tilt and field of view together reach the horizon).
         """
         rotation = np.asarray(rotation_enu_from_optical, dtype=np.float64)
@@ -134,7 +134,7 @@ class CameraSimulator:
         outline = cv2.perspectiveTransform(self.camera.border[None], raster_from_plane)[0]
         downward = -(self.camera.border @ rotation[2, :2] + rotation[2, 2])
         if downward.min() < 0.05:
-            raise GeolocError("the picture reaches the horizon; tilt the camera less or narrow its view")
+            raise GeolocError("the image reaches the horizon; tilt the camera less or narrow its view")
 
         block = self._block(outline)
         block_from_raster = np.diag([*block.scale, 1.0])
@@ -145,7 +145,7 @@ class CameraSimulator:
         return self._degrade(image)
 
     def render_pose(self, pose: Pose) -> np.ndarray:
-        """The picture seen from a pose of a trajectory, motion blur included."""
+        """The image seen from a pose of a trajectory, motion blur included."""
         return self.render(
             pose.lat_deg,
             pose.lon_deg,
@@ -199,10 +199,10 @@ class CameraSimulator:
         return affine
 
     def _block(self, outline: np.ndarray) -> _Block:
-        """Pyramid level and part of the raster that hold the picture's outline (raster pixels, (n, 2))."""
+        """Pyramid level and part of the raster that hold the image's outline (raster pixels, (n, 2))."""
         area = float(cv2.contourArea(outline.astype(np.float32)))
         raster_per_picture_px = math.sqrt(area / (self.camera.width * self.camera.height))
-        # Up to 1.5 raster pixels a picture pixel a bilinear sample still misses nothing that shows.
+        # Up to 1.5 raster pixels an image pixel a bilinear sample still misses nothing that shows.
         level = max(0, round(math.log2(max(raster_per_picture_px / 1.1, 1e-9))))
         low = np.floor(outline.min(axis=0)).astype(int)
         high = np.ceil(outline.max(axis=0)).astype(int)
@@ -276,7 +276,7 @@ class CameraSimulator:
         velocity_m_s: Sequence[float],
         angular_rad_s: Sequence[float],
     ) -> np.ndarray:
-        """Motion blur along the apparent motion of the ground at the picture's centre."""
+        """Motion blur along the apparent motion of the ground at the image's centre."""
         depth_m = height_m / max(0.05, -rotation[2, 2])
         velocity = rotation.T @ np.asarray(velocity_m_s, dtype=np.float64) / depth_m
         turn = rotation.T @ np.asarray(angular_rad_s, dtype=np.float64)
@@ -298,7 +298,7 @@ class CameraSimulator:
         return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
     def _noise_field(self) -> np.ndarray | None:
-        """Noise larger than a picture; each frame takes another part of it, which costs no random numbers."""
+        """Noise larger than an image; each frame takes another part of it, which costs no random numbers."""
         if self.degradation.noise == 0:
             return None
         shape = (self.camera.height + 128, self.camera.width + 128, 3)

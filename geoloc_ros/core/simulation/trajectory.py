@@ -76,9 +76,9 @@ class Trajectory:
         seed: int = 0,
         margin_m: float | None = None,
     ) -> Trajectory:
-        """Plan a pattern over the raster so that the pictures stay inside it.
+        """Plan a pattern over the raster so that the images stay inside it.
 
-        margin_m: distance of the path from the raster's edge; None takes the picture's half diagonal on the
+        margin_m: distance of the path from the raster's edge; None takes the image's half diagonal on the
         ground and what ten degrees of lean add. GeolocError where the raster is too small for the height.
         """
         if not height_m > 0:

@@ -94,7 +94,7 @@ def test_sensors_between_frames_are_interpolated(small_flight: Path, tmp_path: P
 
 
 def test_a_camera_that_is_mounted_otherwise(frames: list[Frame], tmp_path: Path) -> None:
-    """A camera whose picture's top points to the tail, recorded with the body's attitude."""
+    """A camera whose image's top points to the tail, recorded with the body's attitude."""
     flu_from_optical = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
     recorder = Recorder(tmp_path / "bag")
     for frame in frames:
@@ -261,7 +261,7 @@ def px4_position(stamp_us: int, height_m: float, to_surface_m: float | None) -> 
 def test_px4_gives_attitude_and_height_on_a_clock_of_its_own(
     frames: list[Frame], tmp_path: Path, measured: bool
 ) -> None:
-    """PX4's stamps count from its start; pictures, stamped by another clock, get the sample of their moment."""
+    """PX4's stamps count from its start; images, stamped by another clock, get the sample of their moment."""
     recorder = Recorder(tmp_path / "bag")
     for frame in frames:
         simple(recorder, frame, imu=True, altitude=True)
@@ -288,7 +288,7 @@ def test_px4_gives_attitude_and_height_on_a_clock_of_its_own(
 
 
 def test_two_clocks_are_brought_together(frames: list[Frame], tmp_path: Path) -> None:
-    """GNSS time is 18 s ahead of UTC; recorded together, pictures and truth still belong together."""
+    """GNSS time is 18 s ahead of UTC; recorded together, images and truth still belong together."""
     recorder = Recorder(tmp_path / "bag")
     for frame in frames:
         assert frame.truth is not None
@@ -408,7 +408,7 @@ def test_what_is_needed_is_named_with_the_remedy(frames: list[Frame], tmp_path: 
 
 
 def test_topics_that_people_record_are_told_apart(frames: list[Frame], tmp_path: Path) -> None:
-    """Raw pictures before compressed, the camera's own camera_info, an Imu with orientation, no battery as height."""
+    """Raw images before compressed, the camera's own camera_info, an Imu with orientation, no battery as height."""
     recorder = Recorder(tmp_path / "bag")
     frame = frames[0]
     recorder.write("/down/image_raw", image_message(frame, compressed=False), frame.stamp_s)
@@ -495,7 +495,7 @@ def test_unpacking_needs_room(frames: list[Frame], tmp_path: Path, monkeypatch: 
 
 
 def test_truth_is_not_invented_in_gaps(frames: list[Frame], tmp_path: Path) -> None:
-    """GNSS was away for 5 s: pictures in between have no truth, nor those before the first; the date line is no gap."""
+    """GNSS was away for 5 s: images in between have no truth, nor those before the first; the date line is no gap."""
     recorder = Recorder(tmp_path / "bag")
     start_s = frames[0].stamp_s
     for number in range(19):

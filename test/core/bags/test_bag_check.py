@@ -42,7 +42,7 @@ def recorded(
     imu_pause_s: tuple[float, float] = (0.0, 0.0),
     image_back: int = 0,
 ) -> BagReport:
-    """Pictures at 2 Hz and an imu at 10 Hz. imu_clock: offset, s, and rate of its clock; imu_pause_s: from, to;
+    """Images at 2 Hz and an imu at 10 Hz. imu_clock: offset, s, and rate of its clock; imu_pause_s: from, to;
     image_back: the stamp of this picture is a second too old.
     """
     recorder = Recorder(path, StoragePlugin.MCAP)

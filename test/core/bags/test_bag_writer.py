@@ -110,7 +110,7 @@ def test_mistakes_are_told_and_leave_nothing(small_flight: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_memory_does_not_grow_with_the_bag(small_flight: Path, tmp_path: Path, storage: str) -> None:
-    """A reader of 155 MB of pictures needs hardly more than one of 22 MB."""
+    """A reader of 155 MB of images needs hardly more than one of 22 MB."""
     flight = Flight.open(small_flight)
     program = (
         "import resource, sys; from pathlib import Path; from geoloc_ros.core.bags.bag import Bag\n"

@@ -26,7 +26,7 @@ LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.
 
 @pytest.fixture(scope="module")
 def ground() -> np.ndarray:
-    """A picture with structure at all scales and corners to hold on to."""
+    """An image with structure at all scales and corners to hold on to."""
     rng = np.random.default_rng(5)
     picture = np.zeros((320, 320, 3), np.float32)
     for side in (5, 10, 20, 40, 80):

@@ -111,7 +111,7 @@ def test_frames_lie_where_the_label_says(small_flight: Path) -> None:
 def test_a_damaged_frame_is_no_sample(small_flight: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(small_flight, tmp_path / "flight")
     table = (folder / "flight.csv").read_text().splitlines()
-    (folder / "frames" / table[1].split(",")[0]).write_bytes(b"no picture")
+    (folder / "frames" / table[1].split(",")[0]).write_bytes(b"no image")
     tilted = table[2].split(",")
     table[2] = ",".join([*tilted[:5], "0.707107", "0", "0", "0.707107"])  # the camera looks at the horizon
     (folder / "flight.csv").write_text("\n".join(table) + "\n")

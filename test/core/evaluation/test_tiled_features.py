@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features in tiles are those of the whole picture, and no tile is larger than allowed."""
+"""Features in tiles are those of the whole image, and no tile is larger than allowed."""
 
 import cv2
 import numpy as np

@@ -175,7 +175,7 @@ def bad_frames(good: Frame) -> dict[str, tuple[Frame, str]]:
     assert good.image is not None
     other = CameraModel(640, 480, CAMERA.matrix)
     return {
-        "no image": (replace(good, image=None, problem="picture is damaged"), "picture is damaged"),
+        "no image": (replace(good, image=None, problem="image is damaged"), "image is damaged"),
         "attitude": (
             replace(good, rotation_enu_from_optical=np.full((3, 3), np.nan)),
             "attitude is not finite",
@@ -296,7 +296,7 @@ def test_unconfirmed_fixes_leave_the_published_track_uncertain(
 def test_undone_fix_leaves_a_track_of_the_frames_own_moment(
     world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
 ) -> None:
-    """After the undoing as uncertain as if the wrong picture had never come."""
+    """After the undoing as uncertain as if the wrong image had never come."""
     other = Localizer(NccEngine(_SPEC), world[0])
     other.set_prior(*world[2].to_geodetic(10.0, -8.0), 60.0, 0.0)
     right = seen(world, 0.2, 0.0, 0.0)
@@ -320,7 +320,7 @@ def test_the_same_picture_again_confirms_nothing(
 def test_a_fix_in_much_ground_agrees_with_nothing(
     world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
 ) -> None:
-    """After eight seconds without a word one clear picture is the first again, not the second of three."""
+    """After eight seconds without a word one clear image is the first again, not the second of three."""
     localizer.process(seen(world, 0.0, 0.0, 0.0))
     late = localizer.process(seen(world, 8.0, 4.0, 0.0))
     assert "confirming: 1 of 3" in late.reason

@@ -12,7 +12,7 @@ from geoloc_ros.core.recording.images import ENCODINGS, decode_compressed, decod
 
 
 def smooth_picture(height: int = 24, width: int = 32) -> np.ndarray:
-    """A colourful picture smooth enough to survive chroma sharing and mosaics within a few grey levels."""
+    """A colourful image smooth enough to survive chroma sharing and mosaics within a few grey levels."""
     rows, cols = np.mgrid[0:height, 0:width]
     return np.stack([40 + 4 * rows, 60 + 3 * cols, 200 - 2 * rows - 2 * cols], axis=-1).astype(np.uint8)
 
@@ -125,6 +125,6 @@ def test_compressed(suffix: str) -> None:
     for share in (0.3, 0.5, 0.9):
         with pytest.raises(GeolocError):
             decode_compressed(coded[: int(share * len(coded))])
-    for nothing in (b"", b"not a picture"):
+    for nothing in (b"", b"not an image"):
         with pytest.raises(GeolocError):
             decode_compressed(nothing)

@@ -64,7 +64,7 @@ class World:
         camera: CameraSimulator | None = None,
         heading_error_deg: float = 0.0,
     ) -> Frame:
-        """Seen with the picture's top to 30 degrees; the IMU says so with an error."""
+        """Seen with the image's top to 30 degrees; the IMU says so with an error."""
         picture = (camera or self.here).render(
             *self.home.to_geodetic(east_m, north_m), HEIGHT_M, nadir_rotation(30.0)
         )
@@ -183,7 +183,7 @@ def test_frames_that_tell_nothing_are_refused_and_keep_what_is_known(world: Worl
     for bad, reason in (
         (dark, "one colour"),
         (replace(good, stamp_s=1.0, height_m=-5.0), "height"),
-        (replace(good, stamp_s=1.0, image=None, problem="the picture does not decode"), "does not decode"),
+        (replace(good, stamp_s=1.0, image=None, problem="the image does not decode"), "does not decode"),
     ):
         with pytest.raises(Refused, match=reason):
             relocalizer.process(bad)

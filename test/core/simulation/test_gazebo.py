@@ -63,7 +63,7 @@ def write_raster(path: Path, crs: str, lat_deg: float, lon_deg: float, gsd: floa
 
 @dataclass
 class Rendered:
-    """A world as Gazebo reads it: from the SDF, the mesh and the pictures alone."""
+    """A world as Gazebo reads it: from the SDF, the mesh and the images alone."""
 
     folder: Path
 
@@ -82,7 +82,7 @@ class Rendered:
         self.collision = root.find(".//collision")
 
     def mesh(self, visual: ElementTree.Element) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 2) world coordinates of the corners and (n, 2) picture coordinates, 0..1, right and down."""
+        """(n, 2) world coordinates of the corners and (n, 2) image coordinates, 0..1, right and down."""
         lines = (self.folder / str(visual.findtext(".//mesh/uri"))).read_text().splitlines()
         corners = np.array([line.split()[1:3] for line in lines if line.startswith("v ")], float)
         texture = np.array([line.split()[1:3] for line in lines if line.startswith("vt ")], float)
@@ -317,7 +317,7 @@ def test_camera_and_bridge_name_the_same_topics(tmp_path: Path) -> None:
     }
     assert bridged["/clock"]["gz_topic_name"] == "/world/hill/clock"
     assert bridged["truth"]["gz_topic_name"] == topics["navsat"]
-    # Gazebo publishes camera_info beside the picture.
+    # Gazebo publishes camera_info beside the image.
     assert bridged["camera_info"]["gz_topic_name"] == str(topics["camera"]).rsplit("/", 1)[0] + "/camera_info"
     vehicle = ElementTree.parse(world.flight_sdf).getroot().findtext(".//include/name")
     assert (

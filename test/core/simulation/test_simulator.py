@@ -152,7 +152,7 @@ def test_degradation_does_what_it_says(marked_map: Path) -> None:
     assert float(rim[:8, :8].mean() / clean[:8, :8].mean()) == pytest.approx(0.6, abs=0.03)
     assert np.abs(rim[236:244, 316:324].astype(int) - clean[236:244, 316:324]).max() <= 1
 
-    # 20 m/s towards the nose at 100 m for 1/20 s is 5 px along the picture's columns, none along its rows.
+    # 20 m/s towards the nose at 100 m for 1/20 s is 5 px along the image's columns, none along its rows.
     simulator = CameraSimulator(marked_map, CAMERA, Degradation(shutter_s=0.05))
     smeared = simulator.render(lat, lon, 100.0, rotation, velocity_enu_m_s=(0.0, 20.0, 0.0))
     assert np.abs(np.diff(smeared[..., 1].astype(int), axis=0)).max() <= 180 / 5 + 6

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geoloc_models.datasets.university1652 import capture_of, load_test, load_train, read_picture, scan
+from geoloc_models.datasets.university1652 import capture_of, load_test, load_train, read_image, scan
 from geoloc_models.errors import GeolocError
 
 
@@ -68,7 +68,7 @@ def test_alpha_and_palettes_become_rgb(mode: str, tmp_path: Path) -> None:
     colour = np.zeros((30, 20, 3), np.uint8)
     colour[..., 0] = 204  # of the web palette
     Image.fromarray(colour).convert(mode).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", 16)
+    picture = read_image(tmp_path / "a.png", 16)
     assert picture.shape == (16, 16, 3)
     assert picture.dtype == np.uint8
     if mode != "L":
@@ -78,4 +78,4 @@ def test_alpha_and_palettes_become_rgb(mode: str, tmp_path: Path) -> None:
 def test_a_damaged_picture_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no image")
     with pytest.raises(GeolocError, match=r"cannot read image .*a\.jpg"):
-        read_picture(tmp_path / "a.jpg", 16)
+        read_image(tmp_path / "a.jpg", 16)

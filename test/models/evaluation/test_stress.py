@@ -79,8 +79,8 @@ def test_jpeg_costs_detail_and_keeps_the_colours(picture: np.ndarray) -> None:
 
 def test_same_generator_same_picture(picture: np.ndarray) -> None:
     for stress in STRESSES.values():
-        if stress.picture is not None:
-            once, again = (stress.picture(picture, np.random.default_rng(5)) for _ in range(2))
+        if stress.image is not None:
+            once, again = (stress.image(picture, np.random.default_rng(5)) for _ in range(2))
             np.testing.assert_array_equal(once, again)
 
 

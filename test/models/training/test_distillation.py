@@ -47,7 +47,7 @@ def test_a_teacher_on_a_coarser_grid_means_the_same_places() -> None:
 
 
 class Student(nn.Module):
-    """Logits of the same places whatever the pictures."""
+    """Logits of the same places whatever the images."""
 
     def __init__(self, nodes: int) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def whole(picture: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 class Lookup(nn.Module):
-    """Logits that depend on one parameter and no picture."""
+    """Logits that depend on one parameter and no image."""
 
     def __init__(self, cells: Tensor) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ def deform_conv2d(
     padding: int | tuple[int, int] = 0,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """torchvision's function for stride 1, no dilation and one group; zero outside the picture.
+    """torchvision's function for stride 1, no dilation and one group; zero outside the image.
 
     input: (B, C, H, W); offset: (B, 2 * kh * kw, H', W'), (dy, dx) for each tap in row-major order; weight:
     (O, C, kh, kw); mask: (B, kh * kw, H', W') or None. Returns (B, O, H', W').

@@ -2,7 +2,7 @@
 """Local features behind the network's interface: SIFT, XFeat, and ALIKED with LightGlue.
 
 Each finds pairs of points that look alike in view and map, and a motion that most of them agree on: for XFeat, which
-is not made for turned pictures, a shift; for the others a similarity by RANSAC, so that they also find views of unknown
+is not made for turned images, a shift; for the others a similarity by RANSAC, so that they also find views of unknown
 heading and wrong height. How many agree, against how many agree on the next best motion, is the confidence.
 """
 
@@ -82,7 +82,7 @@ class FeatureEngine(Baseline):
 
 
 ENLARGE = 2.0
-"""Learned features are found better in pictures of twice the size, measured on training scenes ..."""
+"""Learned features are found better in images of twice the size, measured on training scenes ..."""
 LARGEST_PX = 1024
 """... up to this side of the map, beyond which they only take longer: it is LightGlue's own working size."""
 
@@ -154,7 +154,7 @@ class SiftEngine(FeatureEngine):
     """SIFT (Lowe, 2004) of OpenCV, matches by the ratio test.
 
     Measured on training scenes: weaker keypoints and a milder ratio than the usual 0.04 and 0.8 find twice as many
-    views; enlarging the pictures brings nothing, because SIFT does that itself.
+    views; enlarging the images brings nothing, because SIFT does that itself.
     """
 
     name = "sift"
@@ -162,7 +162,7 @@ class SiftEngine(FeatureEngine):
     RATIO = 0.9
     CONTRAST = 0.01
     KEYPOINTS = 4096
-    """The strongest are kept; few pictures have more, and their matching takes seconds."""
+    """The strongest are kept; few images have more, and their matching takes seconds."""
 
     def __init__(self, like: EngineSpec) -> None:
         super().__init__(like)
@@ -197,7 +197,7 @@ class SiftEngine(FeatureEngine):
 class XFeatEngine(FeatureEngine):
     """XFeat features, mutual nearest neighbours and the shift that most matches agree on.
 
-    Measured on training scenes: enlarging both pictures, more and weaker keypoints than the package's
+    Measured on training scenes: enlarging both images, more and weaker keypoints than the package's
     defaults, and a consensus of shifts (scale and heading are known) each beat the alternative; a homography
     or a similarity by RANSAC over the same matches found fewer views than the shifts' consensus.
     """
@@ -252,7 +252,7 @@ class XFeatEngine(FeatureEngine):
 
 
 class AlikedLightGlueEngine(FeatureEngine):
-    """ALIKED features matched by LightGlue, with the package's weights, on pictures enlarged as for XFeat."""
+    """ALIKED features matched by LightGlue, with the package's weights, on images enlarged as for XFeat."""
 
     name = "aliked-lightglue"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local features of pictures of any size in bounded memory: large pictures are taken in overlapping tiles.
+"""Local features of images of any size in bounded memory: large images are taken in overlapping tiles.
 
 A drone that lands makes this needed: at 39 m, 300 m of map are 5592 px a side at the camera's own pixel, for which
 ALIKED would fill some 55 GB (1.9 kB a pixel) and SIFT 7 GB. Shrinking would blur what is matched.
@@ -22,7 +22,7 @@ MARGIN_PX = 128
 
 @dataclass(frozen=True)
 class Features:
-    """n points of a picture."""
+    """n points of an image."""
 
     xy_px: np.ndarray
     """(n, 2) pixel-edge coordinates."""
@@ -35,7 +35,7 @@ class Features:
 def features_in_tiles(extract: Callable[[np.ndarray], Features], picture: np.ndarray, most: int) -> Features:
     """What `extract` finds in `picture` (H, W, ...), at most the `most` strongest, the strongest first.
 
-    `extract` never sees a side above TILE_PX. A picture that is no larger is taken whole, its features in their order.
+    `extract` never sees a side above TILE_PX. An image that is no larger is taken whole, its features in their order.
     """
     if max(picture.shape[:2]) <= TILE_PX:
         return extract(picture)
