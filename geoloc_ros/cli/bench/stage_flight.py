@@ -30,8 +30,9 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import nadir_rotation
 from geoloc_ros.core.maps.cached_crop import CachedCrop, moved
 from geoloc_ros.core.maps.raster import MapAhead, RasterMap
+from geoloc_ros.core.matching.frame_view import rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import match_view, rectified_view, search_px
+from geoloc_ros.core.matching.match_frame import match_view
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.matching.tracker import Tracker

@@ -12,7 +12,7 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.matching import gates
-from geoloc_ros.core.matching.match_frame import rectified_view, search_px
+from geoloc_ros.core.matching.frame_view import rectified_view, search_px
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.flight_folder import Flight
 

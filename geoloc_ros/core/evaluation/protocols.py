@@ -22,14 +22,15 @@ from geoloc_ros.core.evaluation.answers import Answer, SearchLog, WorstFrames
 from geoloc_ros.core.evaluation.kidnap import Kidnap, Step, kidnapped, times_to_relocalize_s
 from geoloc_ros.core.evaluation.scores import FrameScore, Run, rounded
 from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.localization.attempt import Attempt
 from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.state import State
-from geoloc_ros.core.localization.states import Attempt
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.crop import MapSource
 from geoloc_ros.core.matching import gates
+from geoloc_ros.core.matching.frame_view import rectified_view
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import match_view, rectified_view
+from geoloc_ros.core.matching.match_frame import match_view
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.frame import Frame, Recording, noisy_prior
 from geoloc_ros.core.relocalization.relocalizer import Relocalizer

@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.geometry.rectify import RectifiedView
+from geoloc_ros.core.localization.attempt import Attempt
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.localization.track_loss import TrackLoss
 from geoloc_ros.core.maps.cached_crop import CachedCrop, moved
-from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.matching import gates
+from geoloc_ros.core.matching.frame_view import rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import Match, match_view, rectified_view, search_px
+from geoloc_ros.core.matching.match_frame import Match, match_view
 from geoloc_ros.core.matching.settings import LocalizerSettings
-from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.matching.tracker import Track, Tracker
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.gallery import Area
@@ -46,43 +44,6 @@ class Equipment:
     crops: CachedCrop
     settings: LocalizerSettings
     relocalizer: Relocalizer | None
-
-
-@dataclass
-class Attempt:
-    """One frame on its way to an answer, as far as it has come."""
-
-    frame: Frame
-    half_width_m: float = math.nan
-    view: RectifiedView | None = None
-    crop: MapCrop | None = None
-    match: Match | None = None
-    times: StageTimes = field(default_factory=StageTimes)
-
-    def answer(self, code: State, track: Track | None, reason: str = "") -> Estimate:
-        """The estimate; a reason makes it invalid."""
-        match = self.match
-        found: dict[str, Any] = {}
-        if match is not None:
-            found = {
-                "lat_deg": match.lat_deg,
-                "lon_deg": match.lon_deg,
-                "covariance_enu_m2": match.covariance_enu_m2,
-                "heatmap": match.heatmap,
-                "crops": 1,
-            }
-        return Estimate(
-            stamp_s=self.frame.stamp_s,
-            state=code,
-            valid=not reason,
-            reason=reason,
-            filtered=track,
-            crop=self.crop,
-            view=self.view,
-            search_size_m=2 * self.half_width_m,
-            latencies_ms=self.times.ms | {"total": self.times.total_ms()},
-            **found,
-        )
 
 
 class LocalizerState(ABC):

@@ -18,15 +18,9 @@ from geoloc_ros.core.geometry.rectify import RectifiedView, rectify
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop, MapSource
 from geoloc_ros.core.matching import gates
+from geoloc_ros.core.matching.frame_view import camera_rotation, rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import (
-    Match,
-    camera_rotation,
-    flipped,
-    pointing_covariance,
-    rectified_view,
-    search_px,
-)
+from geoloc_ros.core.matching.match_frame import Match, flipped, pointing_covariance
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame

@@ -15,7 +15,7 @@ from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rectify import rectify
 from geoloc_ros.core.geometry.rectify_gpu import DeviceRectifier
 from geoloc_ros.core.geometry.rotations import nadir_rotation
-from geoloc_ros.core.matching import match_frame as matching
+from geoloc_ros.core.matching import frame_view as matching
 
 MATRIX = np.array([[490.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]])
 LENSES = {
