@@ -24,8 +24,9 @@ from std_msgs.msg import Float64
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot import mavlink_messages
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix, Hold
-from geoloc_ros.core.autopilot.mavlink_connection import Autopilot, Connection, ConnectionSettings
+from geoloc_ros.core.autopilot.mavlink_connection import Connection, ConnectionSettings
 from geoloc_ros.core.autopilot.mavlink_messages import Attitude, Heights, Origin, Velocity
+from geoloc_ros.core.autopilot.vehicle import Autopilot
 from geoloc_ros.messages.reading import velocity_from_odometry
 from geoloc_ros.messages.sensors import (
     fix_from_position,

@@ -8,7 +8,6 @@ timesync, and SET_MESSAGE_INTERVAL for the streams.
 
 from __future__ import annotations
 
-import enum
 import math
 import select
 import socket
@@ -24,6 +23,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot.clock_offset import ClockOffset
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.autopilot.mavlink_link import Address, Endpoint, Link
+from geoloc_ros.core.autopilot.vehicle import BY_NUMBER, Autopilot, Vehicle
 
 HEARTBEAT_S = 1.0
 
@@ -50,34 +50,6 @@ _POLL_S = 0.1
 _PARSERS = 16
 
 _QUEUE = 64
-
-
-class Autopilot(enum.Enum):
-    """Whose firmware it is; the values are for people."""
-
-    ARDUPILOT = "ArduPilot"
-    PX4 = "PX4"
-    OTHER = "an autopilot that is neither ArduPilot nor PX4"
-
-
-_BY_NUMBER = {
-    mavlink.MAV_AUTOPILOT_ARDUPILOTMEGA: Autopilot.ARDUPILOT,
-    mavlink.MAV_AUTOPILOT_PX4: Autopilot.PX4,
-}
-
-
-@dataclass(frozen=True)
-class Vehicle:
-    """The autopilot that was chosen. version: (major, minor, patch), None until reported."""
-
-    autopilot: Autopilot
-    system_id: int
-    component_id: int
-    version: tuple[int, int, int] | None = None
-
-    def __str__(self) -> str:
-        version = "" if self.version is None else " " + ".".join(map(str, self.version))
-        return f"{self.autopilot.value}{version}, system {self.system_id}"
 
 
 @dataclass(frozen=True)
@@ -341,7 +313,7 @@ class Connection:
             return
         self._address = address
         self._heard_s = time.monotonic()
-        autopilot = _BY_NUMBER.get(message.autopilot, Autopilot.OTHER)
+        autopilot = BY_NUMBER.get(message.autopilot, Autopilot.OTHER)
         if vehicle is None or vehicle.autopilot != autopilot:
             self.vehicle = Vehicle(autopilot, *source)
             self._tell(f"found {self.vehicle} on {self._settings.url}")

@@ -20,8 +20,9 @@ from typing import Any
 from pymavlink import mavutil
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.autopilot.mavlink_connection import Autopilot, Connection, ConnectionSettings
+from geoloc_ros.core.autopilot.mavlink_connection import Connection, ConnectionSettings
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
+from geoloc_ros.core.autopilot.vehicle import Autopilot
 
 ANSWER_S = 1.5
 TRIES = 3

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.autopilot.mavlink_connection import Autopilot
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.autopilot.mavlink_messages import truth_from
+from geoloc_ros.core.autopilot.vehicle import Autopilot
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.simulation.ground_station import GroundStation, Parameter
 from geoloc_ros.core.simulation.trajectory import PATTERNS, pattern_corners

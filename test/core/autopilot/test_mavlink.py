@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot.clock_offset import ClockOffset
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
-from geoloc_ros.core.autopilot.mavlink_connection import Autopilot, Connection, ConnectionSettings
+from geoloc_ros.core.autopilot.mavlink_connection import Connection, ConnectionSettings
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.autopilot.mavlink_link import Endpoint
 from geoloc_ros.core.autopilot.mavlink_messages import (
@@ -37,6 +37,7 @@ from geoloc_ros.core.autopilot.mavlink_messages import (
     px4_local_m,
     truth_from,
 )
+from geoloc_ros.core.autopilot.vehicle import Autopilot
 
 ENU_FROM_NED = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 FRD_FROM_FLU = np.diag([1.0, -1.0, -1.0])

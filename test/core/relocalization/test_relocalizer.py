@@ -24,7 +24,7 @@ from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.core.matching.match_frame import Refused
+from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.gallery import Area, Gallery
