@@ -30,7 +30,7 @@ def test_an_engine_is_written_checked_and_listed(
     record = json.loads((tmp_path / own / "openvino-bf16" / "engine.json").read_text())
     assert record["check"]["ma20"] == 1.0
     assert record["check"]["moved_median_m"] < 0.5
-    assert open_engine("mix_compact", "cpu", 1, "openvino-bf16", tmp_path).name == "openvino-bf16"
+    assert open_engine("mix_compact", "cpu", 1, "openvino-bf16", tmp_path).spec.name == "openvino-bf16"
     assert main(["export", *WEIGHTS, "--out", str(tmp_path), "--list"]) == 0
     told = capsys.readouterr().out
     assert "openvino-bf16: passed" in told and f"onnx-float32 was not exported for the weights {own}" in told
