@@ -243,31 +243,51 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyya
 
 
 def test_what_runs_without_ros_is_in_the_runtime_requirements() -> None:
-    """Every third-party import of the packages, lazy ones too, but for ROS below the node layer and for extras."""
+    """Every third-party import, lazy ones too, except nodes, extras, and ROS in what translates its messages."""
     lines = (ROOT / "requirements" / "runtime.txt").read_text(encoding="utf-8").splitlines()
     required = {re.split("[=<>]", line)[0].lower() for line in lines if line and not line.startswith("#")}
-    known = sys.stdlib_module_names | {"geoloc_models", "geoloc_ros"} | OPTIONAL
-    files = [*(ROOT / "geoloc_models").rglob("*.py"), *(ROOT / "geoloc_ros" / "core").rglob("*.py")]
-    imported = {
-        name.split(".")[0]
-        for file in files
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom) and not node.level
-            else []
-        )
-    }
-    missing = {name for name in imported - known if DISTRIBUTIONS.get(name, name).lower() not in required}
-    assert not missing
+    known = sys.stdlib_module_names | {"geoloc_models", "geoloc_ros"} | OPTIONAL | ROS_PACKAGES
+    nodes = ROOT / "geoloc_ros" / "nodes"
+    files = [file for folder in ("geoloc_models", "geoloc_ros") for file in (ROOT / folder).rglob("*.py")]
+    imported = set().union(*(imported_packages(file) for file in files if nodes not in file.parents))
+    assert {"torch", "faiss", "rclpy"} <= imported
+    assert {name for name in imported - known if DISTRIBUTIONS.get(name, name).lower() not in required} == set()
 
 
-def test_tracked_files_are_light():
-    """Whoever clones gets all of them, and more than nine tenths are weights."""
+def test_colcon_test_runs_every_suite() -> None:
+    listed = re.search(r"foreach\(suite ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
+    assert listed
+    folders = {file.relative_to(ROOT / "test").parts[0] for file in (ROOT / "test").rglob("test_*.py")}
+    assert set(listed[1].split()) == folders
+
+
+def test_tools_of_pre_commit_are_those_of_the_requirements() -> None:
+    pinned = re.search(r"^ruff==(.+)$", (ROOT / "requirements" / "test.txt").read_text(encoding="utf-8"), re.M)
+    assert pinned
+    assert f"rev: v{pinned[1]} " in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+
+
+def tracked_files() -> list[Path]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     if listed.returncode or ROOT / "package.xml" not in files:
         pytest.skip(f"{ROOT} is no git checkout")
-    assert sum(file.stat().st_size for file in files if file.is_file()) < 48e6
+    return [file for file in files if file.is_file()]
+
+
+def test_source_files_state_their_licence_first() -> None:
+    """In the first line, or in the second after a #!."""
+    sources = [
+        file
+        for file in tracked_files()
+        if file.suffix in {".py", ".sh", ".yaml", ".yml", ".toml"}
+        or file.name in {"CMakeLists.txt", "Makefile"}
+        or file.parent in {ROOT / "scripts", ROOT / ".ci"}
+    ]
+    heads = {file: file.read_text(encoding="utf-8").splitlines()[:2] for file in sources}
+    assert {str(file) for file, head in heads.items() if "# SPDX-License-Identifier: Apache-2.0" not in head} == set()
+
+
+def test_tracked_files_are_light():
+    """Whoever clones gets all of them, and more than nine tenths are weights."""
+    assert sum(file.stat().st_size for file in tracked_files()) < 48e6

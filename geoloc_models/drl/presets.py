@@ -51,7 +51,7 @@ class Preset:
     """Mix-Fusion (one stream), Post-Fusion (two streams), or our networks for flight."""
     backbone: str
     """cvt13, vits14 (DINOv2), compact, compact+vits14 (with the frozen `backbones.vit_trunk`); for Post-Fusion also a
-    name of `backbones.timm.STREAMS`."""
+    name of `timm_backbone.STREAMS`."""
     neck: Literal["ccn", "fpn4", "fpn8", "pyramid"]
     """1x1 convolution of the last level; feature pyramid whose stride-4 or stride-8 level is read; ViT pyramid."""
     head: Literal[
@@ -80,7 +80,7 @@ class Preset:
     negative_weight: float = 130.0
     """w_neg of "wbl" and "hann"."""
     rsc: str = "512-1000"
-    """Sides of random scale crops, px: see `data.random_scale_crop.scales_from_text`."""
+    """Sides of random scale crops, px: see `datasets.random_scale_crop.scales_from_text`."""
     warmup_batches: int = 500
     rds: float | None = None
     ma20: float | None = None

@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    add_topic,
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import add_topic, seed
+from geoloc_ros.cli.shared.ros import require_ros
 
 if TYPE_CHECKING:
     from geoloc_ros.core.bags.bag import Bag
@@ -60,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from geoloc_ros.core.maps.raster import RasterMap
     from geoloc_ros.core.reporting.report import write_report
 
+    require_ros("demo")
     console = Console()
     folder, note = args.flight, args.note
     if folder is None:
@@ -95,15 +93,8 @@ def _generate(args: argparse.Namespace, console: Console) -> Path:
 
 def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, console: Console) -> Run:
     """Play the flight through the nodes and score what they publish."""
+    from geoloc_ros.cli.shared.live_graph import LiveGraph, Recorder
     from geoloc_ros.core.evaluation.scores import Run
-
-    # ROS is only there where the command really runs: `geoloc --help` works without.
-    try:
-        from geoloc_ros.cli.shared.live_graph import LiveGraph, Recorder
-    except ImportError as error:
-        raise GeolocError(
-            f"no ROS 2 here ({error}); source /opt/ros/*/setup.bash or run `make demo`"
-        ) from error
 
     recorder = Recorder()
     try:

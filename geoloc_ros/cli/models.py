@@ -85,6 +85,7 @@ def _file_cells(entry: dict[str, str]) -> tuple[str, str]:
 def _list_networks(words: list[str]) -> None:
     import torch
 
+    from geoloc_models.backbones.timm_backbone import STREAMS
     from geoloc_models.drl.macs import Cost, count_cost
     from geoloc_models.drl.presets import PRESETS, build_on_meta, names_with
     from geoloc_models.errors import GeolocError
@@ -92,28 +93,44 @@ def _list_networks(words: list[str]) -> None:
     names = names_with(words)
     if not names:
         raise GeolocError(
-            f"no network has {' '.join(words)!r} in its name or source; `geoloc models all` lists them"
+            f"no network has {' '.join(words)!r} in its name or source; `geoloc models` lists them"
         )
     table = _table("network", "params", "G MACs", "true", "RDS", "MA@20", "source")
+    of_timm = [name for name in names if PRESETS[name].backbone in STREAMS]
+    timm_missing = _timm_missing() if of_timm else None
     costs: dict[object, Cost] = {}
     with Console(stderr=True).status("counting") as status:
         for name in names:
             preset = PRESETS[name]
             status.update(f"counting {name}")
-            if preset.arithmetic not in costs:
-                images = [torch.empty(1, 3, side, side) for side in (preset.query_px, preset.map_px)]
-                costs[preset.arithmetic] = count_cost(build_on_meta(name), *images)
-            cost = costs[preset.arithmetic]
-            table.add_row(
-                name,
-                f"{cost.parameters / 1e6:.2f} M",
-                f"{cost.counted_macs / 1e9:.2f}",
-                f"{cost.macs / 1e9:.2f}",
-                "" if preset.rds is None else f"{preset.rds:.3f}",
-                "" if preset.ma20 is None else f"{preset.ma20:.3f}",
-                preset.source,
-            )
+            counted = ("", "", "")
+            if not (timm_missing and name in of_timm):
+                if preset.arithmetic not in costs:
+                    images = [torch.empty(1, 3, side, side) for side in (preset.query_px, preset.map_px)]
+                    costs[preset.arithmetic] = count_cost(build_on_meta(name), *images)
+                cost = costs[preset.arithmetic]
+                counted = (
+                    f"{cost.parameters / 1e6:.2f} M",
+                    f"{cost.counted_macs / 1e9:.2f}",
+                    f"{cost.macs / 1e9:.2f}",
+                )
+            reported = ("" if value is None else f"{value:.3f}" for value in (preset.rds, preset.ma20))
+            table.add_row(name, *counted, *reported, preset.source)
     _print(table)
+    if timm_missing:
+        print(f"Not counted: {', '.join(of_timm)}. {timm_missing}")
+
+
+def _timm_missing() -> str | None:
+    """Why the networks of timm cannot be built, if they cannot."""
+    from geoloc_models.backbones.timm_backbone import import_timm
+    from geoloc_models.errors import GeolocError
+
+    try:
+        import_timm()
+    except GeolocError as error:
+        return str(error)
+    return None
 
 
 def _convert(words: list[str], checkpoint: Path, path: Path) -> int:

@@ -155,3 +155,18 @@ def test_an_impossible_flight_is_one_line(
     assert len(error.splitlines()) == 1
     assert value in error or f"{float(value)}" in error
     assert not flight.exists()
+
+
+@pytest.mark.parametrize("words", ["demo", "bench graph", "bench bridge"])
+def test_commands_that_need_ros_end_before_any_work(words: str, tmp_path: Path) -> None:
+    """As after `pip install .`; generating a world first takes a minute."""
+    program = (
+        "import sys\nsys.modules['rclpy'] = None\nfrom geoloc_ros.cli.main import main\n"
+        f"sys.exit(main({words.split()}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert f"geoloc {words} needs ROS 2" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`geoloc models` lists what ships and what can be trained."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from geoloc_models.backbones.timm_backbone import import_timm
 from geoloc_models.drl import presets
 from geoloc_models.weights import FOLDER, shipped
 from geoloc_ros.cli.main import main
@@ -51,3 +53,20 @@ def test_words_choose_networks(capsys: pytest.CaptureFixture[str]):
 def test_unknown_words_are_told(capsys: pytest.CaptureFixture[str]):
     assert main(["models", "resnet18"]) == 2
     assert "no network has 'resnet18'" in capsys.readouterr().err
+
+
+def test_networks_of_timm_are_listed_without_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """As after `pip install .`: timm is an extra."""
+    import_timm.cache_clear()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    names = ("post_resnet50_ccn_gc", "mix_compact")
+    monkeypatch.setattr(presets, "PRESETS", {name: presets.PRESETS[name] for name in names})
+    assert main(["models", "_"]) == 0
+    text = capsys.readouterr().out
+    import_timm.cache_clear()
+    row = next(line for line in text.splitlines() if names[0] in line and "│" in line)
+    assert [cell.strip() for cell in row.split("│")[2:8]] == ["", "", "", "0.208", "0.059", "table VIII"]
+    assert f"Not counted: {names[0]}. This network needs timm" in text
+    assert "pip install" in text

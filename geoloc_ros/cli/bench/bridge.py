@@ -24,6 +24,7 @@ from rich.console import Console
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.shared.arguments import seed
 from geoloc_ros.cli.shared.output import plain_table, print_line, rated_progress
+from geoloc_ros.cli.shared.ros import require_ros
 
 if TYPE_CHECKING:
     from geoloc_ros.cli.bench.autopilot_ends import End
@@ -63,16 +64,13 @@ def run(args: argparse.Namespace) -> int:
             raise GeolocError(f"{name} is {number}; give a number of {LEAST:g} or more")
     if not 0 <= args.faults <= 1:
         raise GeolocError(f"--faults is {args.faults}; give a share of 0 to 1")
-    try:
-        import rclpy
+    require_ros("bench bridge")
+    import rclpy
 
-        from geoloc_ros.cli.bench.autopilot_ends import ENDS
-        from geoloc_ros.cli.shared.live_graph import use_own_domain
-        from geoloc_ros.core.autopilot.bridge_soak import judge
-    except ImportError as error:
-        raise GeolocError(
-            f"geoloc bench bridge needs ROS 2, which is not here ({error}); source its setup.bash"
-        ) from None
+    from geoloc_ros.cli.bench.autopilot_ends import ENDS
+    from geoloc_ros.cli.shared.live_graph import use_own_domain
+    from geoloc_ros.core.autopilot.bridge_soak import judge
+
     use_own_domain()
     rclpy.init()
     try:

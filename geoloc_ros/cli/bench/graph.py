@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.cli.shared.ros import require_ros
 
 SIZES, RATES_HZ, TRANSPORTS = ("640x480", "1920x1080"), (10.0, 30.0), ("raw", "compressed")
 TARGET_START_S, TARGET_MB = 8.0, 900.0
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.frames} frames at {min(args.rates_hz):g} Hz on {args.cores} cores cannot be measured; all must be "
             "positive"
         )
+    require_ros("bench graph")
     cameras = {size: camera_of(size) for size in args.sizes}
     keep_to_cores(args.cores)  # the nodes inherit it
     console = Console()
