@@ -21,7 +21,7 @@ from geoloc_ros.cli.shared.output import make_writable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from geoloc_ros.core.reporting.comparison import Told
+    from geoloc_ros.core.reporting.comparison import LoadedReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if len(args.reports) < 2:
         raise GeolocError("one report has nothing to be compared with: give two or more")
     limits = parse_limits(args.max_worse)
-    told = read_reports(args.reports)
+    reports = read_reports(args.reports)
     make_writable(args.out)
-    comparison = compare(told, limits)
+    comparison = compare(reports, limits)
     console = Console()
-    console.print(_table(told))
+    console.print(_table(reports))
     if args.out is not None:
-        map_path = args.map or _map_of(told[0])
+        map_path = args.map or _map_of(reports[0])
         with RasterMap(map_path) if map_path else contextlib.nullcontext() as raster:
             write_comparison(args.out, comparison, raster)
         console.print(f"comparison: {args.out / 'comparison.html'}")
@@ -74,13 +74,13 @@ def run(args: argparse.Namespace) -> int:
     return 1 if comparison.exceeded else 0
 
 
-def _map_of(first: Told) -> Path | None:
+def _map_of(first: LoadedReport) -> Path | None:
     """The raster that the first run searched, where it still is."""
     path = first.summary.get("map")
     return Path(path) if path and Path(path).exists() else None
 
 
-def _table(told: list[Told]) -> Table:
+def _table(reports: list[LoadedReport]) -> Table:
     """All figures, a run a column, with the differences from the first."""
     from rich.table import Table
 
@@ -88,15 +88,15 @@ def _table(told: list[Told]) -> Table:
     from geoloc_ros.core.reporting.figures import GROUPS
 
     colours = {"better": "green", "worse": "red", "": "dim"}
-    table = Table(title=f"against {told[0].run.name}")
+    table = Table(title=f"against {reports[0].run.name}")
     table.add_column("figure")
-    for each in told:
+    for each in reports:
         table.add_column(each.run.name, justify="right", overflow="fold")
     for group in GROUPS.values():
         for figure in group:
-            cells = [figure.text(figure.of(told[0].summary))]
-            for other in told[1:]:
-                text, kind = delta(figure, told[0], other)
+            cells = [figure.text(figure.of(reports[0].summary))]
+            for other in reports[1:]:
+                text, kind = delta(figure, reports[0], other)
                 cells.append(f"{figure.text(figure.of(other.summary))} [{colours[kind]}]{text}[/]")
             table.add_row(figure.label + (f", {figure.unit}" if figure.unit else ""), *cells)
         table.add_section()

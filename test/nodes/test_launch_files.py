@@ -33,7 +33,7 @@ from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Truth
 from geoloc_ros.core.simulation.ground_station import GroundStation
-from geoloc_ros.core.simulation.mission import Recorder
+from geoloc_ros.core.simulation.mission_recorder import Recorder
 from geoloc_ros.messages.stamps import seconds_from_time
 
 STAND_IN = Path(__file__).resolve().parents[1] / "launch_stand_in" / "bin"

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         from geoloc_ros.cli.sim.fix_listener import FixListener
         from geoloc_ros.core.reporting.mission_report import outcome, write_mission
         from geoloc_ros.core.simulation.ground_station import GroundStation
-        from geoloc_ros.core.simulation.mission import Mission, MissionPlan, Progress, Recorder
+        from geoloc_ros.core.simulation.mission import Mission, MissionPlan, Progress
+        from geoloc_ros.core.simulation.mission_recorder import Recorder
     except ImportError as error:
         raise GeolocError(
             f"a mission needs ROS 2, to hear the fixes, and pymavlink: {error}; source the environment that `make` "

@@ -31,7 +31,7 @@ from geoloc_ros.core.reporting.plots import (
     state_legend,
 )
 from geoloc_ros.core.reporting.records import frames_of
-from geoloc_ros.core.reporting.report import honesty, partial_words, render, write_text
+from geoloc_ros.core.reporting.report import calibration, partial_words, render, write_text
 from geoloc_ros.core.reporting.track import draw_track
 
 _SAME_STAMP_S = 1e-3
@@ -43,7 +43,7 @@ _SETTINGS = ("flight", "map", "weights", "mode", "prior_noise_m", "crop_m", "see
 
 
 @dataclass(frozen=True)
-class Told:
+class LoadedReport:
     """A run as its report tells it: the first of that report, under a name of its own among those compared."""
 
     run: Run
@@ -84,7 +84,7 @@ class Pairing:
     changes: list[Change]
 
 
-def read_reports(paths: Sequence[Path]) -> list[Told]:
+def read_reports(paths: Sequence[Path]) -> list[LoadedReport]:
     """Reports, each a folder or its report.json; GeolocError where one is no report, or holds no frames."""
     files = [path / "report.json" if path.is_dir() else path for path in paths]
     if len({file.resolve() for file in files}) < len(files):
@@ -104,7 +104,7 @@ def _names(files: Sequence[Path]) -> list[str]:
     return ["/".join(folder.parts[-depth:]) for folder in folders]
 
 
-def _read(file: Path, name: str) -> Told:
+def _read(file: Path, name: str) -> LoadedReport:
     try:
         figures = json.loads(file.read_text(encoding="utf-8"))
         summary = figures["runs"][0]
@@ -127,7 +127,7 @@ def _read(file: Path, name: str) -> Told:
         ) from error
     if not run.frames:
         raise GeolocError(f"{file} holds no frame, so there is nothing to compare")
-    return Told(run, {**summary, "name": name}, file)
+    return LoadedReport(run, {**summary, "name": name}, file)
 
 
 def pair(first: Run, other: Run) -> Pairing:
@@ -169,11 +169,11 @@ def pair(first: Run, other: Run) -> Pairing:
     )
 
 
-def _warnings(told: Sequence[Told], pairings: Sequence[Pairing]) -> list[str]:
+def _warnings(reports: Sequence[LoadedReport], pairings: Sequence[Pairing]) -> list[str]:
     """Why the runs may not compare: stopped, set up otherwise, or of other frames."""
-    first = told[0]
-    words = [partial_words(each.summary) for each in told if each.summary["partial"]]
-    for other, pairing in zip(told[1:], pairings, strict=True):
+    first = reports[0]
+    words = [partial_words(each.summary) for each in reports if each.summary["partial"]]
+    for other, pairing in zip(reports[1:], pairings, strict=True):
         for key in _SETTINGS:
             own, given = other.summary.get(key), first.summary.get(key)
             if own != given:
@@ -213,13 +213,13 @@ def parse_limits(texts: Sequence[str]) -> dict[str, float]:
     return limits
 
 
-def _too_much_worse(told: Sequence[Told], limits: dict[str, float]) -> list[str]:
+def _too_much_worse(reports: Sequence[LoadedReport], limits: dict[str, float]) -> list[str]:
     """A sentence for each figure that is worse than the first run's by more than its limit."""
     found = []
-    for other in told[1:]:
+    for other in reports[1:]:
         for key, limit in limits.items():
             figure = FIGURES[key]
-            before, after = figure.of(told[0].summary), figure.of(other.summary)
+            before, after = figure.of(reports[0].summary), figure.of(other.summary)
             worse = figure.worse_by(before, after)
             if not worse <= limit and before is not None:
                 found.append(
@@ -229,7 +229,7 @@ def _too_much_worse(told: Sequence[Told], limits: dict[str, float]) -> list[str]
     return found
 
 
-def delta(figure: Figure, first: Told, other: Told) -> tuple[str, str]:
+def delta(figure: Figure, first: LoadedReport, other: LoadedReport) -> tuple[str, str]:
     """What `other` has more of, with sign, and "better", "worse" or "" as its digits show."""
     before, after = figure.of(first.summary), figure.of(other.summary)
     if before is None or after is None:
@@ -247,17 +247,19 @@ def delta(figure: Figure, first: Told, other: Told) -> tuple[str, str]:
 class Comparison:
     """Runs against the first of them. pairings: of all but the first; limits: by key; warnings, exceeded: sentences."""
 
-    told: Sequence[Told]
+    reports: Sequence[LoadedReport]
     pairings: Sequence[Pairing]
     limits: dict[str, float]
     warnings: list[str]
     exceeded: list[str]
 
 
-def compare(told: Sequence[Told], limits: dict[str, float]) -> Comparison:
+def compare(reports: Sequence[LoadedReport], limits: dict[str, float]) -> Comparison:
     """What differs from the first run, and which figures are worse by more than their limits."""
-    pairings = [pair(told[0].run, other.run) for other in told[1:]]
-    return Comparison(told, pairings, limits, _warnings(told, pairings), _too_much_worse(told, limits))
+    pairings = [pair(reports[0].run, other.run) for other in reports[1:]]
+    return Comparison(
+        reports, pairings, limits, _warnings(reports, pairings), _too_much_worse(reports, limits)
+    )
 
 
 def write_comparison(folder: Path, comparison: Comparison, map_source: MapSource | None) -> None:
@@ -269,20 +271,20 @@ def write_comparison(folder: Path, comparison: Comparison, map_source: MapSource
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
     """What the JSON holds; "worse_by" is null where the two cannot be ranked."""
-    told = comparison.told
+    reports = comparison.reports
     runs: list[dict[str, Any]] = []
-    for each, pairing in zip(told, [None, *comparison.pairings], strict=True):
+    for each, pairing in zip(reports, [None, *comparison.pairings], strict=True):
         values = {key: figure.of(each.summary) for key, figure in FIGURES.items()}
         runs.append({"name": each.run.name, "report": str(each.path), "figures": values})
         if pairing is not None:
-            first = told[0].summary
+            first = reports[0].summary
             runs[-1]["worse_by"] = {
                 key: rounded(figure.worse_by(figure.of(first), values[key]), 6)
                 for key, figure in FIGURES.items()
             }
             runs[-1]["frame_by_frame"] = _pairing_figures(pairing)
     return {
-        "first": told[0].run.name,
+        "first": reports[0].run.name,
         "warnings": comparison.warnings,
         "limits": comparison.limits,
         "exceeded": comparison.exceeded,
@@ -309,8 +311,8 @@ def _pairing_figures(pairing: Pairing) -> dict[str, Any]:
 
 
 def _page(comparison: Comparison, map_source: MapSource | None) -> str:
-    told = comparison.told
-    drawn = [each.run for each in told[:MAX_RUNS]]
+    reports = comparison.reports
+    drawn = [each.run for each in reports[:MAX_RUNS]]
     plots = {
         "errors": picture(lambda figure: draw_errors(figure, drawn)),
         "cdf": picture(lambda figure: draw_cdf(figure, drawn)),
@@ -320,26 +322,26 @@ def _page(comparison: Comparison, map_source: MapSource | None) -> str:
         plots["stages"] = picture(lambda figure: draw_stage_bars(figure, timed))
     return render(
         "comparison.html.j2",
-        title=f"{', '.join(each.run.name for each in told[1:])} against {told[0].run.name}",
-        told=told,
+        title=f"{', '.join(each.run.name for each in reports[1:])} against {reports[0].run.name}",
+        reports=reports,
         warnings=comparison.warnings,
         exceeded=comparison.exceeded,
         swatches=run_legend(drawn),
         crowded=crowded(drawn),
         states=state_legend(drawn),
         stages=stage_legend(timed),
-        groups=_groups(told),
+        groups=_groups(reports),
         plots=plots,
         track=draw_track(drawn, map_source, by_confidence=False),
-        honesty=honesty([each.summary for each in told]),
+        calibration=calibration([each.summary for each in reports]),
         pairs=[
-            _changes(told[0].run, other.run, pairing)
-            for other, pairing in zip(told[1:], comparison.pairings, strict=True)
+            _changes(reports[0].run, other.run, pairing)
+            for other, pairing in zip(reports[1:], comparison.pairings, strict=True)
         ],
     )
 
 
-def _groups(told: Sequence[Told]) -> list[dict[str, Any]]:
+def _groups(reports: Sequence[LoadedReport]) -> list[dict[str, Any]]:
     """All figures of all runs, with what differs from the first."""
     return [
         {
@@ -347,10 +349,10 @@ def _groups(told: Sequence[Told]) -> list[dict[str, Any]]:
             "rows": [
                 {
                     "label": figure.label + (f", {figure.unit}" if figure.unit else ""),
-                    "first": figure.text(figure.of(told[0].summary)),
+                    "first": figure.text(figure.of(reports[0].summary)),
                     "others": [
-                        (figure.text(figure.of(other.summary)), *delta(figure, told[0], other))
-                        for other in told[1:]
+                        (figure.text(figure.of(other.summary)), *delta(figure, reports[0], other))
+                        for other in reports[1:]
                     ],
                 }
                 for figure in group

@@ -20,7 +20,7 @@ LARGER, SMALLER, NEITHER = math.inf, -math.inf, math.nan
 """Values of `Figure.best`; NEITHER for what two runs cannot be ranked by alone."""
 NEES_EXPECTED = 2.0
 COVERAGE_EXPECTED = {k: 1.0 - math.exp(-(k**2) / 2) for k in (1, 2, 3)}
-"""Of an honest covariance in two dimensions: the mean of chi-square with 2 degrees of freedom, and its shares."""
+"""Of a calibrated covariance in two dimensions: the mean of chi-square with 2 degrees of freedom, and its shares."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
         Figure("recovery_s.max", "longest time to relocalize", 2, NEITHER, "s"),
         Figure("dropped_frames", "dropped frames", 0, SMALLER),
     ),
-    "Honesty of the covariance": (
+    "Calibration of the covariance": (
         Figure("nees_mean", f"mean NEES ({NEES_EXPECTED:g} expected)", 2, NEES_EXPECTED),
         *(
             Figure(f"coverage_{k}sigma", f"truth within {k}σ ({share:.3f} expected)", 3, share)

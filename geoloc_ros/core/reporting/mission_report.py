@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from geoloc_ros.core.reporting.report import write_text
 from geoloc_ros.core.simulation.mission import Flown
 
-# Told apart by the colour-blind too (Okabe and Ito).
+# Distinct for colour-blind readers too (Okabe and Ito).
 _TRUTH, _ESTIMATE, _LOSS, _QUIET = "#555555", "#0072b2", "#d55e00", "#5c6878"
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from geoloc_models.metrics import MA_DISTANCES_M
 from geoloc_ros.core.evaluation.scores import FrameScore, Run, column, stages
 
-# Told apart by the colour-blind too (after Okabe and Ito); each colour in a shade for light and one for dark paper.
+# Distinct for colour-blind readers too (after Okabe and Ito); each colour in a shade for light and one for dark paper.
 _RUNS = (
     ("#0060b9", "#5cb3ff"),
     ("#c2410c", "#ff9b55"),

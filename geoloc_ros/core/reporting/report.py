@@ -144,7 +144,7 @@ def _page(
         track=draw_track(drawn, map_source, by_confidence=True),
         plots=plots,
         pose=_pose_errors(summaries),
-        honesty=honesty(summaries),
+        calibration=calibration(summaries),
         outages=_outages(main, summaries[0]),
         latency=latency,
         closeups=[_closeup(closeup) for closeup in main.closeups],
@@ -212,8 +212,8 @@ def _pose_errors(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"headings": ["", *names, "pairs"], "rows": rows}
 
 
-def honesty(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """NEES and coverage of all runs, and what is expected of an honest covariance."""
+def calibration(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """NEES and coverage of all runs, and what is expected of a calibrated covariance."""
     keys = ["nees_mean", *(f"coverage_{k}sigma" for k in COVERAGE_EXPECTED)]
     rows = [[s["name"], *(FIGURES[key].text(FIGURES[key].of(s)) for key in keys)] for s in summaries]
     expected = [NEES_EXPECTED, *COVERAGE_EXPECTED.values()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of single-view figures, in the manner of the DRL paper's figures 8 to 10, with honesty and resistance beside.
+"""Plots of single-view figures, in the manner of the DRL paper's figures 8 to 10, with calibration and stress.
 
 One colour an engine throughout; every PNG stands alone: set, units and number of samples are on it.
 """
@@ -21,7 +21,7 @@ from geoloc_models.evaluation.stress import STRESSES
 from geoloc_models.evaluation.views import OFFSET_RINGS, PairScores
 from geoloc_models.metrics import MA_ALL_DISTANCES_M
 
-# Told apart by the colour-blind too (Okabe and Ito).
+# Distinct for colour-blind readers too (Okabe and Ito).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#555555")
 _QUIET = "#5c6878"
 _STYLE: dict[Any, Any] = {

@@ -74,9 +74,9 @@ def test_another_place_at_the_same_times_is_told(folders: list[Path], walk: Walk
 
 
 def test_limits_hold_for_every_other_run(folders: list[Path]) -> None:
-    told = read_reports(folders)
-    assert compare(told, {"median_error_m": 1.1, "ma.3": 1.0}).exceeded == []
-    exceeded = compare(told, {"median_error_m": 0.5, "availability": 0.0}).exceeded
+    reports = read_reports(folders)
+    assert compare(reports, {"median_error_m": 1.1, "ma.3": 1.0}).exceeded == []
+    exceeded = compare(reports, {"median_error_m": 0.5, "availability": 0.0}).exceeded
     assert len(exceeded) == 3
     assert exceeded[0].startswith("after: median error went from 2.0")
     assert "the limit is 0.5" in exceeded[0]
@@ -86,9 +86,9 @@ def test_limits_hold_for_every_other_run(folders: list[Path]) -> None:
 
 def test_a_run_without_any_fix_exceeds_every_limit(folders: list[Path], walk: Walk, tmp_path: Path) -> None:
     write_figures(tmp_path / "lost", [walk("geoloc", 2.0, gap=range(40))], "lost")
-    told = read_reports([folders[0], tmp_path / "lost"])
-    assert len(compare(told, {"median_error_m": 1e9}).exceeded) == 1
-    assert compare(list(reversed(told)), {"median_error_m": 0.0}).exceeded == []
+    reports = read_reports([folders[0], tmp_path / "lost"])
+    assert len(compare(reports, {"median_error_m": 1e9}).exceeded) == 1
+    assert compare(list(reversed(reports)), {"median_error_m": 0.0}).exceeded == []
 
 
 def test_json_holds_figures_and_what_is_worse(folders: list[Path], tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_json_holds_figures_and_what_is_worse(folders: list[Path], tmp_path: Pat
 def test_same_folder_names_are_told_apart(folders: list[Path], walk: Walk, tmp_path: Path) -> None:
     for day in ("monday", "tuesday"):
         write_figures(tmp_path / day / "report", [walk("geoloc", 2.0)], day)
-    told = read_reports([tmp_path / "monday" / "report", tmp_path / "tuesday" / "report" / "report.json"])
-    assert [each.run.name for each in told] == ["monday/report", "tuesday/report"]
+    reports = read_reports([tmp_path / "monday" / "report", tmp_path / "tuesday" / "report" / "report.json"])
+    assert [each.run.name for each in reports] == ["monday/report", "tuesday/report"]
 
 
 @pytest.mark.parametrize(

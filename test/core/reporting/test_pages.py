@@ -50,7 +50,7 @@ def test_page_in_a_browser(pages: dict[str, Path], browser: Browser, name: str, 
     assert min(widths) > 0
     assert browser.value("document.documentElement.scrollWidth") == width_px
     assert browser.value(TOO_WIDE) == []
-    assert {"Figures", "Error over time", "Honesty of the covariance"} <= set(browser.value(SECTIONS))
+    assert {"Figures", "Error over time", "Calibration of the covariance"} <= set(browser.value(SECTIONS))
 
 
 def test_plots_follow_paper_and_width(pages: dict[str, Path], browser: Browser) -> None:

@@ -21,9 +21,10 @@ import pytest
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.reporting.mission_report import figures, outcome, write_mission
-from geoloc_ros.core.simulation import ground_station, mission
+from geoloc_ros.core.simulation import ground_station, mission, mission_recorder
 from geoloc_ros.core.simulation.ground_station import GroundStation
-from geoloc_ros.core.simulation.mission import Flown, Mission, MissionPlan, Progress, Recorder, Samples
+from geoloc_ros.core.simulation.mission import Flown, Mission, MissionPlan, Progress
+from geoloc_ros.core.simulation.mission_recorder import Recorder, Samples
 
 # The tests are imported by path, and the vehicle lies with those of the graph.
 sys.path.insert(0, str(Path(__file__).parents[2] / "nodes"))
@@ -89,6 +90,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Flight]]:
     hurried = {"CONNECT_S": 3.0, "READY_S": 2.0, "AGAIN_S": 0.3, "QUIET_S": 1.0, "FIRST_FIX_S": 1.5}
     for name, seconds in hurried.items():
         monkeypatch.setattr(mission, name, seconds)
+    monkeypatch.setattr(mission_recorder, "QUIET_S", hurried["QUIET_S"])
     monkeypatch.setattr(ground_station, "ANSWER_S", 0.3)
     monkeypatch.setitem(STREAMS_HZ, "HEARTBEAT", 10.0)
     made: list[Flight] = []
