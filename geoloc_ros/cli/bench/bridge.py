@@ -198,7 +198,7 @@ def _print(verdict: Verdict, published: list[Said], totals: dict[str, str], limi
             table.add_row(key, count)
     table.add_row("oldest passed on, s", f"{verdict.oldest_s:.3f} of {limit_s:g}")
     if verdict.counted:
-        table.add_row("counter bumps", str(verdict.bumps))
+        table.add_row("counter increments", str(verdict.bumps))
         table.add_row("relocalizations", str(verdict.relocalizations))
     table.add_row("violations", str(len(verdict.violations)))
     console.print(table)
