@@ -22,16 +22,7 @@ if TYPE_CHECKING:
     from geoloc_models.engines.network_engine import NetworkEngine
     from geoloc_models.errors import GeolocError
 
-__all__ = [
-    "Engine",
-    "EngineSpec",
-    "GeolocError",
-    "Heatmap",
-    "NetworkEngine",
-    "Retriever",
-    "load",
-    "load_retriever",
-]
+__all__ = ["Engine", "EngineSpec", "GeolocError", "Heatmap", "NetworkEngine", "Retriever", "load", "load_retriever"]
 
 _MODULES = {
     "Engine": "engines",

@@ -24,17 +24,12 @@ FALSE_FIX_DISTANCE_M = 20.0
 Floats = NDArray[np.float64]
 
 
-def haversine_m(
-    lat_a_deg: ArrayLike, lon_a_deg: ArrayLike, lat_b_deg: ArrayLike, lon_b_deg: ArrayLike
-) -> Floats:
+def haversine_m(lat_a_deg: ArrayLike, lon_a_deg: ArrayLike, lat_b_deg: ArrayLike, lon_b_deg: ArrayLike) -> Floats:
     """Great-circle distance in metres between points a and b (degrees; shapes broadcast)."""
     lat_a, lon_a, lat_b, lon_b = (
-        np.radians(np.asarray(value, dtype=np.float64))
-        for value in (lat_a_deg, lon_a_deg, lat_b_deg, lon_b_deg)
+        np.radians(np.asarray(value, dtype=np.float64)) for value in (lat_a_deg, lon_a_deg, lat_b_deg, lon_b_deg)
     )
-    chord = (
-        np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
-    )
+    chord = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     # Rounding can push the chord of two antipodes over 1.
     return 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))
 
@@ -83,9 +78,7 @@ def sdm(lat_a_deg: ArrayLike, lon_a_deg: ArrayLike, lat_b_deg: ArrayLike, lon_b_
     return float(np.mean(scores)) if scores.size else float("nan")
 
 
-def sdm_at_k(
-    lat_deg: float, lon_deg: float, ranked_lat_deg: ArrayLike, ranked_lon_deg: ArrayLike, k: int
-) -> float:
+def sdm_at_k(lat_deg: float, lon_deg: float, ranked_lat_deg: ArrayLike, ranked_lon_deg: ArrayLike, k: int) -> float:
     """SDM@K of one query, as DenseUAV defines it: the best k of a ranked gallery, earlier ranks weighing more.
 
     ranked: (N,) degrees, best first; with fewer than k the list is as long as it is.
@@ -107,12 +100,8 @@ def nees(errors_m: ArrayLike, covariances_m2: ArrayLike) -> Floats:
     a, b, d = covariances[:, 0, 0], (covariances[:, 0, 1] + covariances[:, 1, 0]) / 2, covariances[:, 1, 1]
     determinant = a * d - b * b
     with np.errstate(divide="ignore", invalid="ignore"):
-        squared = (
-            d * errors[:, 0] ** 2 - 2 * b * errors[:, 0] * errors[:, 1] + a * errors[:, 1] ** 2
-        ) / determinant
-    return np.where(
-        (determinant <= 0) | (a <= 0), np.where(np.isnan(errors).any(axis=1), np.nan, np.inf), squared
-    )
+        squared = (d * errors[:, 0] ** 2 - 2 * b * errors[:, 0] * errors[:, 1] + a * errors[:, 1] ** 2) / determinant
+    return np.where((determinant <= 0) | (a <= 0), np.where(np.isnan(errors).any(axis=1), np.nan, np.inf), squared)
 
 
 def sigma_coverage(nees_values: ArrayLike, sigma: float = 2.0) -> float:

@@ -176,9 +176,7 @@ def save_weights(path: Path, model: nn.Module, info: WeightsInfo, eight_bit: boo
     return write_weights(path, "localizer", asdict(info), model.state_dict(), eight_bit)
 
 
-def write_weights(
-    path: Path, kind: Kind, info: Mapping[str, Any], state: Mapping[str, Tensor], eight_bit: bool
-) -> str:
+def write_weights(path: Path, kind: Kind, info: Mapping[str, Any], state: Mapping[str, Tensor], eight_bit: bool) -> str:
     """Write a network's parameters as float16, its counters as they are, and return the file's SHA-256.
 
     eight_bit: matrices and convolutions as int8, half of float16, with one float16 scale per 64 inputs of an output
@@ -223,9 +221,7 @@ def _dequantize(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def read_weights(
-    path: Path, kind: Kind, parse: Callable[[dict[str, Any]], Info]
-) -> tuple[Info, dict[str, Tensor]]:
+def read_weights(path: Path, kind: Kind, parse: Callable[[dict[str, Any]], Info]) -> tuple[Info, dict[str, Tensor]]:
     """What `parse` makes of the file's metadata, and the tensors as float32.
 
     GeolocError: no safetensors file, one of the other kind, one that is no weights file of ours, or an incomplete one.
@@ -235,9 +231,7 @@ def read_weights(
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise GeolocError(
-            f"weights {path} are damaged or no safetensors file ({error}); get them again"
-        ) from error
+        raise GeolocError(f"weights {path} are damaged or no safetensors file ({error}); get them again") from error
     for other, key in METADATA_KEY.items():
         if other != kind and key in metadata:
             raise _other_kind(path, other, kind)

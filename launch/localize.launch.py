@@ -38,9 +38,7 @@ def localizer(context: LaunchContext) -> list:
     if not is_named:
         gallery = f"{LaunchConfiguration('map').perform(context).rstrip('/')}.gallery"
     # Without one beside the map the parameter file decides.
-    named = (
-        {"gallery": ParameterValue(gallery, value_type=str)} if is_named or os.path.isfile(gallery) else {}
-    )
+    named = {"gallery": ParameterValue(gallery, value_type=str)} if is_named or os.path.isfile(gallery) else {}
     return [
         LifecycleNode(
             package="geoloc_ros",
@@ -76,9 +74,7 @@ def bridge(context: LaunchContext) -> list:
             namespace=LaunchConfiguration("namespace"),
             output="screen",
             parameters=[LaunchConfiguration(f"{autopilot}_bridge_params"), named, USE_SIM_TIME],
-            remappings=[
-                (topic, LaunchConfiguration(topic)) for topic in ("imu", "altitude", "gnss", "truth")
-            ],
+            remappings=[(topic, LaunchConfiguration(topic)) for topic in ("imu", "altitude", "gnss", "truth")],
             arguments=["--ros-args", *LOG_LEVEL],
         )
     ]
@@ -87,9 +83,7 @@ def bridge(context: LaunchContext) -> list:
 def generate_launch_description() -> LaunchDescription:
     """Two nodes, or three; every topic they subscribe to can be remapped by an argument of its name."""
     arguments = [
-        DeclareLaunchArgument(
-            "map", description="map to search: GeoTIFF, COG, VRT, MBTiles or a folder of XYZ tiles"
-        ),
+        DeclareLaunchArgument("map", description="map to search: GeoTIFF, COG, VRT, MBTiles or a folder of XYZ tiles"),
         DeclareLaunchArgument(
             "gallery",
             default_value="auto",
@@ -109,16 +103,10 @@ def generate_launch_description() -> LaunchDescription:
             description="where mavlink_bridge finds the autopilot, such as udpin:0.0.0.0:14540, "
             "tcp:127.0.0.1:5762 or serial:/dev/ttyAMA0:921600; empty: as mavlink_bridge_params says",
         ),
+        DeclareLaunchArgument("localizer", default_value="true", description="false: without the localizer itself"),
+        DeclareLaunchArgument("map_server", default_value="true", description="false: another node serves get_map"),
         DeclareLaunchArgument(
-            "localizer", default_value="true", description="false: without the localizer itself"
-        ),
-        DeclareLaunchArgument(
-            "map_server", default_value="true", description="false: another node serves get_map"
-        ),
-        DeclareLaunchArgument(
-            "use_sim_time",
-            default_value="false",
-            description="true: time comes from /clock (simulation, replay)",
+            "use_sim_time", default_value="false", description="true: time comes from /clock (simulation, replay)"
         ),
         DeclareLaunchArgument(
             "autostart",
@@ -145,9 +133,7 @@ def generate_launch_description() -> LaunchDescription:
             default_value=PathJoinSubstitution([CONFIG, "mavlink_bridge.yaml"]),
             description="parameter file of mavlink_bridge",
         ),
-        DeclareLaunchArgument(
-            "log_level", default_value="info", description="debug, info, warn, error or fatal"
-        ),
+        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
         DeclareLaunchArgument(
             "dds_profile",
             default_value=EnvironmentVariable(
@@ -155,10 +141,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             description="Fast DDS profile; the one shipped has shared memory for raw frames",
         ),
-        *(
-            DeclareLaunchArgument(topic, default_value=topic, description=text)
-            for topic, text in TOPICS.items()
-        ),
+        *(DeclareLaunchArgument(topic, default_value=topic, description=text) for topic, text in TOPICS.items()),
     ]
     map_server = Node(
         package="geoloc_ros",

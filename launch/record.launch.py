@@ -48,19 +48,13 @@ def record(context: LaunchContext) -> list:
     if argument("use_sim_time") == "true":
         command += ["--use-sim-time"]
     # At the end the recorder writes the index and, with compression by file, packs the file.
-    return [
-        ExecuteProcess(
-            cmd=command, name="record", output="screen", sigterm_timeout="120", sigkill_timeout="30"
-        )
-    ]
+    return [ExecuteProcess(cmd=command, name="record", output="screen", sigterm_timeout="120", sigkill_timeout="30")]
 
 
 def generate_launch_description() -> LaunchDescription:
     """One process; Ctrl-C ends the recording and writes the bag's index."""
     arguments = [
-        DeclareLaunchArgument(
-            "out", default_value="", description="folder of the bag; empty: named after the time"
-        ),
+        DeclareLaunchArgument("out", default_value="", description="folder of the bag; empty: named after the time"),
         DeclareLaunchArgument(
             "storage", default_value="mcap", choices=["mcap", "sqlite3"], description="format of the bag"
         ),

@@ -15,9 +15,7 @@ TOPICS = ("image", "camera_info", "imu", "altitude", "odom", "gnss", "truth")
 
 def localizer(map_path: str) -> IncludeLaunchDescription:
     """The graph of localize.launch.py on the time of the recording."""
-    forwarded = {
-        name: LaunchConfiguration(name) for name in ("gallery", "namespace", "localizer_params", *TOPICS)
-    }
+    forwarded = {name: LaunchConfiguration(name) for name in ("gallery", "namespace", "localizer_params", *TOPICS)}
     forwarded["map"] = map_path
     forwarded["use_sim_time"] = "true"
     source = PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "localize.launch.py"]))
@@ -75,9 +73,7 @@ def generate_launch_description() -> LaunchDescription:
             description="gallery of the map; auto: MAP.gallery beside the map where there is one, else that of "
             "localizer_params; empty: none",
         ),
-        DeclareLaunchArgument(
-            "rate", default_value="1.0", description="speed of the replay, 1.0 is real time"
-        ),
+        DeclareLaunchArgument("rate", default_value="1.0", description="speed of the replay, 1.0 is real time"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument(
             "localizer_params",

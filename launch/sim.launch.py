@@ -40,13 +40,9 @@ PARTS = {
 Started = tuple[str, object]  # the command line to show, the action to run
 
 
-def process(
-    name: str, command: list[str], environment: dict[str, str], directory: str | None = None
-) -> Started:
+def process(name: str, command: list[str], environment: dict[str, str], directory: str | None = None) -> Started:
     """A program whose end is the end of the simulation."""
-    shown = " ".join(
-        [*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)]
-    )
+    shown = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)])
     action = ExecuteProcess(
         cmd=command, name=name, cwd=directory, additional_env=environment, output="screen",
         on_exit=Shutdown(reason=f"{name} ended"),
@@ -56,9 +52,7 @@ def process(
 
 def node(package: str, executable: str, arguments: list[str], parameters: dict, remappings: dict) -> Started:
     """A node of another package."""
-    settings = [
-        f"-p {key}:={str(value).lower() if value is True else value}" for key, value in parameters.items()
-    ]
+    settings = [f"-p {key}:={str(value).lower() if value is True else value}" for key, value in parameters.items()]
     settings += [f"-r {old}:={new}" for old, new in remappings.items()]
     shown = " ".join(["ros2 run", package, executable, *arguments, "--ros-args", *settings])
     action = Node(
@@ -70,9 +64,7 @@ def node(package: str, executable: str, arguments: list[str], parameters: dict, 
 
 def graph(forwarded: dict[str, str]) -> Started:
     """Our own nodes, by localize.launch.py."""
-    shown = " ".join(
-        ["ros2 launch geoloc_ros localize.launch.py", *(f"{k}:={v}" for k, v in forwarded.items())]
-    )
+    shown = " ".join(["ros2 launch geoloc_ros localize.launch.py", *(f"{k}:={v}" for k, v in forwarded.items())])
     source = PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "localize.launch.py"]))
     return shown, IncludeLaunchDescription(source, launch_arguments=forwarded.items())
 
@@ -148,9 +140,7 @@ def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
         started.append(node("ros_gz_bridge", "parameter_bridge", [], config, {}))
     if "ros_gz_image" in parts:
         renamed = {f"/geoloc/image{kind}": f"image{kind}" for kind in ("", "/compressed")}
-        started.append(
-            node("ros_gz_image", "image_bridge", ["/geoloc/image"], {"use_sim_time": True}, renamed)
-        )
+        started.append(node("ros_gz_image", "image_bridge", ["/geoloc/image"], {"use_sim_time": True}, renamed))
     if {"map_server", "localizer", "px4_bridge"} & set(parts):
         forwarded = {name: argument(name) for name in ("map", "gallery", "localizer_params")}
         forwarded |= {part: str(part in parts).lower() for part in ("map_server", "localizer")}
@@ -167,9 +157,7 @@ def commands(argument, parts: list[str], px4: Path, world) -> list[Started]:
 def generate_launch_description() -> LaunchDescription:
     """Arguments; what they start depends on their values."""
     arguments = [
-        DeclareLaunchArgument(
-            "world", default_value="", description="folder that `geoloc sim gazebo` wrote; needed"
-        ),
+        DeclareLaunchArgument("world", default_value="", description="folder that `geoloc sim gazebo` wrote; needed"),
         DeclareLaunchArgument(
             "map",
             default_value="",

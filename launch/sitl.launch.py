@@ -48,8 +48,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument("view", description="raster that the simulated camera sees"),
         DeclareLaunchArgument(
-            "map",
-            description="map to search; of another date or source than view, or else accuracy means nothing",
+            "map", description="map to search; of another date or source than view, or else accuracy means nothing"
         ),
         DeclareLaunchArgument(
             "autopilot_cmd",
@@ -72,9 +71,7 @@ def generate_launch_description() -> LaunchDescription:
             )
             for name in ("localizer", "mavlink_bridge", "camera_sim")
         ),
-        DeclareLaunchArgument(
-            "log_level", default_value="info", description="debug, info, warn, error or fatal"
-        ),
+        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
     ]
     rate_hz = ParameterValue(LaunchConfiguration("rate_hz"), value_type=float)
     forwarded = {name: LaunchConfiguration(name) for name in FORWARDED}

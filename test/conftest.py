@@ -45,9 +45,7 @@ def small_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("flight")
     rng = np.random.default_rng(11)
     ground = sum(
-        cv2.resize(
-            rng.uniform(0, 60, (n, n, 3)).astype(np.float32), (1000, 1000), interpolation=cv2.INTER_CUBIC
-        )
+        cv2.resize(rng.uniform(0, 60, (n, n, 3)).astype(np.float32), (1000, 1000), interpolation=cv2.INTER_CUBIC)
         for n in (12, 50, 200, 500)
     )
     with rasterio.open(
@@ -66,9 +64,7 @@ def ul14_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
 
     root = tmp_path_factory.mktemp("ul14")
-    settings = SyntheticSettings(
-        train_places=1, test_places=1, views=3, gsd_m=1.0, map_sizes_px=(700, 1200, 1800)
-    )
+    settings = SyntheticSettings(train_places=1, test_places=1, views=3, gsd_m=1.0, map_sizes_px=(700, 1200, 1800))
     assert len(list(write_synthetic_ul14(root, settings))) == 6
     return root
 
@@ -160,9 +156,7 @@ def small_retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     shape = replace(AST, input_px=32, blocks=1, groups=2, head_width=8)
     path = tmp_path_factory.mktemp("retriever") / "small.safetensors"
-    save_retriever(
-        path, SegmentTransformer(shape), RetrieverInfo("small", shape, (50.0, 130.0)), eight_bit=True
-    )
+    save_retriever(path, SegmentTransformer(shape), RetrieverInfo("small", shape, (50.0, 130.0)), eight_bit=True)
     return path
 
 

@@ -222,9 +222,7 @@ def test_missing_system_packages_never_end_the_tests(tmp_path: Path, installs: b
     (tmp_path / "tools").mkdir()
     (tmp_path / "log").mkdir()
     script = shutil.copy(ROOT / "tools" / "test_packages.sh", tmp_path / "tools")
-    done = subprocess.run(
-        ["/bin/bash", script], env={"PATH": str(tools)}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["/bin/bash", script], env={"PATH": str(tools)}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert ("some tests will skip" in done.stdout) == (installs is not True)
     if installs:
@@ -251,9 +249,7 @@ def test_what_runs_without_ros_is_in_the_runtime_requirements() -> None:
     files = [file for folder in ("geoloc_models", "geoloc_ros") for file in (ROOT / folder).rglob("*.py")]
     imported = set().union(*(imported_packages(file) for file in files if nodes not in file.parents))
     assert {"torch", "faiss", "rclpy"} <= imported
-    assert {
-        name for name in imported - known if DISTRIBUTIONS.get(name, name).lower() not in required
-    } == set()
+    assert {name for name in imported - known if DISTRIBUTIONS.get(name, name).lower() not in required} == set()
 
 
 def test_colcon_test_runs_every_suite() -> None:
@@ -264,9 +260,7 @@ def test_colcon_test_runs_every_suite() -> None:
 
 
 def test_tools_of_pre_commit_are_those_of_the_requirements() -> None:
-    pinned = re.search(
-        r"^ruff==(.+)$", (ROOT / "requirements" / "test.txt").read_text(encoding="utf-8"), re.M
-    )
+    pinned = re.search(r"^ruff==(.+)$", (ROOT / "requirements" / "test.txt").read_text(encoding="utf-8"), re.M)
     assert pinned
     assert f"rev: v{pinned[1]} " in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
 
@@ -289,9 +283,7 @@ def test_source_files_state_their_licence_first() -> None:
         or file.parent in {ROOT / "scripts", ROOT / ".ci"}
     ]
     heads = {file: file.read_text(encoding="utf-8").splitlines()[:2] for file in sources}
-    assert {
-        str(file) for file, head in heads.items() if "# SPDX-License-Identifier: Apache-2.0" not in head
-    } == set()
+    assert {str(file) for file, head in heads.items() if "# SPDX-License-Identifier: Apache-2.0" not in head} == set()
 
 
 def test_tracked_files_are_light():

@@ -44,9 +44,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="folder with pairs/, crossdate/ and flights/")
-    parser.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="samples of each set (default: 100)"
-    )
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="samples of each set (default: 100)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     args = parser.parse_args()
     fix_threads(args.threads)

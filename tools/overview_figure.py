@@ -74,9 +74,7 @@ def draw_inset(axes: Axes, overlay: np.ndarray, centre_xy_px: tuple[float, float
 
 def main() -> None:
     """Run the flight and draw the four panels."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("flight", type=Path, help="flight folder")
     parser.add_argument("out", type=Path, help="figure to write, .jpg or .png")
     parser.add_argument("--frame", type=int, default=60, help="frame that is shown step by step")

@@ -106,9 +106,7 @@ def check_networks() -> Iterator[Line]:
         unread_macs = sum(part.macs for part in row.unread)
         yield Line(f"{row.preset}: parameters, M", f"{parameters / 1e6:.2f}", row.parameters_m)
         yield Line(
-            f"{row.preset}: MACs without attention, G",
-            f"{(cost.counted_macs + unread_macs) / 1e9:.2f}",
-            row.counted_g,
+            f"{row.preset}: MACs without attention, G", f"{(cost.counted_macs + unread_macs) / 1e9:.2f}", row.counted_g
         )
         yield Line(f"{row.preset}: true MACs, G", f"{(cost.macs + unread_macs) / 1e9:.2f}", row.true_g)
         if row.preset == BEST:
@@ -137,18 +135,12 @@ def check_parts() -> Iterator[Line]:
             yield Line(f"CvT-13, Mix-Fusion, stage {index}", f"{counts[index]:,}", f"{reference:,}")
         yield Line("CvT-13, Mix-Fusion", f"{sum(counts):,}", "19,585,984")
         for index, reference in enumerate((61_696, 1_013_568, 18_536_448)):
-            yield Line(
-                f"CvT-13, Post-Fusion, stage {index}", f"{_parameters(stages[index][1]):,}", f"{reference:,}"
-            )
+            yield Line(f"CvT-13, Post-Fusion, stage {index}", f"{_parameters(stages[index][1]):,}", f"{reference:,}")
         yield Line("CvT-13, Post-Fusion", f"{_parameters(post):,}", "19,611,712")
         yield Line("channel convert", f"{_parameters(ChannelConvert(384, 128)):,}", "49,280")
-        pyramid = _parameters(FeaturePyramid((64, 192, 384), 128)) + sum(
-            p.parameters for p in UNREAD_SMOOTHING
-        )
+        pyramid = _parameters(FeaturePyramid((64, 192, 384), 128)) + sum(p.parameters for p in UNREAD_SMOOTHING)
         yield Line("feature pyramid", f"{pyramid:,}", "525,056")
-        yield Line(
-            "Linear head after the pyramid", f"{_parameters(LinearChain((128, 64, 16, 1))):,}", "9,313"
-        )
+        yield Line("Linear head after the pyramid", f"{_parameters(LinearChain((128, 64, 16, 1))):,}", "9,313")
         yield Line("GeM head as published", f"{_parameters(SoftmaxPool(128)):,}", "128")
         yield Line("GC head", f"{_parameters(GroupCorrelation(128)):,}", "33,025")
 

@@ -89,14 +89,7 @@ def file_text(name: str, node: Node) -> str:
 def write_scene(folder: Path) -> tuple[Path, Path]:
     """A grey raster and a flight of one frame, for the nodes that do not start without; (map, flight)."""
     raster, flight = folder / "map.tif", folder / "flight"
-    profile = {
-        "driver": "GTiff",
-        "width": 800,
-        "height": 800,
-        "count": 3,
-        "dtype": "uint8",
-        "crs": "EPSG:32635",
-    }
+    profile = {"driver": "GTiff", "width": 800, "height": 800, "count": 3, "dtype": "uint8", "crs": "EPSG:32635"}
     with rasterio.open(raster, "w", transform=from_origin(500_000, 6_500_000, 1.0, 1.0), **profile) as target:
         target.write(np.full((3, 800, 800), 128, np.uint8))
     camera = CameraModel(8, 8, np.array([[8.0, 0.0, 3.5], [0.0, 8.0, 3.5], [0.0, 0.0, 1.0]]))

@@ -67,11 +67,7 @@ def _triplets(similarity: Tensor, labels: Tensor, penalty: Callable[[Tensor], Te
     return (means[0] + means[1]) / 2
 
 
-METRIC_LOSSES = {
-    "contrastive": contrastive,
-    "max_margin": max_margin_triplet,
-    "soft_margin": soft_margin_triplet,
-}
+METRIC_LOSSES = {"contrastive": contrastive, "max_margin": max_margin_triplet, "soft_margin": soft_margin_triplet}
 
 
 def ast_loss(

@@ -74,12 +74,8 @@ PRESETS: dict[str, AstPreset] = {
     ),
     "ast_mean": replace(AST, weighted=False, rows=("Table 5 Mean",), paper=(84.91, 86.99, 89.87, 84.20)),
     "ast_ce": replace(AST, metric="none", rows=("Table 6 CE",), paper=(84.90, 87.04, 89.02, 84.40)),
-    "ast_max_margin": replace(
-        AST, metric="max_margin", rows=("Table 6 CE + MT",), paper=(85.64, 87.73, 89.16, 84.96)
-    ),
-    "ast_unshared": replace(
-        AST, shared=False, rows=("Table 9 W/o Sharing",), paper=(23.27, 29.20, 26.53, 23.08)
-    ),
+    "ast_max_margin": replace(AST, metric="max_margin", rows=("Table 6 CE + MT",), paper=(85.64, 87.73, 89.16, 84.96)),
+    "ast_unshared": replace(AST, shared=False, rows=("Table 9 W/o Sharing",), paper=(23.27, 29.20, 26.53, 23.08)),
     **{
         f"ast_groups{groups}": replace(AST, groups=groups, rows=(f"Figure 4, {groups} groups",), paper=None)
         for groups in (1, 2, 4, 5, 6)
@@ -88,9 +84,7 @@ PRESETS: dict[str, AstPreset] = {
     "dinov2_ast": DINOV2,
     "dinov2_adaptive": replace(DINOV2, strategy="adaptive", rows=("ours, from DINOv2, adaptive",)),
     "dinov2_class": replace(DINOV2, groups=0, head_width=512, rows=("ours, class token only",)),
-    "zero_shot_class": replace(
-        DINOV2, groups=0, head_width=0, metric="none", rows=("DINOv2 as it is, class token",)
-    ),
+    "zero_shot_class": replace(DINOV2, groups=0, head_width=0, metric="none", rows=("DINOv2 as it is, class token",)),
     "zero_shot_segments": replace(
         DINOV2, head_width=0, metric="none", rows=("DINOv2 as it is, class and segment tokens",)
     ),

@@ -72,9 +72,7 @@ class SegmentTransformer(nn.Module):
 
     def trunk_of(self, view: View) -> AstTrunk:
         """The trunk that sees this view."""
-        return (
-            self.satellite_trunk if view == "satellite" and self.satellite_trunk is not None else self.trunk
-        )
+        return self.satellite_trunk if view == "satellite" and self.satellite_trunk is not None else self.trunk
 
     def parts(self, out: TrunkOutput) -> Tensor:
         """Class token, then the segment tokens from most to least attended: (B, 1 + groups, C) float32."""
@@ -189,6 +187,4 @@ def resize(image: np.ndarray, side_px: int) -> np.ndarray:
 
 def _check(images: np.ndarray) -> None:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise GeolocError(
-            f"images are {images.shape} {images.dtype}: expected (number, height, width, 3) uint8 RGB"
-        )
+        raise GeolocError(f"images are {images.shape} {images.dtype}: expected (number, height, width, 3) uint8 RGB")

@@ -34,9 +34,7 @@ def save_retriever(path: Path, network: SegmentTransformer, info: RetrieverInfo,
     return write_weights(path, "retriever", asdict(info), state, eight_bit)
 
 
-def load_retriever(
-    weights: str | Path = "retrieval", device: str = "auto"
-) -> tuple[Retriever, RetrieverInfo]:
+def load_retriever(weights: str | Path = "retrieval", device: str = "auto") -> tuple[Retriever, RetrieverInfo]:
     """A network that ships, by name, or of any weights file, by path, ready to embed.
 
     Its `weights_id` depends on the file's content alone. GeolocError: unknown, damaged, or of a localizer.
@@ -57,9 +55,7 @@ def _parse(values: dict[str, Any]) -> RetrieverInfo:
     shape = values["shape"]
     paper = tuple(shape["paper"]) if shape["paper"] else None
     tile_m = tuple(values["tile_m"]) if values["tile_m"] else None
-    return RetrieverInfo(
-        values["name"], AstPreset(**{**shape, "rows": tuple(shape["rows"]), "paper": paper}), tile_m
-    )
+    return RetrieverInfo(values["name"], AstPreset(**{**shape, "rows": tuple(shape["rows"]), "paper": paper}), tile_m)
 
 
 def zero_shot(name: str, trunk_weights: Path, device: str = "auto") -> Retriever:

@@ -46,9 +46,7 @@ class _Vit(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.channels))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + shape.position_grid**2, shape.channels))
         self.patch_embed = PatchEmbedding(shape)
-        self.blocks = nn.ModuleList(
-            Block(shape.channels, shape.heads, layer_scale) for _ in range(shape.blocks)
-        )
+        self.blocks = nn.ModuleList(Block(shape.channels, shape.heads, layer_scale) for _ in range(shape.blocks))
         self.norm = nn.LayerNorm(shape.channels, eps=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)

@@ -112,9 +112,7 @@ class Attention(nn.Module):
         self.proj_v = nn.Linear(channels, channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
+    def forward(self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """tokens (B, n + h * w, C), n class tokens first, of a grid (h, w) -> the same, and this image's own keys and
         values. Class tokens bypass the convolutions.
         """
@@ -144,9 +142,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, QuickGELU())
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
+    def forward(self, tokens: Tensor, grid: tuple[int, int], context: KeysValues | None) -> tuple[Tensor, KeysValues]:
         attended, own = self.attn(self.norm1(tokens), grid, context)
         tokens = tokens + self.drop_path(attended)
         return tokens + self.drop_path(self.mlp(self.norm2(tokens))), own
@@ -178,9 +174,7 @@ class CvtStage(nn.Module):
         token = nn.Parameter(torch.zeros(1, 1, stage.channels)) if stage.class_token else None
         self.register_parameter("cls_token", token)
 
-    def forward(
-        self, image: Tensor, context: tuple[KeysValues, ...] | None
-    ) -> tuple[Tensor, list[KeysValues]]:
+    def forward(self, image: Tensor, context: tuple[KeysValues, ...] | None) -> tuple[Tensor, list[KeysValues]]:
         tokens, grid = self.patch_embed(image)
         if self.cls_token is not None:
             tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
@@ -263,9 +257,7 @@ def load_cvt_zoo(backbone: Cvt, state: Mapping[str, Tensor]) -> None:
     for words, keys in (("lacks", missing), ("has an unknown", unknown), ("has a wrong shape for", misfits)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise GeolocError(
-                f"The CvT checkpoint {words} {keys[0]}{more}: give a CvT-13 file of the CvT model zoo."
-            )
+            raise GeolocError(f"The CvT checkpoint {words} {keys[0]}{more}: give a CvT-13 file of the CvT model zoo.")
     backbone.load_state_dict(wanted)
 
 

@@ -90,9 +90,7 @@ class TimmStream(nn.Module):
         self.multiple_px = source.stride_px
         model = import_timm().create_model(source.name, num_classes=0, **(source.options or {}))
         self.channels: tuple[int, ...] = (model.feature_info[source.level]["num_chs"],)
-        self.norm = isinstance(getattr(model, "norm", None), nn.LayerNorm) and source.name.startswith(
-            ("vit", "deit")
-        )
+        self.norm = isinstance(getattr(model, "norm", None), nn.LayerNorm) and source.name.startswith(("vit", "deit"))
         model.prune_intermediate_layers([source.level], prune_norm=not self.norm, prune_head=True)
         self.model = model
 
@@ -118,7 +116,5 @@ def load_timm(stream: TimmStream, state: Mapping[str, Tensor]) -> None:
     for key, value in own.items():
         if key not in state or state[key].shape != value.shape:
             found = "is missing" if key not in state else f"has the shape {tuple(state[key].shape)}"
-            raise GeolocError(
-                f"Not weights of {stream.timm_name}: {key} {found}; give timm's file of that name."
-            )
+            raise GeolocError(f"Not weights of {stream.timm_name}: {key} {found}; give timm's file of that name.")
     stream.model.load_state_dict({key: state[key] for key in own})

@@ -96,9 +96,7 @@ def build_over(image: np.ndarray, other: np.ndarray, rng: np.random.Generator, m
     size = image.shape[0]
     if min(other.shape[:2]) < size:
         scale = size / min(other.shape[:2])
-        other = cv2.resize(
-            other, (int(np.ceil(other.shape[1] * scale)), int(np.ceil(other.shape[0] * scale)))
-        )
+        other = cv2.resize(other, (int(np.ceil(other.shape[1] * scale)), int(np.ceil(other.shape[0] * scale))))
     top, left = (int(rng.integers(0, side - size + 1)) for side in other.shape[:2])
     patch = np.rot90(other[top : top + size, left : left + size], int(rng.integers(4)))
     mask: np.ndarray = np.zeros((size, size), np.float32)

@@ -73,9 +73,7 @@ _DENSEUAV_FOLDERS = ("train/drone", "train/satellite", "test/query_drone", "test
 
 def _is_ul14(folder: Path) -> bool:
     """Whether any folder of a split looks like a sequence; a damaged one must not hide the rest."""
-    return any(
-        (sequence / name).is_dir() for sequence in list_folders(folder) for name in ("UAV", "Satellite")
-    )
+    return any((sequence / name).is_dir() for sequence in list_folders(folder) for name in ("UAV", "Satellite"))
 
 
 def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
@@ -104,9 +102,7 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
     _check_images(pictures, root, report, track)
     for place in sorted(places.get("train", set()) & places.get("test", set())):
         report.faults.append(
-            Fault(
-                root / "train", f"place {place} is also in test; move all of its sequences to one of the two"
-            )
+            Fault(root / "train", f"place {place} is also in test; move all of its sequences to one of the two")
         )
     if shared := {p.name for p in list_folders(root / "val")} & {p.name for p in list_folders(root / "test")}:
         report.warnings.append(
@@ -198,20 +194,14 @@ def _check_denseuav(root: Path, track: Track) -> Report:
         for role, of_role in images.items():
             pictures[split, role] = [image.path for image in of_role]
             ids[role] = {image.place_id for image in of_role}
-            report.facts.append(
-                f"{split}/{role}: {_many(len(ids[role]), 'place')}, {_many(len(of_role), 'image')}"
-            )
+            report.facts.append(f"{split}/{role}: {_many(len(ids[role]), 'place')}, {_many(len(of_role), 'image')}")
             report.faults += _incomplete_places(root / split / role, of_role)
         report.facts.append(f"{split}: published are {PUBLISHED['DenseUAV'][split]}")
     for place in sorted(ids.get("drone", set()) & ids.get("query_drone", set())):
-        report.faults.append(
-            Fault(root / "train" / "drone" / place, "is also a query of test; remove one of them")
-        )
+        report.faults.append(Fault(root / "train" / "drone" / place, "is also a query of test; remove one of them"))
     for place in sorted(ids.get("query_drone", set()) - ids.get("gallery_satellite", set())):
         report.faults.append(
-            Fault(
-                root / "test" / "query_drone" / place, "has no place of that id in gallery_satellite; add it"
-            )
+            Fault(root / "test" / "query_drone" / place, "has no place of that id in gallery_satellite; add it")
         )
     _check_images(pictures, root, report, track)
     return report
@@ -229,9 +219,7 @@ def _incomplete_places(folder: Path, images: list[denseuav.DenseUavImage]) -> li
     ]
 
 
-def _check_images(
-    pictures: dict[tuple[str, str], list[Path]], root: Path, report: Report, track: Track
-) -> None:
+def _check_images(pictures: dict[tuple[str, str], list[Path]], root: Path, report: Report, track: Track) -> None:
     """Decode every image: damage, sizes unlike the others', camera views that train and test share."""
     role_of = {path: key for key, paths in pictures.items() for path in paths}
     sizes: dict[tuple[str, str], dict[Path, tuple[int, int]]] = defaultdict(dict)
@@ -269,9 +257,7 @@ def _shared_views(root: Path, train: dict[Path, np.ndarray], test: dict[Path, np
     likeness = np.stack(list(train.values())) @ np.stack(list(test.values())).T
     paths = list(test)
     return [
-        Fault(
-            path, f"is the same view as {paths[best].relative_to(root)}; train and test need different places"
-        )
+        Fault(path, f"is the same view as {paths[best].relative_to(root)}; train and test need different places")
         for path, best, alike in zip(train, likeness.argmax(axis=1), likeness.max(axis=1), strict=True)
         if alike > SAME_VIEW
     ]
@@ -285,9 +271,7 @@ def _odd_sizes(root: Path, name: str, sizes: dict[Path, tuple[int, int]], report
     if name.endswith("Satellite") and height != width:
         return [Fault(root / name.split("/")[0], f"its maps are {height}x{width} px; cut them square")]
     return [
-        Fault(
-            path, f"is {size[0]}x{size[1]} px where {most} of {len(sizes)} are {height}x{width}; resample it"
-        )
+        Fault(path, f"is {size[0]}x{size[1]} px where {most} of {len(sizes)} are {height}x{width}; resample it")
         for path, size in sizes.items()
         if size != (height, width)
     ]

@@ -56,9 +56,7 @@ def list_folders(folder: Path) -> list[Path]:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"([0-9]+)", name)
-    ]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"([0-9]+)", name)]
 
 
 def image_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
@@ -83,9 +81,7 @@ def read_json(path: Path, faults: list[Fault]) -> dict[str, Any] | None:
         faults.append(Fault(path, f"is not UTF-8 from byte {error.start} on; save it as UTF-8"))
     except json.JSONDecodeError as error:
         faults.append(
-            Fault(
-                path, f"is damaged JSON in line {error.lineno}, column {error.colno}: {error.msg}; restore it"
-            )
+            Fault(path, f"is damaged JSON in line {error.lineno}, column {error.colno}: {error.msg}; restore it")
         )
     else:
         if isinstance(values, dict):

@@ -9,12 +9,7 @@ CAMERA_FOV_RAD = np.deg2rad(60.0)
 
 
 def ground_from_view(
-    side_px: float,
-    out_px: int,
-    roll_rad: float = 0.0,
-    pitch_rad: float = 0.0,
-    yaw_rad: float = 0.0,
-    scale: float = 1.0,
+    side_px: float, out_px: int, roll_rad: float = 0.0, pitch_rad: float = 0.0, yaw_rad: float = 0.0, scale: float = 1.0
 ) -> np.ndarray:
     """Homography (3, 3) from pixel-edge coordinates of a simulated square view to ground pixels about its centre.
 
@@ -29,9 +24,7 @@ def ground_from_view(
         @ np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
         @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
     )
-    rays = rotation @ np.array(
-        [[1 / focal, 0, -out_px / 2 / focal], [0, 1 / focal, -out_px / 2 / focal], [0, 0, 1]]
-    )
+    rays = rotation @ np.array([[1 / focal, 0, -out_px / 2 / focal], [0, 1 / focal, -out_px / 2 / focal], [0, 0, 1]])
     axis = rotation @ np.array([0.0, 0.0, 1.0])
     # Ground = height * ray_xy / ray_z - height * axis_xy / axis_z, written as one homography.
     offset = height * axis[:2] / axis[2]
@@ -61,11 +54,7 @@ def warp(image: np.ndarray, source_from_output: np.ndarray, out_px: int) -> np.n
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     out = cv2.warpPerspective(level, matrix, (out_px, out_px), flags=flags, borderMode=cv2.BORDER_CONSTANT)
     inside = cv2.warpPerspective(
-        np.full(level.shape[:2], 255, np.uint8),
-        matrix,
-        (out_px, out_px),
-        flags=flags,
-        borderMode=cv2.BORDER_CONSTANT,
+        np.full(level.shape[:2], 255, np.uint8), matrix, (out_px, out_px), flags=flags, borderMode=cv2.BORDER_CONSTANT
     )
     missing = inside < 255
     if missing.any() and not missing.all():

@@ -48,9 +48,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         self.settings = settings
         self.seed = seed
         self.queries = settings.queries
-        self._pictures: dict[Path, np.ndarray] = {
-            p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)
-        }
+        self._pictures: dict[Path, np.ndarray] = {p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)}
         self._paths = list(self._pictures)
         weights = np.array([p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in pairs])
         self._shares = weights / weights.sum()
@@ -125,12 +123,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
             corners = target + reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
             on_map = _apply(image_from_map, corners)
             on_view = _apply(view_from_map, on_map)
-            if (
-                (on_map > 0).all()
-                and (on_map < limits).all()
-                and (on_view > 0).all()
-                and (on_view < view_limits).all()
-            ):
+            if (on_map > 0).all() and (on_map < limits).all() and (on_view > 0).all() and (on_view < view_limits).all():
                 break
         else:
             return None

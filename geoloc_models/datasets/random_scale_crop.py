@@ -69,18 +69,14 @@ class RandomScaleCrop:
         crop's side over which the target is spread; below 1, so that the target is always inside.
         """
         if not 0.0 <= centre_coverage < 1.0:
-            raise GeolocError(
-                f"A centre coverage of {centre_coverage} loses the target: give one from 0 to below 1."
-            )
+            raise GeolocError(f"A centre coverage of {centre_coverage} loses the target: give one from 0 to below 1.")
         self.scale = scale or random_scale()
         self.centre_coverage = centre_coverage
 
     def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> ScaleCrop:
         """Parts outside the image get the mean colour of the part inside."""
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1]:
-            raise GeolocError(
-                f"An image of shape {picture.shape} has no target at its centre: give a square one."
-            )
+            raise GeolocError(f"An image of shape {picture.shape} has no target at its centre: give a square one.")
         side_px = self.scale(rng)
         middle = picture.shape[0] / 2
         spread = self.centre_coverage / 2 * side_px

@@ -57,9 +57,7 @@ class LabelledPlaces:
 
     pairs_per_item = 1
 
-    def __init__(
-        self, drone: Sequence[LabelledImage], satellite: Sequence[LabelledImage], side_px: int
-    ) -> None:
+    def __init__(self, drone: Sequence[LabelledImage], satellite: Sequence[LabelledImage], side_px: int) -> None:
         self.side_px = side_px
         labels = sorted({picture.label for picture in satellite})
         self.classes = len(labels)
@@ -72,15 +70,12 @@ class LabelledPlaces:
     def draw(self, place: int, item: int, rng: np.random.Generator) -> Drawn:
         """A drone image of the place and one from above."""
         drone = read_image(self._drone[place][rng.integers(len(self._drone[place]))], self.side_px)
-        satellite = read_image(
-            self._satellite[place][rng.integers(len(self._satellite[place]))], self.side_px
-        )
+        satellite = read_image(self._satellite[place][rng.integers(len(self._satellite[place]))], self.side_px)
         middle = ((self.side_px - 1) / 2, (self.side_px - 1) / 2)
         turn = cv2.getRotationMatrix2D(middle, float(rng.uniform(-90, 90)), 1.0)
         satellite = cv2.warpAffine(satellite, turn, (self.side_px, self.side_px))
         drone, satellite = (
-            np.ascontiguousarray(picture[:, ::-1]) if rng.random() < 0.5 else picture
-            for picture in (drone, satellite)
+            np.ascontiguousarray(picture[:, ::-1]) if rng.random() < 0.5 else picture for picture in (drone, satellite)
         )
         return Drawn(drone[None], satellite[None], np.array([place]))
 
@@ -111,18 +106,14 @@ class CrossDatePlaces:
     classes = 0
     pairs_per_item = 4
 
-    def __init__(
-        self, pairs: Sequence[ImagePair], side_px: int, settings: ViewSettings | None = None
-    ) -> None:
+    def __init__(self, pairs: Sequence[ImagePair], side_px: int, settings: ViewSettings | None = None) -> None:
         self.side_px = side_px
         self.settings = settings or ViewSettings()
         self._pictures = {path: read_rgb(path) for pair in pairs for path in (pair.first, pair.second)}
         least_m = 2 * self.settings.tile_m[0]
         self.pairs = [p for p in pairs if min(self._pictures[p.first].shape[:2]) * p.gsd_m >= least_m]
         if not self.pairs:
-            raise GeolocError(
-                f"no image pair spans {least_m:g} m, two of the smallest tiles: give larger images"
-            )
+            raise GeolocError(f"no image pair spans {least_m:g} m, two of the smallest tiles: give larger images")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -145,9 +136,7 @@ class CrossDatePlaces:
             about = frame @ zoom @ _shift(np.full(2, -self.side_px / 2))
             satellite.append(degrade(warp(scene.map_image, about, self.side_px), rng, 0.4))
             view = warp(
-                scene.view_image,
-                scene.view_from_map @ frame @ jitter(tile_px, self.side_px, s, rng),
-                self.side_px,
+                scene.view_image, scene.view_from_map @ frame @ jitter(tile_px, self.side_px, s, rng), self.side_px
             )
             if rng.random() < 0.3:
                 view = occlude(view, rng)
@@ -192,9 +181,7 @@ def jitter(tile_px: float, side_px: int, settings: ViewSettings, rng: np.random.
     )
 
 
-def _grid_places(
-    width: int, height: int, tile_px: float, count: int, rng: np.random.Generator
-) -> list[np.ndarray]:
+def _grid_places(width: int, height: int, tile_px: float, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Centres (x, y) of `count` tiles that do not overlap, from a grid at a random place."""
     cols, rows = int(width // tile_px), int(height // tile_px)
     corner = rng.uniform(0, 1, 2) * (np.array([width, height]) - tile_px * np.array([cols, rows]))
@@ -252,14 +239,11 @@ def _labelled(kind: DataSet, root: Path, split: Literal["train", "test"]) -> dic
     names = sorted({image.place_id for images in loaded.values() for image in images})
     number = {name: index for index, name in enumerate(names)}
     return {
-        role: [LabelledImage(image.path, number[image.place_id]) for image in images]
-        for role, images in loaded.items()
+        role: [LabelledImage(image.path, number[image.place_id]) for image in images] for role, images in loaded.items()
     }
 
 
-def labelled_task(
-    kind: DataSet, root: Path, task: Task, side_px: int, limit: int | None = None
-) -> RetrievalTask:
+def labelled_task(kind: DataSet, root: Path, task: Task, side_px: int, limit: int | None = None) -> RetrievalTask:
     """One of the two tasks on University-1652 or DenseUAV; `limit` keeps every n-th query, about `limit` in all.
 
     University-1652's drone queries have subsets by distance and by angle (AST paper, tables 7 and 8).
@@ -292,20 +276,11 @@ def labelled_task(
 
 def _subsets(names: Sequence[str | None]) -> dict[str, NDArray[np.bool_]]:
     """Mask of each name, in order of first appearance."""
-    return {
-        name: np.array([other == name for other in names])
-        for name in dict.fromkeys(names)
-        if name is not None
-    }
+    return {name: np.array([other == name for other in names]) for name in dict.fromkeys(names) if name is not None}
 
 
 def cross_date_task(
-    root: Path,
-    side_px: int,
-    tile_m: float = 80.0,
-    views_per_picture: int = 4,
-    seed: int = 0,
-    limit: int | None = None,
+    root: Path, side_px: int, tile_m: float = 80.0, views_per_picture: int = 4, seed: int = 0, limit: int | None = None
 ) -> RetrievalTask:
     """Held-out LEVIR pairs: views of one date among tiles of the other, half a side apart, of all images together.
 
@@ -319,9 +294,7 @@ def cross_date_task(
         if min(read_rgb(pair.first).shape[:2]) * pair.gsd_m >= 1.5 * tile_m
     ]
     if not pairs:
-        raise GeolocError(
-            f"no held-out image under {root} holds tiles of {tile_m:g} m: give a smaller --tile-m"
-        )
+        raise GeolocError(f"no held-out image under {root} holds tiles of {tile_m:g} m: give a smaller --tile-m")
     tiles: list[_Placed] = []
     views: list[_Placed] = []
     for number in sorted(np.random.default_rng(seed).permutation(len(pairs))[:limit]):
@@ -333,8 +306,7 @@ def cross_date_task(
         # The outermost tiles' centres bound the places: beyond them a view would leave the image.
         low, high = of_picture[0].place[1:], of_picture[-1].place[1:]
         views += [
-            _view(scene, int(number), rng.uniform(low, high), tile_m, side_px, rng)
-            for _ in range(views_per_picture)
+            _view(scene, int(number), rng.uniform(low, high), tile_m, side_px, rng) for _ in range(views_per_picture)
         ]
     apart = np.abs(np.array([v.place for v in views])[:, None] - np.array([t.place for t in tiles])[None])
     return RetrievalTask(
@@ -356,9 +328,7 @@ class _Placed:
 def _tiles(scene: TwoDates, number: int, tile_m: float, side_px: int) -> list[_Placed]:
     """All tiles of the scene's map, half a side apart, from the top-left one to the bottom-right one."""
     tile_px = tile_m / scene.gsd_m
-    columns, rows = (
-        np.arange(0.5, side / tile_px - 0.5 + 1e-6, 0.5) for side in scene.map_image.shape[1::-1]
-    )
+    columns, rows = (np.arange(0.5, side / tile_px - 0.5 + 1e-6, 0.5) for side in scene.map_image.shape[1::-1])
     zoom = np.diag([tile_px / side_px, tile_px / side_px, 1.0]) @ _shift(np.full(2, -side_px / 2))
     return [
         _Placed(warp(scene.map_image, _shift(tile_px * np.array([x, y])) @ zoom, side_px), (number, x, y))
@@ -372,12 +342,7 @@ _EVALUATED = ViewSettings(offset=0.0, tilt_deg=6.0, height_share=0.07)
 
 
 def _view(
-    scene: TwoDates,
-    number: int,
-    place: NDArray[np.float64],
-    tile_m: float,
-    side_px: int,
-    rng: np.random.Generator,
+    scene: TwoDates, number: int, place: NDArray[np.float64], tile_m: float, side_px: int, rng: np.random.Generator
 ) -> _Placed:
     """A view of the scene's other date about a place in sides of a tile."""
     tile_px = tile_m / scene.gsd_m

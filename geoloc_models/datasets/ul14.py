@@ -24,14 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from geoloc_models.datasets.faults import (
-    Fault,
-    image_size_px,
-    list_folders,
-    list_images,
-    raise_first,
-    read_json,
-)
+from geoloc_models.datasets.faults import Fault, image_size_px, list_folders, list_images, raise_first, read_json
 from geoloc_models.errors import GeolocError
 
 MAP_PIXEL_M = 0.294
@@ -251,9 +244,7 @@ def _scan_sequence(sequence: Path, faults: list[Fault]) -> list[Ul14TestPair]:
         return []
     place = _place(gps.get("UAV"))
     if place is None:
-        faults.append(
-            Fault(gps_path, '"UAV" is not {"E": longitude, "N": latitude} in degrees; restore the file')
-        )
+        faults.append(Fault(gps_path, '"UAV" is not {"E": longitude, "N": latitude} in degrees; restore the file'))
         return []
     maps = gps.get("Satellite")
     maps = maps if isinstance(maps, dict) else {}
@@ -282,11 +273,7 @@ def _place(values: Any) -> tuple[float, float] | None:
 
 
 def _target(
-    satellite: Path,
-    label_path: Path,
-    labels: dict[str, Any],
-    size_px: tuple[int, int] | None,
-    faults: list[Fault],
+    satellite: Path, label_path: Path, labels: dict[str, Any], size_px: tuple[int, int] | None, faults: list[Fault]
 ) -> tuple[float, float] | None:
     """A map's label as fractions."""
     if satellite.name not in labels:
@@ -296,10 +283,7 @@ def _target(
         row_px, col_px = (float(value) for value in labels[satellite.name])
     except (TypeError, ValueError):
         faults.append(
-            Fault(
-                label_path,
-                f"label of {satellite.name} is {labels[satellite.name]!r}, not [row, col] in pixels",
-            )
+            Fault(label_path, f"label of {satellite.name} is {labels[satellite.name]!r}, not [row, col] in pixels")
         )
         return None
     if size_px is None:
@@ -329,9 +313,7 @@ def _map_info(
     try:
         numbers = [float(values[key]) for key in keys]
     except (KeyError, TypeError, ValueError) as error:
-        faults.append(
-            Fault(gps_path, f"{satellite.name} lacks the number {error}; it needs {', '.join(keys)}")
-        )
+        faults.append(Fault(gps_path, f"{satellite.name} lacks the number {error}; it needs {', '.join(keys)}"))
         return None
     corners, map_size_px = Corners(*numbers[:4]), numbers[4]
     if not all(math.isfinite(number) for number in numbers) or map_size_px <= 0:
@@ -347,9 +329,7 @@ def _map_info(
         return None
     if corners.tl_lat_deg <= corners.br_lat_deg or corners.tl_lon_deg >= corners.br_lon_deg:
         faults.append(
-            Fault(
-                gps_path, f"{satellite.name} has its top-left corner not north-west of the bottom-right one"
-            )
+            Fault(gps_path, f"{satellite.name} has its top-left corner not north-west of the bottom-right one")
         )
         return None
     return corners, map_size_px, (numbers[5], numbers[6])

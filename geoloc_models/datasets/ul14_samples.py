@@ -56,9 +56,7 @@ class Ul14Samples(Dataset[dict[str, torch.Tensor]]):
         """batch: items of a whole batch, of which an epoch has no incomplete one."""
         self._crop = RandomScaleCrop(scales_from_text(settings.rsc))
         if len(items) < batch:
-            raise GeolocError(
-                f"{len(items)} training items do not fill a batch of {batch}: give a smaller batch"
-            )
+            raise GeolocError(f"{len(items)} training items do not fill a batch of {batch}: give a smaller batch")
         self.items = items
         self.settings = settings
         self.seed = seed

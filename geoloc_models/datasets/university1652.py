@@ -52,9 +52,7 @@ def load_test(root: Path) -> dict[str, list[LabelledImage]]:
 
 def _load(root: Path, split: str) -> dict[str, list[LabelledImage]]:
     if not (root / split).is_dir():
-        raise GeolocError(
-            f"{root} has no folder {split}; give the root of a data set in the University-1652 layout"
-        )
+        raise GeolocError(f"{root} has no folder {split}; give the root of a data set in the University-1652 layout")
     pictures, faults = scan(root, split)
     if faults:
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
@@ -88,9 +86,7 @@ def _role(folder: Path, faults: list[Fault]) -> list[LabelledImage]:
     found = []
     for place in list_folders(folder):
         if not place.name.isdigit():
-            faults.append(
-                Fault(place, "is named by no number; folders are the buildings' numbers, such as 0839")
-            )
+            faults.append(Fault(place, "is named by no number; folders are the buildings' numbers, such as 0839"))
             continue
         of_place = list_images(place)
         if not of_place:

@@ -85,12 +85,7 @@ class GroupCorrelation(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        projected: int | None = None,
-        scale: float = 3e-5,
-        mean: bool = False,
-        padding: bool = True,
+        self, channels: int, projected: int | None = None, scale: float = 3e-5, mean: bool = False, padding: bool = True
     ) -> None:
         super().__init__()
         projected = projected or channels
@@ -205,9 +200,7 @@ class AttentionFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.joint = joint
-        self.layers = nn.ModuleList(
-            FusionLayer(channels, heads, hidden, dropout, residual) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(FusionLayer(channels, heads, hidden, dropout, residual) for _ in range(layers))
         self.out = nn.Linear(channels, 1)
         for parameter in self.parameters():
             if parameter.ndim > 1:

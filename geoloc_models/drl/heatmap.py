@@ -108,10 +108,7 @@ def heatmap_from_probability(probability: np.ndarray, stride_px: float) -> Heatm
     dx, dy = cols - x, rows - y
     # A twelfth of a node squared: the posterior is only known at the nodes.
     moments = np.array(
-        [
-            [(window * dx * dx).sum(), (window * dx * dy).sum()],
-            [(window * dx * dy).sum(), (window * dy * dy).sum()],
-        ]
+        [[(window * dx * dx).sum(), (window * dx * dy).sum()], [(window * dx * dy).sum(), (window * dy * dy).sum()]]
     )
     covariance = (moments / mass + np.eye(2) / 12) * stride_px**2
     others = smooth.copy()

@@ -36,9 +36,7 @@ class HybridFeatures:
 
     def for_maps(self, maps: int) -> "HybridFeatures":
         """Those of one query, for each of several maps."""
-        return HybridFeatures(
-            *(level.expand(maps, -1, -1, -1) for level in (self.fine, self.coarse, self.semantic))
-        )
+        return HybridFeatures(*(level.expand(maps, -1, -1, -1) for level in (self.fine, self.coarse, self.semantic)))
 
 
 class HybridMixFusion(nn.Module):

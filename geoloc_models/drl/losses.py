@@ -59,9 +59,7 @@ def weighted_balance_loss(
     `positive_cells`.
     """
     positive, cost = _positives_and_cost(logits, target, side_cells)
-    share = (
-        _hann_window(target, logits.shape[-2], logits.shape[-1], side_cells) if hann else positive.double()
-    )
+    share = _hann_window(target, logits.shape[-2], logits.shape[-1], side_cells) if hann else positive.double()
     positives = (cost * share).sum() / share.sum()
     negatives = (cost * ~positive).sum() / (~positive).sum()
     return ((positives + negative_weight * negatives) / (1.0 + negative_weight)).to(logits.dtype)
@@ -72,9 +70,7 @@ def cell_cross_entropy(logits: Tensor, target: Tensor, side_cells: int = 31) -> 
     return _positives_and_cost(logits, target, side_cells)[1].mean()
 
 
-def focal_loss(
-    logits: Tensor, target: Tensor, side_cells: int = 31, alpha: float = 1.0, gamma: float = 2.0
-) -> Tensor:
+def focal_loss(logits: Tensor, target: Tensor, side_cells: int = 31, alpha: float = 1.0, gamma: float = 2.0) -> Tensor:
     """Binary cross-entropy times alpha (1 - p)^gamma, p the probability of the truth; mean over all cells (Lin et
     al., "Focal Loss for Dense Object Detection", ICCV 2017). The published runs used alpha 1, 3, 5 and 10.
     """

@@ -55,9 +55,7 @@ def count_cost(model: nn.Module, *inputs: Tensor) -> Cost:
 
     layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
     hooks = [m.register_forward_hook(count_layer) for m in meta.modules() if isinstance(m, layers)]
-    hooks += [
-        m.register_forward_hook(count_correlation) for m in meta.modules() if isinstance(m, GroupCorrelation)
-    ]
+    hooks += [m.register_forward_hook(count_correlation) for m in meta.modules() if isinstance(m, GroupCorrelation)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(*(tensor.to("meta") for tensor in inputs))
     for hook in hooks:

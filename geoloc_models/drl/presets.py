@@ -54,9 +54,7 @@ class Preset:
     name of `timm_backbone.STREAMS`."""
     neck: Literal["ccn", "fpn4", "fpn8", "pyramid"]
     """1x1 convolution of the last level; feature pyramid whose stride-4 or stride-8 level is read; ViT pyramid."""
-    head: Literal[
-        "avg", "linear", "gem", "true_gem", "gc", "gc_mean", "caf", "saf", "caf_residual", "saf_residual"
-    ]
+    head: Literal["avg", "linear", "gem", "true_gem", "gc", "gc_mean", "caf", "saf", "caf_residual", "saf_residual"]
     source: str
     """Tables of the paper, "table V, X", or "ours"."""
     output_stride: int | None = None
@@ -100,9 +98,7 @@ class Preset:
 _mix = partial(Preset, family="mix", backbone="cvt13", neck="ccn", head="linear")
 _post = partial(Preset, family="post", backbone="cvt13", neck="ccn", head="gc", negative_weight=15)
 _best = partial(_mix, neck="fpn4", output_stride=1, positive_cells=31)
-_ours = partial(
-    Preset, neck="fpn4", head="gc_mean", source="ours, ships", width=64, loss="spatial", positive_cells=7
-)
+_ours = partial(Preset, neck="fpn4", head="gc_mean", source="ours, ships", width=64, loss="spatial", positive_cells=7)
 
 PRESETS: dict[str, Preset] = {
     # Table V: structures. Logits at stride 16.
@@ -296,6 +292,4 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     except FileNotFoundError as error:
         raise GeolocError(f"No weights at {path}: give a file that exists.") from error
     except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise GeolocError(
-            f"{path} is not a readable weights file ({type(error).__name__}): fetch it again."
-        ) from error
+        raise GeolocError(f"{path} is not a readable weights file ({type(error).__name__}): fetch it again.") from error

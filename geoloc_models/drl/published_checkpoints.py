@@ -39,9 +39,7 @@ def load_published(name: str, checkpoint: Path) -> Network:
     missing, unknown = _misfits(network, PRESETS[name], state)
     if missing or unknown:
         words = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which that network lacks"
-        raise GeolocError(
-            f"{checkpoint} is no checkpoint of {name}: it {words}; it looks like {_likely(state)}."
-        )
+        raise GeolocError(f"{checkpoint} is no checkpoint of {name}: it {words}; it looks like {_likely(state)}.")
     network.load_state_dict({key: state[theirs] for key, theirs in _names(network, PRESETS[name]).items()})
     return network
 
@@ -58,11 +56,7 @@ def _likely(state: Mapping[str, Tensor]) -> str:
 def _misfits(network: nn.Module, preset: Preset, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """Their keys that are missing or have another shape, and the unknown ones of the file."""
     names, own = _names(network, preset), network.state_dict()
-    missing = [
-        theirs
-        for key, theirs in names.items()
-        if theirs not in state or state[theirs].shape != own[key].shape
-    ]
+    missing = [theirs for key, theirs in names.items() if theirs not in state or state[theirs].shape != own[key].shape]
     known = set(names.values())
     unread = [_UNREAD.pattern]
     if not any(key.startswith("query_neck.") for key in names):

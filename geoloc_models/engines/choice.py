@@ -16,13 +16,7 @@ import torch
 
 from geoloc_models.devices import choose_device
 from geoloc_models.engines.compiled_engine import CompiledEngine, CudaGraphEngine
-from geoloc_models.engines.export_records import (
-    default_folder,
-    engine_folder,
-    find_record,
-    processor_name,
-    read_record,
-)
+from geoloc_models.engines.export_records import default_folder, engine_folder, find_record, processor_name, read_record
 from geoloc_models.engines.network_engine import NetworkEngine
 from geoloc_models.engines.onnx_engine import OnnxEngine
 from geoloc_models.engines.openvino_engine import OpenVinoEngine
@@ -119,9 +113,7 @@ def processor_of(device: str) -> str:
     return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else processor_name()
 
 
-def make_engine(
-    name: str, weights: str | Path, device: str, threads: int | None, folder: Path
-) -> NetworkEngine:
+def make_engine(name: str, weights: str | Path, device: str, threads: int | None, folder: Path) -> NetworkEngine:
     """The engine of this name, checked or not; folder: where engines are exported to."""
     kind, _, precision = name.rpartition("-")
     if kind == "torch":
@@ -139,13 +131,7 @@ def make_engine(
 
 
 def _exported(
-    kind: str,
-    precision: str,
-    loaded: LoadedWeights,
-    parts: Parts,
-    own: Path,
-    device: str,
-    threads: int | None,
+    kind: str, precision: str, loaded: LoadedWeights, parts: Parts, own: Path, device: str, threads: int | None
 ) -> NetworkEngine:
     chosen = choose_device(device)
     if kind == "tensorrt":

@@ -80,9 +80,7 @@ def processor_name() -> str:
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     flags = next((line for line in lines if line.startswith("flags")), "")
     # Virtual machines give the same name to processors with and without matrix units.
-    extra = [
-        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8") if f" {flag}" in flags
-    ]
+    extra = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8") if f" {flag}" in flags]
     return " ".join([named[0] if named else platform.machine(), *extra])
 
 
@@ -108,9 +106,7 @@ def find_record(folder: Path, weights_id: str, engine: str) -> Record:
     if not path.is_file():
         others = sorted(found.parent.parent.name for found in folder.glob(f"*/{engine}/{RECORD}"))
         there = f", only for {', '.join(others)}" if others else ""
-        raise GeolocError(
-            f"{engine} was not exported for the weights {weights_id} to {folder}{there}; {remedy}"
-        )
+        raise GeolocError(f"{engine} was not exported for the weights {weights_id} to {folder}{there}; {remedy}")
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         record = Record(**{**values, "check": Check(**values["check"])})

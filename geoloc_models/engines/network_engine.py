@@ -238,11 +238,8 @@ def _size(image: np.ndarray, features: Tensors) -> int:
 def _check(queries: np.ndarray | Tensor, search_maps: np.ndarray) -> None:
     for name, images in (("query", queries), ("search map", search_maps)):
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype not in (np.uint8, torch.uint8):
-            raise GeolocError(
-                f"{name} is {images.shape[1:]} {images.dtype}: expected (height, width, 3) uint8 RGB"
-            )
+            raise GeolocError(f"{name} is {images.shape[1:]} {images.dtype}: expected (height, width, 3) uint8 RGB")
     if any(side < least for side, least in zip(search_maps.shape[1:3], queries.shape[1:3], strict=True)):
         raise GeolocError(
-            f"search map {search_maps.shape[1:3]} is smaller than the query {queries.shape[1:3]}: "
-            "ask for a larger crop"
+            f"search map {search_maps.shape[1:3]} is smaller than the query {queries.shape[1:3]}: ask for a larger crop"
         )

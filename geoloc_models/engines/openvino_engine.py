@@ -82,10 +82,7 @@ def _load(core: Any, path: Path, settings: dict[str, Any]) -> Any:
 
 
 def write_openvino(
-    onnx_files: Mapping[str, Path],
-    folder: Path,
-    half: bool,
-    calibration: Mapping[str, Sequence[Tensors]] | None = None,
+    onnx_files: Mapping[str, Path], folder: Path, half: bool, calibration: Mapping[str, Sequence[Tensors]] | None = None
 ) -> None:
     """OpenVINO's form of ONNX files; half: weights are stored in 16 bits, as those that ship are.
 
@@ -109,17 +106,12 @@ def _quantised(model: Any, examples: Sequence[Tensors]) -> Any:
     nncf: Any = require_module("nncf", "run: pip install -r requirements/int8.txt")
     nncf.set_log_level(logging.ERROR)
     names = [wanted.any_name for wanted in model.inputs]
-    feeds = [
-        {name: tensor.numpy() for name, tensor in zip(names, example, strict=True)} for example in examples
-    ]
+    feeds = [{name: tensor.numpy() for name, tensor in zip(names, example, strict=True)} for example in examples]
     left = [
         operation.get_friendly_name()
         for operation in model.get_ops()
         if operation.get_type_name() in ("Convolution", "GroupConvolution")
-        or (
-            operation.get_type_name() == "MatMul"
-            and not any(_is_constant(i) for i in operation.input_values())
-        )
+        or (operation.get_type_name() == "MatMul" and not any(_is_constant(i) for i in operation.input_values()))
     ]
     linear = [operation for operation in model.get_ops() if operation.get_type_name() == "MatMul"]
     if all(operation.get_friendly_name() in left for operation in linear):

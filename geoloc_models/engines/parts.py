@@ -200,12 +200,7 @@ class HybridParts(CompactParts):
         self._geometry = lru_cache(maxsize=32)(self._make_geometry)
         keys, of_mix = _keys_of_mix(network, network.backbone.channels[-1])
         channels = network.trunk.pos_embed.shape[-1]
-        inputs = {
-            **IMAGE,
-            "rows": ("h", "H"),
-            "columns": ("W", "w"),
-            "positions": (1, "n", channels),
-        }
+        inputs = {**IMAGE, "rows": ("h", "H"), "columns": ("W", "w"), "positions": (1, "n", channels)}
         self.parts = {
             "query": Part(_HybridEncoder(network, True), inputs, ("fine", "semantic", *keys)),
             "map": Part(_HybridEncoder(network, False), inputs, ("fine", "semantic", "coarse")),
@@ -330,9 +325,7 @@ def _keys_of_mix(
     return keys, {"coarse": ("B", channels, "h", "w"), **dict.fromkeys(keys, _KEYS)}
 
 
-def _correlated(
-    head: GroupCorrelation, z: Tensor, spectrum: Tensor, map_px: tuple[int, ...], stride_px: int
-) -> Tensor:
+def _correlated(head: GroupCorrelation, z: Tensor, spectrum: Tensor, map_px: tuple[int, ...], stride_px: int) -> Tensor:
     """GC's logits of projected features; map_px: (H, W) of what the spectrum is of, times stride_px."""
     logits = correlate_spectrum(spectrum, [side // stride_px for side in map_px], z, head.padding)
     return head.scaled(logits, z)

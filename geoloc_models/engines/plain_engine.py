@@ -31,9 +31,7 @@ from geoloc_models.weights import WeightsInfo, load_weights, save_weights
 class PlainEngine(NetworkEngine):
     """The reference of every ratio. Not for flying."""
 
-    def __init__(
-        self, weights: str | Path = "default", device: str = "auto", threads: int | None = None
-    ) -> None:
+    def __init__(self, weights: str | Path = "default", device: str = "auto", threads: int | None = None) -> None:
         """As TorchEngine."""
         if threads is not None:
             torch.set_num_threads(threads)

@@ -44,9 +44,7 @@ def open_network(weights: str | Path = "default", device: str = "auto") -> Engin
     return network if preset.loss == "spatial" else PublishedEngine(network, preset.positive_cells)
 
 
-def heatmap_around(
-    probability: np.ndarray, stride_px: float, peak_xy_px: tuple[float, float], reach: int
-) -> Heatmap:
+def heatmap_around(probability: np.ndarray, stride_px: float, peak_xy_px: tuple[float, float], reach: int) -> Heatmap:
     """Mass, covariance and second mode about a peak that is already known, (x, y) in pixel-edge coordinates.
 
     probability: (H, W), sums to 1; reach: half-width in nodes of the window around its maximum that counts as the peak.

@@ -68,15 +68,11 @@ def write_tensorrt(parts: Parts, onnx_files: dict[str, Path], query_px: int, fol
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
-            raise GeolocError(
-                f"TensorRT cannot read {path}: {parser.get_error(0)}; take the engine torch-bf16"
-            )
+            raise GeolocError(f"TensorRT cannot read {path}: {parser.get_error(0)}; take the engine torch-bf16")
         settings = builder.create_builder_config()
         settings.set_flag(trt.BuilderFlag.BF16)
         profile = builder.create_optimization_profile()
-        for input_name, axes, *shapes in zip(
-            part.inputs, part.inputs.values(), *(e[name] for e in sizes), strict=True
-        ):
+        for input_name, axes, *shapes in zip(part.inputs, part.inputs.values(), *(e[name] for e in sizes), strict=True):
             batches = (1, 1, MOST_BATCH) if axes[0] == "B" else (shapes[0].shape[0],) * 3
             profile.set_shape(input_name, *((b, *s.shape[1:]) for b, s in zip(batches, shapes, strict=True)))
         settings.add_optimization_profile(profile)

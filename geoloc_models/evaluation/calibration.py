@@ -148,9 +148,7 @@ def peak_honesty(answers: Sequence[Answer], temperature: float) -> tuple[float, 
     return expected_calibration_error(stated, right), metrics.sigma_coverage(inside)
 
 
-def _stated_and_right(
-    answers: Sequence[Answer], temperature: float
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _stated_and_right(answers: Sequence[Answer], temperature: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     heatmaps = [answer.heatmap(temperature) for answer in answers]
     errors_m = [
         float(np.hypot(*answer.off_px(heatmap))) * answer.gsd_m

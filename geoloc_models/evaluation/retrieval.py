@@ -28,9 +28,7 @@ class RankedQueries:
 
     def recall_at(self, k: int) -> float:
         """R@K: share of queries with a correct image among the first k."""
-        return (
-            float(np.mean(self.first_rank < min(k, self.gallery))) if self.first_rank.size else float("nan")
-        )
+        return float(np.mean(self.first_rank < min(k, self.gallery))) if self.first_rank.size else float("nan")
 
     def recall_at_1_percent(self) -> float:
         """R@1 % of the gallery: University-1652's, the first round(gallery / 100) + 1 images."""

@@ -105,7 +105,5 @@ def choose_stresses(names: list[str]) -> list[str]:
     """Names of STRESSES to run, "none" first; "all" is all of them. GeolocError for an unknown one."""
     for name in names:
         if name not in STRESSES and name != "all":
-            raise GeolocError(
-                f"there is no stress '{name}'; choose from {', '.join([*list(STRESSES)[1:], 'all'])}"
-            )
+            raise GeolocError(f"there is no stress '{name}'; choose from {', '.join([*list(STRESSES)[1:], 'all'])}")
     return [name for name in STRESSES if name == "none" or name in names or "all" in names]

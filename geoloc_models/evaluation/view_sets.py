@@ -120,9 +120,7 @@ class Pooled:
         """sets: one or more, which are drawn from in turn, so that a limited run sees them all."""
         self.name = sets[0].name
         self.about = "; ".join(dict.fromkeys(one.about for one in sets))
-        self._chosen = sorted(
-            ((one, index) for one in sets for index in range(len(one))), key=lambda pair: pair[1]
-        )
+        self._chosen = sorted(((one, index) for one in sets for index in range(len(one))), key=lambda pair: pair[1])
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -50,9 +50,7 @@ def fit_to_engine(sample: PairSample, engine: Engine) -> tuple[np.ndarray, np.nd
     search_map = cv2.resize(sample.search_map, (map_px, map_px), interpolation=shrinking)
     middle = sample.query.shape[0] / 2
     about_centre = shift(np.array([middle, middle])) @ np.diag([ratio, ratio, 1.0])
-    query = warp(
-        sample.query, about_centre @ shift(np.full(2, -engine.spec.query_px / 2)), engine.spec.query_px
-    )
+    query = warp(sample.query, about_centre @ shift(np.full(2, -engine.spec.query_px / 2)), engine.spec.query_px)
     return query, search_map, ratio
 
 
@@ -138,10 +136,7 @@ class PairScores:
 
     def _by(self, values: np.ndarray) -> list[dict[str, Any]]:
         return [
-            {
-                "at": float(value),
-                **_accuracy([s for s, own in zip(self.samples, values, strict=True) if own == value]),
-            }
+            {"at": float(value), **_accuracy([s for s, own in zip(self.samples, values, strict=True) if own == value])}
             for value in np.unique(values[~np.isnan(values)])
         ]
 

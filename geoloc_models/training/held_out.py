@@ -33,9 +33,7 @@ def predict(model: nn.Module, batch: dict[str, Tensor], device: torch.device, ha
 def load(samples: Samples, batches: Sequence[range], workers: int = 0) -> Iterator[dict[str, Tensor]]:
     """Collated batches of the samples with the given indices; GeolocError as the samples raise it."""
     try:
-        yield from DataLoader(
-            samples, batch_sampler=map(list, batches), num_workers=workers, collate_fn=collate
-        )
+        yield from DataLoader(samples, batch_sampler=map(list, batches), num_workers=workers, collate_fn=collate)
     except GeolocError as error:
         # A worker's error comes with a traceback as its text; the last line is what was meant.
         raise GeolocError(str(error).strip().splitlines()[-1].split("GeolocError: ")[-1]) from error
@@ -45,12 +43,7 @@ class HeldOut:
     """Scores a network on the first `maps` held-out samples, always the same ones."""
 
     def __init__(
-        self,
-        samples: Samples,
-        maps: int,
-        recipe: LocalizerRecipe,
-        device: torch.device,
-        workers: int = 0,
+        self, samples: Samples, maps: int, recipe: LocalizerRecipe, device: torch.device, workers: int = 0
     ) -> None:
         """recipe: of the training; its loss tells how heatmaps are read (see `find`)."""
         self.samples = samples
@@ -101,9 +94,7 @@ class HeldOut:
 
 
 @torch.inference_mode()
-def calibrate(
-    model: nn.Module, samples: Samples, maps: int, device: torch.device, half: bool = True
-) -> float:
+def calibrate(model: nn.Module, samples: Samples, maps: int, device: torch.device, half: bool = True) -> float:
     """Temperature that makes the posterior fit: the one with the least negative log-likelihood of the true places of
     the first `maps` samples.
 
@@ -117,9 +108,7 @@ def calibrate(
         logits = predict(model, batch, device, half)
         stride = batch["map"].shape[-1] / (logits.shape[-1] - 1)
         target = batch["target"].to(device) / stride
-        totals += [
-            len(target) * spatial_cross_entropy(logits / float(t), target, 0.7).item() for t in temperatures
-        ]
+        totals += [len(target) * spatial_cross_entropy(logits / float(t), target, 0.7).item() for t in temperatures]
     return float(temperatures[int(totals.argmin())])
 
 

@@ -121,10 +121,7 @@ def ul14_data(
             best_from=recipe.best_from if held_out_items else None,
         ),
         query_px=preset.query_px,
-        gsd_m=(
-            satellite_gsd_m * min(sides_px) / preset.map_px,
-            satellite_gsd_m * max(sides_px) / preset.map_px,
-        ),
+        gsd_m=(satellite_gsd_m * min(sides_px) / preset.map_px, satellite_gsd_m * max(sides_px) / preset.map_px),
     )
 
 

@@ -9,14 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SCALAR_BATCHES = 10
 """Batches between two points of the curves of loss, rate and learning rate."""
@@ -29,13 +22,7 @@ class TrainingLog:
     """
 
     def __init__(
-        self,
-        out: Path,
-        total: int,
-        start: int,
-        batch_pairs: int,
-        mean_loss: float = math.nan,
-        quiet: bool = False,
+        self, out: Path, total: int, start: int, batch_pairs: int, mean_loss: float = math.nan, quiet: bool = False
     ) -> None:
         """total: batches of the run. batch_pairs: query/map pairs of one batch, in all processes together.
         mean_loss: the running mean after `start` batches.
@@ -81,29 +68,17 @@ class TrainingLog:
         self._progress.update(self._task, completed=done, description=words)
         if done % SCALAR_BATCHES == 0:
             self._draw(
-                done,
-                {
-                    "train/loss": loss,
-                    "train/learning_rate": learning_rate,
-                    "train/pairs_per_s": self._pairs_per_s,
-                },
+                done, {"train/loss": loss, "train/learning_rate": learning_rate, "train/pairs_per_s": self._pairs_per_s}
             )
         return self.mean_loss
 
     def held_out(self, done: int, figures: dict[str, float]) -> None:
         """Tell how the network does on held-out samples after `done` batches."""
-        line = {
-            "batch": done,
-            "loss": round(self.mean_loss, 4),
-            "pairs_per_s": round(self._pairs_per_s, 1),
-            **figures,
-        }
+        line = {"batch": done, "loss": round(self.mean_loss, 4), "pairs_per_s": round(self._pairs_per_s, 1), **figures}
         self._console.print(", ".join(f"{name} {value}" for name, value in line.items()))
         with self._path.open("a") as log:
             log.write(json.dumps(line) + "\n")
-        self._draw(
-            done, {f"held_out/{name.removeprefix('held_out_')}": value for name, value in figures.items()}
-        )
+        self._draw(done, {f"held_out/{name.removeprefix('held_out_')}": value for name, value in figures.items()})
 
     def _draw(self, done: int, scalars: dict[str, float]) -> None:
         if self._curves is not None:

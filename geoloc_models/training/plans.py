@@ -69,8 +69,6 @@ PLANS: dict[str, LocalizerPlan | RetrieverPlan] = {
     "shipped/retrieval": RetrieverPlan(
         "the retriever, AST on DINOv2, on image pairs", "dinov2_ast", "pairs", RetrieverRecipe()
     ),
-    "paper/university1652": RetrieverPlan(
-        "AST as published, on University-1652", "ast", "university1652", AST_PAPER
-    ),
+    "paper/university1652": RetrieverPlan("AST as published, on University-1652", "ast", "university1652", AST_PAPER),
 }
 """`geoloc train UL14 PRESET` is the plan of every row of the DRL paper: recipe.DRL_PAPER with what the preset says."""

@@ -141,15 +141,12 @@ class RetrieverTask:
             return
         order = epoch_order(len(self.places), self.recipe.per_place, self.recipe.seed, epoch)
         items = _Items(self.places, order, epoch, self.recipe.seed)
-        for drawn in DataLoader(
-            items, batch_sampler=positions.tolist(), collate_fn=_join, num_workers=self._workers
-        ):
+        for drawn in DataLoader(items, batch_sampler=positions.tolist(), collate_fn=_join, num_workers=self._workers):
             yield self._to_device(drawn)
 
     def loss(self, replica: nn.Module, batch: _Batch) -> Tensor:
         given = [
-            self._entered(images, view)
-            for images, view in zip((batch.drone, batch.satellite), _VIEWS, strict=True)
+            self._entered(images, view) for images, view in zip((batch.drone, batch.satellite), _VIEWS, strict=True)
         ]
         whole_batch = self._processes.whole_batch
         drone, satellite = (
@@ -164,10 +161,7 @@ class RetrieverTask:
         if self._reference is None or not frozen or self.model.heads_only:
             return images
         half = fast_type(self._processes.device)
-        with (
-            torch.no_grad(),
-            torch.autocast(images.device.type, torch.bfloat16, enabled=half == torch.bfloat16),
-        ):
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=half == torch.bfloat16):
             return self._reference.trunk_of(view).enter(images, frozen).float()
 
     def check(self, model: nn.Module) -> dict[str, float] | None:

@@ -169,18 +169,13 @@ class _State:
         if log is None or figures is None:
             return
         log.held_out(self.done, {"epoch_loss": round(float(np.mean(losses)), 4), **figures})
-        if (
-            self.task.recipe.best_from is not None
-            and self.done >= self.task.recipe.best_from * self.task.total
-        ):
+        if self.task.recipe.best_from is not None and self.done >= self.task.recipe.best_from * self.task.total:
             self._keep_if_best(figures["rds"])
 
     def _keep_if_best(self, rds: float) -> None:
         if rds > self.best_rds:
             self.best_rds, self.best_batch = rds, self.done
-            self.best = {
-                key: value.detach().cpu().clone() for key, value in self.average.module.state_dict().items()
-            }
+            self.best = {key: value.detach().cpu().clone() for key, value in self.average.module.state_dict().items()}
 
     def trained(self) -> Trained:
         last = self.average.module.eval()
@@ -205,9 +200,7 @@ class _State:
         values = read_state(path, device)
         network = values.get("network", "an unknown network")
         if network != self.network:
-            raise GeolocError(
-                f"{path} is of {network}, not of {self.network}: name another --out, or delete it"
-            )
+            raise GeolocError(f"{path} is of {network}, not of {self.network}: name another --out, or delete it")
         try:
             for name in _WITH_STATE:
                 getattr(self, name).load_state_dict(values[name])

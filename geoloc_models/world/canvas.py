@@ -176,12 +176,8 @@ class Canvas:
                 at = int(self.rng.integers(len(road.points) - 1))
                 span = directions(road.points)[at]
                 angle = math.atan2(span[1], span[0])
-                spot = road.points[at] + np.array([-span[1], span[0]]) * road.width_m * self.rng.uniform(
-                    -0.25, 0.25
-                )
-                self._fill(
-                    rectangle(spot, angle, self.rng.uniform(3, 14), self.rng.uniform(1, 3)), CODE["patch"]
-                )
+                spot = road.points[at] + np.array([-span[1], span[0]]) * road.width_m * self.rng.uniform(-0.25, 0.25)
+                self._fill(rectangle(spot, angle, self.rng.uniform(3, 14), self.rng.uniform(1, 3)), CODE["patch"])
         for bay in self.layout.bays:
             if len(bay) < 3:
                 continue
@@ -232,9 +228,7 @@ class Canvas:
         u, v = dx * cos + dy * sin, dy * cos - dx * sin
         edge_u, edge_v = building.length_m / 2 - np.abs(u), building.width_m / 2 - np.abs(v)
         inside = (edge_u >= 0) & (edge_v >= 0)
-        height, tone = roof_surface(
-            building, np.random.default_rng((building.seed, self.date)), u, v, edge_u, edge_v
-        )
+        height, tone = roof_surface(building, np.random.default_rng((building.seed, self.date)), u, v, edge_u, edge_v)
         standing = self.height[rows, columns]
         wall_pixels = (side > 0) & (standing < 0.5 * building.eave_m)
         standing[wall_pixels] = 0.5 * building.eave_m
@@ -310,9 +304,7 @@ class Canvas:
             key = (int(which[number]), across)
             crown = sized.get(key)
             if crown is None:
-                crown = sized[key] = cv2.resize(
-                    stamps[key[0]], (across, across), interpolation=cv2.INTER_AREA
-                )
+                crown = sized[key] = cv2.resize(stamps[key[0]], (across, across), interpolation=cv2.INTER_AREA)
             left = round((x + lean[0] * tall) / self.gsd_m - across / 2)
             top = round((y + lean[1] * tall) / self.gsd_m - across / 2)
             x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + across, size), min(top + across, size)
@@ -331,9 +323,7 @@ def _crowns(rng: np.random.Generator) -> list[np.ndarray]:
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     stamps = []
     for _ in range(64):
-        outline = 0.86 + sum(
-            rng.normal(0, 0.05) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 9)
-        )
+        outline = 0.86 + sum(rng.normal(0, 0.05) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 9))
         r = radius / np.maximum(outline, 0.5)
         dome = np.sqrt(np.clip(1 - r**2, 0, 1))
         clumps = smooth_noise(rng, 9, (64, 64)) + 0.6 * smooth_noise(rng, 18, (64, 64))

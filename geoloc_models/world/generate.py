@@ -103,14 +103,10 @@ def generate_world(
     size_m: side of the square, 100 m or more. gsd_m: 0.1 to 1.0. GeolocError outside these limits.
     """
     if not (size_m >= 100 and 0.1 <= gsd_m <= 1.0):
-        raise GeolocError(
-            f"size {size_m} m at {gsd_m} m; give a size of 100 m or more and 0.1 to 1.0 m a pixel"
-        )
+        raise GeolocError(f"size {size_m} m at {gsd_m} m; give a size of 100 m or more and 0.1 to 1.0 m a pixel")
     size_px = round(size_m / gsd_m)
     if size_px > LIMIT_PX:
-        raise GeolocError(
-            f"{size_px} px a side; at most {LIMIT_PX} fit the memory, take a smaller size or larger gsd"
-        )
+        raise GeolocError(f"{size_px} px a side; at most {LIMIT_PX} fit the memory, take a smaller size or larger gsd")
     rng = np.random.default_rng(seed)
     layout = make_layout(size_px * gsd_m, rng)
     ground = Ground(size_px, gsd_m, rng)
@@ -123,9 +119,7 @@ def generate_world(
 
     zone = int((lon_deg + 180) // 6) % 60 + 1
     epsg = (32600 if lat_deg >= 0 else 32700) + zone
-    east, north = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform(
-        lon_deg, lat_deg
-    )
+    east, north = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform(lon_deg, lat_deg)
     half = size_px * gsd_m / 2
     return World(first, second, gsd_m, lat_deg, lon_deg, epsg, (east - half, north + half), shift)
 

@@ -13,18 +13,7 @@ import cv2
 import numpy as np
 
 from geoloc_models.world.parcels import add_houses, add_works
-from geoloc_models.world.shapes import (
-    Field,
-    Layout,
-    Occupancy,
-    Road,
-    Warp,
-    blob,
-    densify,
-    directions,
-    runs,
-    smooth_at,
-)
+from geoloc_models.world.shapes import Field, Layout, Occupancy, Road, Warp, blob, densify, directions, runs, smooth_at
 
 
 def make_layout(size_m: float, rng: np.random.Generator) -> Layout:
@@ -54,9 +43,7 @@ def _across(rng: np.random.Generator, size_m: float, share: float, upright: bool
     t = np.linspace(-0.06, 1.06, max(24, round(size_m / 5)))
     offset = np.full_like(t, share)
     for order in (0.7, 1.3, 2.4, 4.1):
-        offset += rng.normal(0, bend / order**1.3) * np.sin(
-            math.pi * 2 * order * t / 1.2 + rng.uniform(0, 2 * math.pi)
-        )
+        offset += rng.normal(0, bend / order**1.3) * np.sin(math.pi * 2 * order * t / 1.2 + rng.uniform(0, 2 * math.pi))
     offset += (t - 0.5) * rng.normal(0, 0.15)
     return np.stack([offset, t] if upright else [t, offset], axis=1) * size_m
 
@@ -131,12 +118,7 @@ def _add_settlements(world: Layout, rng: np.random.Generator, taken: Occupancy) 
 
 
 def _add_street_grid(
-    world: Layout,
-    rng: np.random.Generator,
-    taken: Occupancy,
-    centre: np.ndarray,
-    angle: float,
-    outline: np.ndarray,
+    world: Layout, rng: np.random.Generator, taken: Occupancy, centre: np.ndarray, angle: float, outline: np.ndarray
 ) -> None:
     warp = Warp(rng, [(rng.uniform(5, 26), rng.uniform(320, 600)), (rng.uniform(0, 2), 160.0)])
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -185,9 +167,7 @@ def _keep_out(world: Layout, taken: Occupancy) -> None:
 
 def _add_ponds(world: Layout, rng: np.random.Generator, taken: Occupancy) -> None:
     for _ in range(max(2, round((world.size_m / 420) ** 2))):
-        outline = blob(
-            rng, rng.uniform(0.04, 0.96, 2) * world.size_m, float(rng.uniform(8, 34)), rng.uniform(1, 1.6)
-        )
+        outline = blob(rng, rng.uniform(0.04, 0.96, 2) * world.size_m, float(rng.uniform(8, 34)), rng.uniform(1, 1.6))
         if taken.free(outline):
             world.ponds.append(outline)
             taken.add(outline + (outline - outline.mean(axis=0)) * 0.35)
@@ -221,18 +201,14 @@ def _add_fields(world: Layout, rng: np.random.Generator, warp: Warp, taken: Occu
         world.fields.append(Field(outline, angle, use))
         if rng.random() < 0.13:  # a farm track along one side
             side = outline[: max(2, len(outline) // 3)]
-            world.roads += [
-                Road(side[run], 2.8, "track") for run in runs(~land.at(side)) if run.stop - run.start > 5
-            ]
+            world.roads += [Road(side[run], 2.8, "track") for run in runs(~land.at(side)) if run.stop - run.start > 5]
     for _ in range(max(2, round(size_m / 200))):  # trodden paths
         start = rng.uniform(0, size_m, 2)
         heading = rng.uniform(0, 2 * math.pi)
         steps = np.cumsum(rng.normal(0, 0.12, 40)) + heading
         line = start + np.cumsum(6 * np.stack([np.cos(steps), np.sin(steps)], axis=1), axis=0)
         width = float(rng.uniform(0.8, 1.6))
-        world.roads += [
-            Road(line[run], width, "path") for run in runs(~land.at(line)) if run.stop - run.start > 6
-        ]
+        world.roads += [Road(line[run], width, "path") for run in runs(~land.at(line)) if run.stop - run.start > 6]
 
 
 def _add_woods(world: Layout, rng: np.random.Generator, taken: Occupancy) -> None:
@@ -295,9 +271,7 @@ def _add_trees(world: Layout, rng: np.random.Generator, taken: Occupancy) -> Non
         sets.append(_tree_rows(rng, rng.uniform(low, high, (int(rng.integers(1, 11)), 2)), 0.8, 4.0, 0.75))
     for road in [road for road in world.roads if road.kind in ("street", "main") and rng.random() < 0.35]:
         tangent = directions(road.points)
-        offset = (
-            np.stack([-tangent[:, 1], tangent[:, 0]], axis=1) * (road.width_m / 2 + 3.5) * rng.choice([-1, 1])
-        )
+        offset = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1) * (road.width_m / 2 + 3.5) * rng.choice([-1, 1])
         sets.append(_tree_rows(rng, (road.points + offset)[:: int(rng.integers(2, 4))], 1.8, 3.6, 0.95))
     trees = np.concatenate(sets)
     world.trees = trees[~taken.at(trees[:, :2])]

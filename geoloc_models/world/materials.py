@@ -80,23 +80,15 @@ CROPS_RESTING = [
     ((122, 116, 76), (104, 104, 64), 8, 8, 7, 4, 6, 0.0),  # catch crop
 ]
 
-MEADOW = (
-    ((104, 116, 68), (142, 134, 90), 6, 8, 7, 4, 7, 0.0),
-    ((122, 112, 78), (142, 122, 92), 6, 8, 8, 3, 5, 0.0),
-)
+MEADOW = (((104, 116, 68), (142, 134, 90), 6, 8, 7, 4, 7, 0.0), ((122, 112, 78), (142, 122, 92), 6, 8, 8, 3, 5, 0.0))
 
-SCRUB = (
-    ((112, 108, 72), (148, 126, 92), 9, 13, 10, 0, 0, 0.0),
-    ((126, 106, 82), (150, 122, 96), 9, 13, 10, 0, 0, 0.0),
-)
+SCRUB = (((112, 108, 72), (148, 126, 92), 9, 13, 10, 0, 0, 0.0), ((126, 106, 82), (150, 122, 96), 9, 13, 10, 0, 0, 0.0))
 
 WATERS = np.array([(70, 88, 78), (98, 110, 88), (54, 66, 62), (112, 114, 92), (88, 118, 102), (62, 80, 84)])
 """Rivers and ponds: algae, silt, depth."""
 
 
-def material_table(
-    fields: list[Field], tones: list[str], green: float, rng: np.random.Generator
-) -> np.ndarray:
+def material_table(fields: list[Field], tones: list[str], green: float, rng: np.random.Generator) -> np.ndarray:
     """(14, rows) float32: two colours, coarse, middle, fine, streaks fine and broad, cos, sin, wheel tracks.
 
     tones: materials of the single plots, which have a row each after the fields. green: 1 summer, 0 winter.

@@ -88,25 +88,14 @@ def _fill_yard(
         roof = "flat" if rng.random() < 0.65 else "gable"
         world.buildings.append(
             Building(
-                at,
-                angle,
-                length,
-                width,
-                roof,
-                rng.uniform(5, 10),
-                0.16,
-                colour,
-                dates,
-                int(rng.integers(1 << 30)),
+                at, angle, length, width, roof, rng.uniform(5, 10), 0.16, colour, dates, int(rng.integers(1 << 30))
             )
         )
     for row in range(int(rng.integers(1, 4))):  # bays across the front of the yard
         line = centre - normal * (depth / 2 - 4 - 7.5 * row)
         places = np.arange(-front / 2 + 4, front / 2 - 4, 2.7)
         world.bays.append(
-            np.array(
-                [(*(line + along * place), angle + math.pi / 2) for place in places if rng.random() < 0.97]
-            )
+            np.array([(*(line + along * place), angle + math.pi / 2) for place in places if rng.random() < 0.97])
         )
 
 
@@ -200,12 +189,7 @@ def _add_wing(world: Layout, rng: np.random.Generator, taken: Occupancy, house: 
 
 
 def _add_outside(
-    world: Layout,
-    rng: np.random.Generator,
-    house: Building,
-    point: np.ndarray,
-    normal: np.ndarray,
-    angle: float,
+    world: Layout, rng: np.random.Generator, house: Building, point: np.ndarray, normal: np.ndarray, angle: float
 ) -> None:
     """Drive to the road, and behind the house a terrace, now and then a pool."""
     centre, length, width = house.centre, house.length_m, house.width_m
@@ -218,9 +202,7 @@ def _add_outside(
         world.bays.append(np.array([(*(drive[0] * 0.4 + drive[1] * 0.6), math.atan2(normal[1], normal[0]))]))
     if rng.random() < 0.5:
         patio = centre + normal * (width / 2 + 1.5) + along_road * rng.uniform(-3, 3)
-        world.areas.append(
-            Area(rectangle(patio, angle, float(rng.uniform(4, 9)), float(rng.uniform(3, 5))), "paving")
-        )
+        world.areas.append(Area(rectangle(patio, angle, float(rng.uniform(4, 9)), float(rng.uniform(3, 5))), "paving"))
     if rng.random() < 0.08:
         pool = centre + normal * (width / 2 + 7) + along_road * rng.uniform(-4, 4)
         world.areas.append(Area(rectangle(pool, angle, 8.0, 4.0), "pool"))

@@ -23,11 +23,7 @@ STREAK_PX = 1024
 
 
 def fractal(
-    rng: np.random.Generator,
-    size_px: int,
-    gsd_m: float,
-    wavelengths_m: tuple[float, ...],
-    gains: tuple[float, ...],
+    rng: np.random.Generator, size_px: int, gsd_m: float, wavelengths_m: tuple[float, ...], gains: tuple[float, ...]
 ) -> np.ndarray:
     """(size_px, size_px) int8 noise of several octaves; 32 is one standard deviation."""
     small_px = math.ceil(size_px / 4)  # long waves are made small and enlarged once
@@ -56,9 +52,7 @@ def _octave(rng: np.random.Generator, size_px: int, wavelength_px: float) -> np.
     right, down = rng.uniform(1, 2, 2)
     matrix = np.array([[1 / wavelength_px, 0, right], [0, 1 / wavelength_px, down]])
     how = (cv2.INTER_CUBIC if wavelength_px > 6 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
-    return np.asarray(
-        cv2.warpAffine(grid, matrix, (size_px, size_px), flags=how, borderMode=cv2.BORDER_REFLECT)
-    )
+    return np.asarray(cv2.warpAffine(grid, matrix, (size_px, size_px), flags=how, borderMode=cv2.BORDER_REFLECT))
 
 
 class Ground:
@@ -129,15 +123,12 @@ def _light(canvas: Canvas, ground: Ground, look: Look, rng: np.random.Generator)
     for top in range(0, size, STRIP_ROWS):
         rows = slice(top, min(top + STRIP_ROWS, size))
         noise = [
-            plane[rows].astype(np.float32) * np.float32(1 / 32)
-            for plane in (ground.coarse, ground.middle, own, fine)
+            plane[rows].astype(np.float32) * np.float32(1 / 32) for plane in (ground.coarse, ground.middle, own, fine)
         ]
         colour = _ground_colour(canvas, ground, table, rows, *noise)
         _, middle, _, grain = noise
         painted = canvas.painted[rows] > 0
-        colour[painted] = (
-            canvas.paint[rows][painted] * (1 + 0.02 * grain[painted] + 0.015 * middle[painted])[:, None]
-        )
+        colour[painted] = canvas.paint[rows][painted] * (1 + 0.02 * grain[painted] + 0.015 * middle[painted])[:, None]
         cover = canvas.cover[rows]
         under = cover > 0
         crown = trees[cover[under]] * (1 + 0.09 * grain[under] + 0.06 * middle[under])[:, None]
@@ -224,15 +215,11 @@ def _sense(picture: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndar
     picture = cv2.LUT(picture, np.clip(255 * table, 0, 255).round().astype(np.uint8)[:, None])
     picture = cv2.GaussianBlur(picture, (0, 0), look.blur_px)
     if look.sharpen > 0.05:
-        picture = cv2.addWeighted(
-            picture, 1 + look.sharpen, cv2.GaussianBlur(picture, (0, 0), 1.2), -look.sharpen, 0
-        )
+        picture = cv2.addWeighted(picture, 1 + look.sharpen, cv2.GaussianBlur(picture, (0, 0), 1.2), -look.sharpen, 0)
     for top in range(0, picture.shape[0], STRIP_ROWS):
         strip = picture[top : top + STRIP_ROWS]
         grain = rng.standard_normal(strip.shape, dtype=np.float32) * np.float32(look.noise)
-        picture[top : top + STRIP_ROWS] = cv2.add(
-            strip, cv2.GaussianBlur(grain, (0, 0), 0.6), dtype=cv2.CV_8U
-        )
+        picture[top : top + STRIP_ROWS] = cv2.add(strip, cv2.GaussianBlur(grain, (0, 0), 0.6), dtype=cv2.CV_8U)
     _, data = cv2.imencode(
         ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, look.jpeg_quality]
     )

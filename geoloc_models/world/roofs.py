@@ -18,12 +18,7 @@ def offset_line(points: np.ndarray, distance_m: float) -> np.ndarray:
 
 
 def roof_surface(
-    building: Building,
-    rng: np.random.Generator,
-    u: np.ndarray,
-    v: np.ndarray,
-    edge_u: np.ndarray,
-    edge_v: np.ndarray,
+    building: Building, rng: np.random.Generator, u: np.ndarray, v: np.ndarray, edge_u: np.ndarray, edge_v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Height in metres and relative brightness over a roof."""
     blotches = smooth_noise(rng, 5, u.shape)

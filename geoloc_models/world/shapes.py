@@ -45,9 +45,7 @@ class Building:
 
     def outline(self, margin_m: float = 0.0) -> np.ndarray:
         """(4, 2) corners, m."""
-        return rectangle(
-            self.centre, self.angle_rad, self.length_m + 2 * margin_m, self.width_m + 2 * margin_m
-        )
+        return rectangle(self.centre, self.angle_rad, self.length_m + 2 * margin_m, self.width_m + 2 * margin_m)
 
 
 @dataclass
@@ -177,9 +175,7 @@ def blob(rng: np.random.Generator, centre: np.ndarray, radius_m: float, stretch:
     radius = np.maximum(radius, 0.3) * radius_m
     turn = rng.uniform(0, math.pi)
     x, y = radius * np.cos(angle) * stretch, radius * np.sin(angle) / stretch
-    return centre + np.stack(
-        [x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)], axis=1
-    )
+    return centre + np.stack([x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)], axis=1)
 
 
 def runs(keep: np.ndarray) -> list[slice]:

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    add_device,
-)
+from geoloc_ros.cli.shared.arguments import add_device
 from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
@@ -59,12 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def calibrate_file(
-    weights: str | Path,
-    data: Path,
-    out: Path,
-    device: str,
-    limit: int | None = None,
-    eight_bit: bool = False,
+    weights: str | Path, data: Path, out: Path, device: str, limit: int | None = None, eight_bit: bool = False
 ) -> str:
     """Write `weights` with a new temperature; the file's SHA-256."""
     from dataclasses import replace
@@ -106,7 +99,5 @@ def _answers(weights: str | Path, data: Path, device: str, limit: int | None, pa
                 query, search_map, ratio = fit_to_engine(sample, engine)
                 logits, stride_px = engine.logits(query[None], search_map[None])
                 target_x, target_y = sample.target_xy_px
-                answers.append(
-                    Answer(logits[0], stride_px, (target_x / ratio, target_y / ratio), sample.gsd_m * ratio)
-                )
+                answers.append(Answer(logits[0], stride_px, (target_x / ratio, target_y / ratio), sample.gsd_m * ratio))
     return answers

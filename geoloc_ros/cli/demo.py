@@ -102,11 +102,7 @@ def fly_live(flight: Flight | Bag, map_path: Path, args: argparse.Namespace, con
             task = progress.add_task("live", total=len(flight))
             graph.start("map_server", map=str(map_path.resolve()))
             graph.start(
-                "localizer",
-                use_sim_time=True,
-                altitude_type="range",
-                weights=args.weights,
-                threads=args.threads,
+                "localizer", use_sim_time=True, altitude_type="range", weights=args.weights, threads=args.threads
             )
             recorder.wait_for_localizer(graph)
             graph.start(
@@ -148,7 +144,5 @@ def _evaluate(flight: Flight | Bag, raster: RasterMap, args: argparse.Namespace,
     engine = open_engine(args.weights, threads=args.threads)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluate", total=len(flight))
-        evaluation = Evaluation(
-            engine, raster, name="evaluate", advance=functools.partial(progress.advance, task)
-        )
+        evaluation = Evaluation(engine, raster, name="evaluate", advance=functools.partial(progress.advance, task))
         return evaluation.tracking(flight, args.prior_noise, args.seed)

@@ -22,13 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    add_camera_mount,
-    add_json,
-    add_network,
-    add_topic,
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import add_camera_mount, add_json, add_network, add_topic, seed
 from geoloc_ros.cli.shared.output import make_writable, rated_progress, write_json
 
 if TYPE_CHECKING:
@@ -72,21 +66,10 @@ def _add_protocols(group: argparse._ArgumentGroup) -> None:
 def _add_networks(group: argparse._ArgumentGroup) -> None:
     add_network(group)
     add = group.add_argument
-    add(
-        "--baseline",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="also run ncc or xfeat; may be repeated",
-    )
+    add("--baseline", action="append", default=[], metavar="NAME", help="also run ncc or xfeat; may be repeated")
     add("--gallery", type=Path, metavar="G", help="gallery of the map (`geoloc gallery build`), for searches "
         "(default with --cold-start and --kidnap: MAP.gallery)")  # fmt: skip
-    add(
-        "--retrieval-weights",
-        default="retrieval",
-        metavar="W",
-        help="weights that the gallery was built with",
-    )
+    add("--retrieval-weights", default="retrieval", metavar="W", help="weights that the gallery was built with")
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
@@ -124,9 +107,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.independent + args.cold_start + args.kidnap > 1:
         raise GeolocError("--independent, --cold-start and --kidnap are three ways to score: choose one")
     if min(args.starts, args.start_frames) < 1:
-        raise GeolocError(
-            f"{args.starts} starts of {args.start_frames} frames score nothing: give 1 or more of each"
-        )
+        raise GeolocError(f"{args.starts} starts of {args.start_frames} frames score nothing: give 1 or more of each")
     if args.kidnap and args.frames is not None:
         raise GeolocError("only a whole recording can be staged for a kidnap: leave --frames out")
 
@@ -221,9 +202,7 @@ def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterM
     return Relocalizer(network, retriever, gallery, raster)
 
 
-def _cold_start(
-    args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path
-) -> int:
+def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path) -> int:
     """Starts without prior, all along the flight."""
     from rich.console import Console
     from rich.progress import Progress
@@ -254,11 +233,7 @@ def _cold_start(
         **summarize_starts(starts, args.start_frames),
     }
     _print_starts(starts, f"{args.flight.name} on {map_path.name}, cold start")
-    took = (
-        f"median {summary['frames_median']} frames, {summary['median_error_m']} m; "
-        if summary["found"]
-        else ""
-    )
+    took = f"median {summary['frames_median']} frames, {summary['median_error_m']} m; " if summary["found"] else ""
     print(
         f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
         f"{took}{summary['frame_ms']['p50']:.0f} ms a frame"

@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    add_device,
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import add_device, seed
 from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
@@ -168,8 +165,7 @@ def _engines(args: argparse.Namespace) -> dict[str, Engine]:
 
     weights = list(dict.fromkeys(args.weights or ["default"]))
     networks: dict[str, Engine] = {
-        ("geoloc" if len(weights) == 1 else Path(name).stem): open_network(name, args.device)
-        for name in weights
+        ("geoloc" if len(weights) == 1 else Path(name).stem): open_network(name, args.device) for name in weights
     }
     if len(networks) < len(weights):
         raise GeolocError(f"two of the weights {', '.join(weights)} have one name; rename one of the files")

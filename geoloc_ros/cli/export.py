@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    add_device,
-)
+from geoloc_ros.cli.shared.arguments import add_device
 from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
@@ -82,14 +80,7 @@ def run(args: argparse.Namespace) -> int:
         with rated_progress() as progress:
             task = progress.add_task(name, total=len(samples))
             record = export(
-                name,
-                args.weights,
-                folder,
-                samples,
-                source,
-                args.device,
-                args.threads,
-                partial(progress.advance, task),
+                name, args.weights, folder, samples, source, args.device, args.threads, partial(progress.advance, task)
             )
         check = record.check
         print(

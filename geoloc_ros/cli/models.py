@@ -18,10 +18,7 @@ from rich.table import Table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="list only the networks whose name or source has all these words",
+        "words", nargs="*", metavar="WORD", help="list only the networks whose name or source has all these words"
     )
     parser.add_argument(
         "--convert",
@@ -92,9 +89,7 @@ def _list_networks(words: list[str]) -> None:
 
     names = names_with(words)
     if not names:
-        raise GeolocError(
-            f"no network has {' '.join(words)!r} in its name or source; `geoloc models` lists them"
-        )
+        raise GeolocError(f"no network has {' '.join(words)!r} in its name or source; `geoloc models` lists them")
     table = _table("network", "params", "G MACs", "true", "RDS", "MA@20", "source")
     of_timm = [name for name in names if PRESETS[name].backbone in STREAMS]
     timm_missing = _timm_missing() if of_timm else None
@@ -109,11 +104,7 @@ def _list_networks(words: list[str]) -> None:
                     images = [torch.empty(1, 3, side, side) for side in (preset.query_px, preset.map_px)]
                     costs[preset.arithmetic] = count_cost(build_on_meta(name), *images)
                 cost = costs[preset.arithmetic]
-                counted = (
-                    f"{cost.parameters / 1e6:.2f} M",
-                    f"{cost.counted_macs / 1e9:.2f}",
-                    f"{cost.macs / 1e9:.2f}",
-                )
+                counted = (f"{cost.parameters / 1e6:.2f} M", f"{cost.counted_macs / 1e9:.2f}", f"{cost.macs / 1e9:.2f}")
             reported = ("" if value is None else f"{value:.3f}" for value in (preset.rds, preset.ma20))
             table.add_row(name, *counted, *reported, preset.source)
     _print(table)
@@ -158,7 +149,5 @@ def _table(*columns: str) -> Table:
 def _print(table: Table) -> None:
     """In full: on a narrow terminal a long line beats names cut into pieces."""
     console = Console()
-    console.width = max(
-        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
-    )
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)

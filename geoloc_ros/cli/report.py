@@ -27,19 +27,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add(
-        "reports",
-        type=Path,
-        nargs="+",
-        metavar="REPORT",
-        help="folder or its report.json; the first is compared with",
-    )
+    add("reports", type=Path, nargs="+", metavar="REPORT", help="folder or its report.json; the first is compared with")
     add("--out", type=Path, metavar="DIR", help="write comparison.html and comparison.json here")
     add(
-        "--map",
-        type=Path,
-        metavar="M",
-        help="raster to draw the tracks over; default: the first run's, if it is there",
+        "--map", type=Path, metavar="M", help="raster to draw the tracks over; default: the first run's, if it is there"
     )
     add(
         "--max-worse", action="append", default=[], metavar="KEY=AMOUNT",

@@ -45,28 +45,19 @@ _OF_A_RUN = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("data", type=Path, help="folder in one of the layouts of docs/training.md")
-    parser.add_argument(
-        "what", nargs="?", default="mix_compact", metavar="PRESET_OR_PLAN", help="default %(default)s"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/train"), help="run folder (default %(default)s)"
-    )
+    parser.add_argument("what", nargs="?", default="mix_compact", metavar="PRESET_OR_PLAN", help="default %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("out/train"), help="run folder (default %(default)s)")
     parser.add_argument(
         "--backbone-weights",
         type=Path,
         metavar="FILE",
         help="start the backbone from DINOv2 ViT-S/14 (timm names) or from CvT-13 of its model zoo",
     )
-    parser.add_argument(
-        "--workers", type=int, help="processes that draw samples (default: the cores, 8 at most)"
-    )
+    parser.add_argument("--workers", type=int, help="processes that draw samples (default: the cores, 8 at most)")
     parser.add_argument("--seed", type=seed, help="seed of weights and samples (default: the recipe's)")
     add_device(parser)
     parser.add_argument(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="where to write the weights (default OUT/PRESET.safetensors)",
+        "--export", type=Path, metavar="FILE", help="where to write the weights (default OUT/PRESET.safetensors)"
     )
     _add_run(parser.add_argument_group("a run of a preset"))
     _add_pairs(parser.add_argument_group("image pairs"))
@@ -84,13 +75,9 @@ def _add_run(group: Any) -> None:
         metavar="W",
         help="learn from the heatmaps of these weights too, by name or file: a small network from a large one",
     )
+    group.add_argument("--loss", choices=LOSSES, help="default: spatial on image pairs, the preset's own on UL14")
     group.add_argument(
-        "--loss", choices=LOSSES, help="default: spatial on image pairs, the preset's own on UL14"
-    )
-    group.add_argument(
-        "--learning-rate",
-        type=float,
-        help="peak learning rate (default: 1.2e-3 on image pairs, 1.5e-4 on UL14)",
+        "--learning-rate", type=float, help="peak learning rate (default: 1.2e-3 on image pairs, 1.5e-4 on UL14)"
     )
     group.add_argument(
         "--maps-per-batch",
@@ -109,9 +96,7 @@ def _add_pairs(group: Any) -> None:
         "--source", action="append", choices=SOURCES, help="use only these sources (repeat; default all)"
     )
     group.add_argument("--samples", type=int, help="query/map pairs in all (default 160000)")
-    group.add_argument(
-        "--heading-deg", type=float, help="largest heading error drawn (180: unknown; default 15)"
-    )
+    group.add_argument("--heading-deg", type=float, help="largest heading error drawn (180: unknown; default 15)")
     group.add_argument(
         "--query-px",
         type=int,
@@ -129,9 +114,7 @@ def _add_ul14(group: Any) -> None:
         "none: train on all and keep the last weights)",
     )
     group.add_argument(
-        "--rsc",
-        metavar="SIDES",
-        help="sides of random scale crops, px: 512 or 512,768 or 512-1000 (default: preset's)",
+        "--rsc", metavar="SIDES", help="sides of random scale crops, px: 512 or 512,768 or 512-1000 (default: preset's)"
     )
     group.add_argument(
         "--satellite-gsd-m",
@@ -151,9 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if plan is None:
         _check(args)
     elif given := [name for name in _OF_A_RUN if getattr(args, name) is not None]:
-        raise GeolocError(
-            f"--{given[0].replace('_', '-')} is of a single run, but {args.what} is a plan: leave it out"
-        )
+        raise GeolocError(f"--{given[0].replace('_', '-')} is of a single run, but {args.what} is a plan: leave it out")
     with join_processes(args.device) as processes:
         if plan is None:
             _train(args, args.what, _data(args), args.out, args.start_from, processes)
@@ -222,9 +203,7 @@ def _data(args: argparse.Namespace) -> LocalizerData:
         heading_deg = 15.0 if args.heading_deg is None else args.heading_deg
         return pairs_data(args.data, preset, recipe, args.source or SOURCES, heading_deg, args.query_px)
     places = [] if args.held_out_place == ["none"] else args.held_out_place
-    return ul14_data(
-        args.data, preset, recipe, args.epochs or 12, places, args.rsc, args.satellite_gsd_m or 0.46
-    )
+    return ul14_data(args.data, preset, recipe, args.epochs or 12, places, args.rsc, args.satellite_gsd_m or 0.46)
 
 
 def _run_plan(args: argparse.Namespace, plan: LocalizerPlan, processes: Processes) -> None:

@@ -30,9 +30,7 @@ def response_from_crop(crop: MapCrop, response: GetMap.Response) -> GetMap.Respo
     response.text = crop.text
     response.coverage = float(crop.coverage)
     response.gsd_m = float(crop.gsd_m)
-    response.crs = (
-        f"+proj=aeqd +lat_0={crop.lat_deg!r} +lon_0={crop.lon_deg!r} +datum=WGS84 +units=m +no_defs"
-    )
+    response.crs = f"+proj=aeqd +lat_0={crop.lat_deg!r} +lon_0={crop.lon_deg!r} +datum=WGS84 +units=m +no_defs"
     if crop.status in (CropStatus.OK, CropStatus.PARTLY_COVERED):
         origin_deg = crop.pixel_to_geodetic(0.0, 0.0)
         response.origin_latitude_deg, response.origin_longitude_deg = origin_deg

@@ -110,9 +110,7 @@ def height_from_altitude(message: Any) -> float:
                 f"{message.max_range:.2f} m; the ground is out of its reach"
             )
     if not (math.isfinite(height_m) and height_m > 0):
-        raise GeolocError(
-            f"height above ground is {height_m} m; it must be positive, check the altitude topic"
-        )
+        raise GeolocError(f"height above ground is {height_m} m; it must be positive, check the altitude topic")
     return float(height_m)
 
 

@@ -83,9 +83,7 @@ def image_from_rgb(
     )  # fmt: skip
 
 
-def compressed_from_rgb(
-    image: np.ndarray, stamp: Any, frame_id: str, form: str = "jpeg", quality: int = 95
-) -> Any:
+def compressed_from_rgb(image: np.ndarray, stamp: Any, frame_id: str, form: str = "jpeg", quality: int = 95) -> Any:
     """A CompressedImage (`form`: jpeg or png) from (h, w, 3) uint8 RGB; `quality` 1..100 is JPEG's."""
     if form not in ("jpeg", "png"):
         raise GeolocError(f"compressed format '{form}' is not supported; use jpeg or png")
@@ -154,11 +152,7 @@ def float64(value: float, make: Make = ros_message) -> Any:
 def range_from_height(height_m: float, stamp: Any, frame_id: str) -> Any:
     """Height above ground as a Range (stamped, float32)."""
     return ros_message(
-        "sensor_msgs/Range",
-        header=header(stamp, frame_id),
-        min_range=0.0,
-        max_range=1e5,
-        range=float(height_m),
+        "sensor_msgs/Range", header=header(stamp, frame_id), min_range=0.0, max_range=1e5, range=float(height_m)
     )
 
 
@@ -188,9 +182,7 @@ def fix_from_position(
     )  # fmt: skip
 
 
-def fix_from_truth(
-    lat_deg: float, lon_deg: float, stamp: Any, frame_id: str, make: Make = ros_message
-) -> Any:
+def fix_from_truth(lat_deg: float, lon_deg: float, stamp: Any, frame_id: str, make: Make = ros_message) -> Any:
     """The NavSatFix of a recording's true place, which counts as exact and has no ellipsoidal altitude."""
     return fix_from_position(lat_deg, lon_deg, math.nan, np.zeros((2, 2)), 0.0, stamp, frame_id, make=make)
 

@@ -49,9 +49,7 @@ def status_from_estimate(
     message.peak = 0.0 if heatmap is None else float(heatmap.peak)
     message.peak_ratio = math.nan if heatmap is None else float(heatmap.peak_ratio)
     message.entropy = math.nan if heatmap is None else float(heatmap.entropy)
-    message.sigma_m = (
-        math.nan if track is None else math.sqrt(np.linalg.eigvalsh(track.covariance[:2, :2])[-1])
-    )
+    message.sigma_m = math.nan if track is None else math.sqrt(np.linalg.eigvalsh(track.covariance[:2, :2])[-1])
     searched = estimate.crop
     message.search_size_m = float(estimate.search_size_m if searched is None else searched.size_m)
     message.crops = estimate.crops

@@ -89,9 +89,7 @@ class CameraSimNode(Node):
         self._start_s = number["start_s"]
         self._begun = time.monotonic()
         self._publish_clock = value(self, "publish_clock")
-        self.create_timer(
-            1.0 / number["rate_hz"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self.create_timer(1.0 / number["rate_hz"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _camera(self) -> CameraModel:
         path = value(self, "camera")

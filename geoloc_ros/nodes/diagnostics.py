@@ -26,11 +26,7 @@ class Diagnostics:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def set(
-        self,
-        level: bytes,
-        text: str,
-        values: Mapping[str, object] | None = None,
-        hardware_id: str | None = None,
+        self, level: bytes, text: str, values: Mapping[str, object] | None = None, hardware_id: str | None = None
     ) -> None:
         """Set the state and publish it if it changed; `values` and `hardware_id` stay as they were when left out."""
         with self._lock:

@@ -42,12 +42,7 @@ _NUMBERS = {
     "duration_s": (0.0, 0.0, 1e6, "how much to play, s of flight; 0: all"),
     "prior_noise_m": (30.0, 0.0, 1e5, "distance of the prior from the first frame's true place, m"),
     "prior_radius_m": (0.0, 0.0, 1e5, "radius of the prior, m; 0: twice prior_noise_m, at least 20"),
-    "answer_s": (
-        0.0,
-        0.0,
-        60.0,
-        "hold each frame until the last is answered, but no longer than this, s; 0: do not",
-    ),
+    "answer_s": (0.0, 0.0, 60.0, "hold each frame until the last is answered, but no longer than this, s; 0: do not"),
     "wait_s": (60.0, 0.0, 3600.0, "how long to wait for listeners and for the localizer, s"),
 }
 
@@ -58,9 +53,7 @@ class FlightPlayerNode(Node):
     def __init__(self, **options: Any) -> None:
         """`options` are those of rclpy's Node, such as parameter_overrides."""
         super().__init__("flight_player", **options)
-        declare(
-            self, "flight", "", "flight folder (flight.csv, camera.yaml, frames/) or bag (sqlite3 or MCAP)"
-        )
+        declare(self, "flight", "", "flight folder (flight.csv, camera.yaml, frames/) or bag (sqlite3 or MCAP)")
         text = "topics of a bag where several would do: ROLE=NAME, separated by spaces; ROLE is one of "
         declare(self, "topics", "", text + ", ".join(ROLES))
         text = (

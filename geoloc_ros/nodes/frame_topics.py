@@ -48,9 +48,7 @@ class CameraTopics:
         """Whether image and camera_info have subscribers."""
         return all(p.get_subscription_count() > 0 for p in (self._image, self._info))
 
-    def publish(
-        self, image: np.ndarray | None, camera: CameraModel, stamp: Time, file: bytes | None = None
-    ) -> None:
+    def publish(self, image: np.ndarray | None, camera: CameraModel, stamp: Time, file: bytes | None = None) -> None:
         """The camera and its image, if there is one. `file`: the image's own JPEG or PNG, if any."""
         self._info.publish(info_from_camera(camera, stamp, self._frame_id))
         if image is not None:

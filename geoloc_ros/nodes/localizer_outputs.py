@@ -43,9 +43,7 @@ def declare_output_parameters(node: LifecycleNode) -> None:
     )
     declare(node, "ground_altitude_m", math.nan, text)
     declare(node, "altitude_stddev_m", 5.0, "standard deviation of the fix's altitude, m", 0.1, 1000.0)
-    declare(
-        node, "publish_tf", False, "publish map→odom from the filtered place, imu and odom; needs tf2_ros"
-    )
+    declare(node, "publish_tf", False, "publish map→odom from the filtered place, imu and odom; needs tf2_ros")
     declare(node, "heatmap_encoding", "mono8", "encoding of ~/heatmap", choices=HEATMAP_ENCODINGS)
 
 
@@ -112,9 +110,7 @@ class Outputs:
         stamp: Time,
     ) -> None:
         """State, confidence and latencies of one frame."""
-        self._status.publish(
-            status_from_estimate(estimate, stamp, self._base_frame, latencies_ms, counts, engine)
-        )
+        self._status.publish(status_from_estimate(estimate, stamp, self._base_frame, latencies_ms, counts, engine))
 
     def publish_odometry(self, estimate: Estimate, gathered: Gathered, stamp: Time) -> None:
         """The filtered track, while there is one."""
@@ -127,12 +123,7 @@ class Outputs:
         rotation = None if gathered.attitude is None else rotation_from_quaternion(*gathered.attitude)
         self._odometry.publish(
             odometry_from_filter(
-                place_m,
-                track.velocity_enu,
-                track.covariance,
-                rotation,
-                stamp,
-                (self._map_frame, self._base_frame),
+                place_m, track.velocity_enu, track.covariance, rotation, stamp, (self._map_frame, self._base_frame)
             )
         )
 

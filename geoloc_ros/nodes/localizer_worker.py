@@ -209,10 +209,7 @@ class LocalizerWorker:
             "total": (time.perf_counter() - start) * 1e3,
             "age": self._age_ms(stamp_s),
         }
-        counts, engine = (
-            (self._frames, self._inbox.dropped),
-            (self.engine.spec.weights_id, self.engine.spec.label),
-        )
+        counts, engine = ((self._frames, self._inbox.dropped), (self.engine.spec.weights_id, self.engine.spec.label))
         self._outputs.publish_status(estimate, latencies_ms, counts, engine, stamp)
         self._outputs.publish_odometry(estimate, gathered, stamp)
         self._outputs.publish_heatmaps(estimate, self._inputs.truth_at(stamp_s), stamp)

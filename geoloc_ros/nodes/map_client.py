@@ -25,10 +25,7 @@ class MapClient:
     def crop(self, lat_deg: float, lon_deg: float, size_m: float, size_px: int) -> MapCrop:
         """The crop, or one of status TIMED_OUT when no answer comes in time."""
         request = GetMap.Request(
-            latitude_deg=float(lat_deg),
-            longitude_deg=float(lon_deg),
-            size_m=float(size_m),
-            size_px=int(size_px),
+            latitude_deg=float(lat_deg), longitude_deg=float(lon_deg), size_m=float(size_m), size_px=int(size_px)
         )
         # Nodes that start together find each other within a second or so: the first frame waits for it.
         if not self._client.wait_for_service(self._timeout_s):

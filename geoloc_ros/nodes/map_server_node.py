@@ -74,9 +74,7 @@ class MapServerNode(Node):
         try:
             if not 1 <= request.size_px <= MAX_CROP_PX:
                 raise GeolocError(f"crop of {request.size_px} px; ask for 1 to {MAX_CROP_PX}")
-            return self._crops.crop(
-                request.latitude_deg, request.longitude_deg, request.size_m, request.size_px
-            )
+            return self._crops.crop(request.latitude_deg, request.longitude_deg, request.size_m, request.size_px)
         except GeolocError as error:
             return empty_crop(request, CropStatus.UNREADABLE, str(error))
 

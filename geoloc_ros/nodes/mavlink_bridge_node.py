@@ -43,11 +43,7 @@ from geoloc_ros.nodes.running import run_node
 
 GPS_INPUT, GLOBAL_POSITION_SENSOR, ODOMETRY = "gps_input", "global_position_sensor", "odometry"
 OUTPUTS = ("auto", GPS_INPUT, GLOBAL_POSITION_SENSOR, ODOMETRY)
-TAKEN_BY = {
-    GPS_INPUT: Autopilot.ARDUPILOT,
-    GLOBAL_POSITION_SENSOR: Autopilot.PX4,
-    ODOMETRY: Autopilot.PX4,
-}
+TAKEN_BY = {GPS_INPUT: Autopilot.ARDUPILOT, GLOBAL_POSITION_SENSOR: Autopilot.PX4, ODOMETRY: Autopilot.PX4}
 SENSOR_SINCE = (1, 18, 0)
 """PX4's first release that takes GLOBAL_POSITION_SENSOR."""
 
@@ -106,18 +102,14 @@ class MavlinkBridgeNode(Node):
         self._connection.start()
 
     def _declare_parameters(self) -> None:
-        text = (
-            "where the autopilot is: udpin:HOST:PORT, udpout:HOST:PORT, tcp:HOST:PORT or serial:DEVICE:BAUD"
-        )
+        text = "where the autopilot is: udpin:HOST:PORT, udpout:HOST:PORT, tcp:HOST:PORT or serial:DEVICE:BAUD"
         declare(self, "connection", "udpin:0.0.0.0:14540", text)
         text = (
             "message that carries a fix; auto: gps_input for ArduPilot, for PX4 global_position_sensor from 1.18 on "
             "and odometry before"
         )
         declare(self, "output", "auto", text, choices=OUTPUTS)
-        declare(
-            self, "system_id", 1, "MAVLink system of this computer, as a rule that of its vehicle", 1, 255
-        )
+        declare(self, "system_id", 1, "MAVLink system of this computer, as a rule that of its vehicle", 1, 255)
         declare(self, "component_id", 191, "MAVLink component of this computer", 1, 255)
         text = "MAVLink system of the autopilot; 0: the first that sends"
         declare(self, "target_system", 0, text, 0, 255)
@@ -131,9 +123,7 @@ class MavlinkBridgeNode(Node):
         declare(self, "max_age_s", 0.28, text, 0.0, 5.0)
         declare(self, "timeout_s", 3.0, "silence after which the autopilot counts as gone, s", 1.5, 60.0)
         declare(self, "imu_rate_hz", 50.0, "attitudes asked of the autopilot", 1.0, 400.0)
-        declare(
-            self, "truth", False, "ask a simulator for the truth; it is published in any case if it comes"
-        )
+        declare(self, "truth", False, "ask a simulator for the truth; it is published in any case if it comes")
         declare(self, "truth_rate_hz", 30.0, "truth asked of a simulator", 1.0, 400.0)
         declare(self, "base_frame", "base_link", "frame_id of imu, gnss and truth, the vehicle's body")
 
@@ -191,11 +181,7 @@ class MavlinkBridgeNode(Node):
             return f"waiting for the version of {vehicle}"
         if TAKEN_BY[output] != vehicle.autopilot:
             return f"{vehicle.autopilot.value} does not take {output}; set output to auto"
-        if (
-            output == GLOBAL_POSITION_SENSOR
-            and vehicle.version is not None
-            and vehicle.version < SENSOR_SINCE
-        ):
+        if output == GLOBAL_POSITION_SENSOR and vehicle.version is not None and vehicle.version < SENSOR_SINCE:
             return f"{vehicle} does not take {output}, 1.18 is the first that does; set output to auto"
         if output == ODOMETRY and self._origin is None:
             return "PX4 has no local origin yet (GPS_GLOBAL_ORIGIN); let it see GNSS once, or set the origin"

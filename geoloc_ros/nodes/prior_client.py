@@ -25,12 +25,7 @@ class PriorClient:
         self._client = node.create_client(SetPrior, "localizer/set_prior")
 
     def set(
-        self,
-        lat_deg: float,
-        lon_deg: float,
-        radius_m: float,
-        wait_s: float,
-        ended: threading.Event | None = None,
+        self, lat_deg: float, lon_deg: float, radius_m: float, wait_s: float, ended: threading.Event | None = None
     ) -> None:
         """Ask until the localizer takes the prior, as it refuses while it is still loading, or `ended` is set.
 
@@ -40,9 +35,7 @@ class PriorClient:
         request = SetPrior.Request(latitude_deg=lat_deg, longitude_deg=lon_deg, radius_m=radius_m)
         end, refusal = time.monotonic() + wait_s, f"{self._client.srv_name} does not answer"
         while not ended.is_set():
-            response = (
-                ask(self._client, request, ANSWER_S) if self._client.wait_for_service(PAUSE_S) else None
-            )
+            response = ask(self._client, request, ANSWER_S) if self._client.wait_for_service(PAUSE_S) else None
             if response is not None and response.success:
                 self._node.get_logger().info(f"prior set: {response.message}")
                 return

@@ -98,10 +98,7 @@ class Px4BridgeNode(Node):
         self._other_version = other_version(self, self._topics)
 
     def _extra_values(self) -> dict[str, object]:
-        return {
-            "topic": self._topics.aux.name,
-            "clock_offset_s": f"{self._clock_watch.offset_s:.3f}",
-        }
+        return {"topic": self._topics.aux.name, "clock_offset_s": f"{self._clock_watch.offset_s:.3f}"}
 
     # --- from PX4 -------------------------------------------------------------------------------------------
 

@@ -30,9 +30,7 @@ _BUILD = (
 
 def from_px4() -> QoSProfile:
     """For what PX4 sends, best effort and transient local: asking for less durability fits that and all else."""
-    return QoSProfile(
-        depth=10, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE
-    )
+    return QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 
 
 def to_px4(lifespan_s: float) -> QoSProfile:
@@ -92,10 +90,7 @@ def px4_topics(version: str, fmu: str) -> Px4Topics:
         attitude=topic("out/vehicle_attitude", package.VehicleAttitude),
         local_position=topic("out/vehicle_local_position", package.VehicleLocalPosition),
         gps=topic("out/vehicle_gps_position", package.SensorGps),
-        aux=topic(
-            "in/aux_global_position",
-            package.AuxGlobalPosition if is_new else package.VehicleGlobalPosition,
-        ),
+        aux=topic("in/aux_global_position", package.AuxGlobalPosition if is_new else package.VehicleGlobalPosition),
     )
 
 
@@ -115,9 +110,7 @@ def other_version(node: Node, topics: Px4Topics) -> str:
         if count(topic.name) > 0 and not strangers:
             continue
         pattern = re.compile(re.escape(topic.unversioned) + r"(_v\d+)?")
-        others = [
-            name for name in names if pattern.fullmatch(name) and name != topic.name and count(name) > 0
-        ]
+        others = [name for name in names if pattern.fullmatch(name) and name != topic.name and count(name) > 0]
         if others or strangers:
             theirs = f"{others[0]}" if others else f"{topic.name} with {strangers[0]}"
             return f"PX4 {does} {theirs}, but px4_msgs here has {topic.name} with {kind}: {_BUILD}"

@@ -9,9 +9,7 @@ from typing import Any
 from rclpy.client import Client
 
 
-def ask(
-    client: Client, request: Any, timeout_s: float, answered: threading.Event | None = None
-) -> Any | None:
+def ask(client: Client, request: Any, timeout_s: float, answered: threading.Event | None = None) -> Any | None:
     """The answer to one call, None if it does not come in time or if `answered` is set by somebody else first.
 
     An answer may be lost where the two nodes have only just met, so who needs one asks again.

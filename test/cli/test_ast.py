@@ -56,16 +56,7 @@ def test_the_weights_that_ship_are_the_default(
 def test_a_sheet_of_attention_and_matches(weights: Path, university_tree: Path, tmp_path: Path) -> None:
     picture = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
     gallery = university_tree / "test" / "gallery_satellite"
-    arguments = [
-        "--weights",
-        str(weights),
-        "--gallery",
-        str(gallery),
-        "--top",
-        "2",
-        "--out",
-        str(tmp_path / "s.png"),
-    ]
+    arguments = ["--weights", str(weights), "--gallery", str(gallery), "--top", "2", "--out", str(tmp_path / "s.png")]
     assert main(["ast", "show", str(picture), str(picture), *arguments]) == 0
     sheet = cv2.imread(str(tmp_path / "s.png"))
     # Two rows of the image, attention, segments and two matches.
@@ -82,13 +73,7 @@ def test_every_network_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch
     lines = capsys.readouterr().out.splitlines()
     papers = [line.split() for line in lines if line.split()[:1] == ["ast"]]
     assert papers[0] == ["ast", "256", "3", "increasing", "2048", "23.92", "21.69", "5.53", "6.14"]
-    for rows in (
-        "Table 4 Decreasing",
-        "Table 5 Mean",
-        "Table 6 CE + MT",
-        "Table 9 W/o Sharing",
-        "Table 3 Vanilla",
-    ):
+    for rows in ("Table 4 Decreasing", "Table 5 Mean", "Table 6 CE + MT", "Table 9 W/o Sharing", "Table 3 Vanilla"):
         assert any(rows in line for line in lines)
 
 
@@ -103,9 +88,7 @@ def test_every_network_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch
         ("show x.png --weights w --top 0", "--top is 0: give at least 1"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_one_line(arguments: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ast", *arguments.format(tmp_path).split()]) == 2
     error = capsys.readouterr().err
     assert told in error

@@ -65,18 +65,13 @@ def test_a_bag_gives_the_figures_of_its_flight(
     assert main(["evaluate", str(bag), *arguments, str(tmp_path / "bag.json")]) == 0
     assert figures(tmp_path / "bag.json") == figures(tmp_path / "flight.json")
     assert json.loads((tmp_path / "bag.json").read_text())["topics"]["image"] == "/camera/image/compressed"
-    assert (
-        "truth: /truth (sensor_msgs/msg/NavSatFix, 24 messages), the only NavSatFix"
-        in capsys.readouterr().err
-    )
+    assert "truth: /truth (sensor_msgs/msg/NavSatFix, 24 messages), the only NavSatFix" in capsys.readouterr().err
 
 
 def test_there_and_back(small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bag, back = tmp_path / "bag", tmp_path / "back"
     assert main(["bag", "from-flight", str(small_flight), "--out", str(bag), "--loop", "2"]) == 0
-    assert (
-        main(["bag", "to-flight", str(bag), "--out", str(back), "--map", str(small_flight / "map.tif")]) == 0
-    )
+    assert main(["bag", "to-flight", str(bag), "--out", str(back), "--map", str(small_flight / "map.tif")]) == 0
     flight, twice = Flight.open(small_flight), Flight.open(back)
     assert len(twice) == 2 * len(flight)
     assert (back / "map.tif").read_bytes() == (small_flight / "map.tif").read_bytes()
@@ -89,9 +84,7 @@ def test_there_and_back(small_flight: Path, tmp_path: Path, capsys: pytest.Captu
     assert "48 frames" in capsys.readouterr().out
 
 
-def test_check_tells_and_exits(
-    small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_tells_and_exits(small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flight = Flight.open(small_flight)
     write_bag(tmp_path / "good", flight)
     assert main(["bag", "check", str(tmp_path / "good"), "--json", str(tmp_path / "check.json")]) == 0
@@ -123,14 +116,7 @@ def test_a_cut_off_bag_is_scored_as_far_as_it_goes(small_flight: Path, tmp_path:
     write_bag(tmp_path / "bag", Flight.open(small_flight))
     (file,) = (tmp_path / "bag").glob("*.mcap")
     file.write_bytes(file.read_bytes()[: int(0.8 * file.stat().st_size)])
-    arguments = [
-        "--map",
-        str(small_flight / "map.tif"),
-        "--prior-noise",
-        "10",
-        "--json",
-        str(tmp_path / "cut.json"),
-    ]
+    arguments = ["--map", str(small_flight / "map.tif"), "--prior-noise", "10", "--json", str(tmp_path / "cut.json")]
     assert main(["evaluate", str(file), *arguments]) == 0
     cut = json.loads((tmp_path / "cut.json").read_text())
     assert 5 < cut["frames"] < 24

@@ -58,10 +58,7 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         if engine == "plain-float32":
             assert row["ratio_to_plain"] == 1.0
             assert row["max_logit_error"] == 0.0
-    assert (
-        rows["torch-float32", 1, "cached"]["ratio_to_plain"]
-        > rows["torch-float32", 1, "new"]["ratio_to_plain"]
-    )
+    assert rows["torch-float32", 1, "cached"]["ratio_to_plain"] > rows["torch-float32", 1, "new"]["ratio_to_plain"]
     assert rows["torch-float32", 32, "new"]["peak_mb"] >= rows["torch-float32", 1, "new"]["peak_mb"]
     (missing,) = report["missing"]
     assert missing["engine"] == "onnx-float32"
@@ -126,10 +123,7 @@ def test_guard_allows_a_quarter(tmp_path: Path, ratio: float, worse: int) -> Non
 def test_of_two_measurements_the_better_counts(tmp_path: Path) -> None:
     guard = Guard.read(guard_file(tmp_path / "guard.json", 2.0))
     names = {"device": "cpu", "batch": 1, "map": "cached"}
-    first = [
-        {"engine": name, "ratio_to_plain": ratio, **names}
-        for name, ratio in (("a", 1.0), ("b", 3.0), ("c", 4.0))
-    ]
+    first = [{"engine": name, "ratio_to_plain": ratio, **names} for name, ratio in (("a", 1.0), ("b", 3.0), ("c", 4.0))]
     again = [{"engine": name, "ratio_to_plain": ratio, **names} for name, ratio in (("c", 3.5), ("a", 2.0))]
     assert guard.better(first, again) == [again[1], *first[1:]]
 
@@ -143,9 +137,7 @@ def test_guards_file_may_be_stricter_and_belongs_to_a_processor(tmp_path: Path) 
         guard.check_processors({"cpu": "Abacus"})
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{}", "[]", '{"engines": []}', '{"engines": [{}], "processors": {}}']
-)
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"engines": []}', '{"engines": [{}], "processors": {}}'])
 def test_other_files_are_no_guard(tmp_path: Path, content: str) -> None:
     path = tmp_path / "guard.json"
     path.write_text(content, encoding="utf-8")

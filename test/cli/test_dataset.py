@@ -38,9 +38,7 @@ def test_synthesized_set_passes_its_check(tmp_path: Path, capsys: pytest.Capture
     assert "is not empty; give a new folder" in capsys.readouterr().err
 
 
-def test_flight_is_built_and_checked(
-    small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flight_is_built_and_checked(small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--flight", str(small_flight), "--out", str(tmp_path), "--place", "Loop", "--every", "12"]
     assert main(["dataset", "build", *arguments, "--split", "train"]) == 0
     out = capsys.readouterr().out
@@ -62,16 +60,7 @@ def test_photos_that_are_skipped_are_listed(
     write_photo(tmp_path / "p/a.jpg", image, truth.lat_deg, truth.lon_deg)
     write_photo(tmp_path / "p/b.jpg", image)
     write_photo(tmp_path / "p/c.jpg", image, truth.lat_deg + 1, truth.lon_deg)
-    arguments = [
-        "--photos",
-        str(tmp_path / "p"),
-        "--out",
-        str(tmp_path / "o"),
-        "--place",
-        "A",
-        "--split",
-        "train",
-    ]
+    arguments = ["--photos", str(tmp_path / "p"), "--out", str(tmp_path / "o"), "--place", "A", "--split", "train"]
     with_map = [*arguments, "--map", str(small_flight / "map.tif")]
     assert main(["dataset", "build", *with_map, "--height-m", "60"]) == 0
     out = capsys.readouterr().out
@@ -86,9 +75,7 @@ def test_photos_that_are_skipped_are_listed(
     assert captured.out.count("has no height above ground in its XMP; give one with --height-m") == 2
     assert "nothing of" in captured.err
     assert main(["dataset", "build", *arguments]) == 2
-    assert (
-        "photos have no map of their own; give a georeferenced raster with --map" in capsys.readouterr().err
-    )
+    assert "photos have no map of their own; give a georeferenced raster with --map" in capsys.readouterr().err
     flight = ["--flight", str(small_flight), *arguments[2:], "--height-m", "9"]
     assert main(["dataset", "build", *flight]) == 2
     assert "--height-m is for photos; a flight has its own heights" in capsys.readouterr().err

@@ -72,17 +72,13 @@ def test_independent_frames_and_their_number(small_flight: Path, tmp_path: Path)
 
 
 def held_out_name() -> str:
-    return next(
-        name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(200, 299)) if is_held_out(name)
-    )
+    return next(name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(200, 299)) if is_held_out(name))
 
 
 def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     picture = sum(
-        cv2.resize(
-            rng.uniform(0, 60, (n, n, 3)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC
-        )
+        cv2.resize(rng.uniform(0, 60, (n, n, 3)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC)
         for n in (8, 32, 128, 256)
     )
     for date in "AB":
@@ -90,18 +86,7 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         folder.mkdir(parents=True)
         cv2.imwrite(str(folder / f"{held_out_name()}.png"), np.clip(picture, 0, 255).astype(np.uint8))
     arguments = ["evaluate-pairs", str(tmp_path), "--attitude-deg", "0", "--height-percent", "0"]
-    arguments += [
-        "--baseline",
-        "ncc",
-        "--baseline",
-        "ncc",
-        "--stress",
-        "jpeg",
-        "--crop-m",
-        "150",
-        "--crop-m",
-        "200",
-    ]
+    arguments += ["--baseline", "ncc", "--baseline", "ncc", "--stress", "jpeg", "--crop-m", "150", "--crop-m", "200"]
     outputs = ["--csv", str(tmp_path / "a" / "rows.csv"), "--out", str(tmp_path / "a")]
     assert main([*arguments, "--json", str(tmp_path / "a.json"), *outputs]) == 0
     assert main([*arguments, "--json", str(tmp_path / "b.json")]) == 0

@@ -46,11 +46,7 @@ def test_an_engine_is_written_checked_and_listed(
     ],
 )
 def test_mistakes_end_in_one_line(
-    arguments: tuple[str, ...],
-    text: str,
-    small_flight: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], text: str, small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--calibrate", str(small_flight), "--frames", "2", "--out", str(tmp_path), *arguments)
     assert main(["export", *WEIGHTS, *arguments]) == 2

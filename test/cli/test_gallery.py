@@ -24,9 +24,7 @@ def map_path(tmp_path_factory: pytest.TempPathFactory, write_patchwork: Callable
 
 @pytest.fixture(scope="module")
 def gallery(map_path: Path, small_retriever: Path) -> Path:
-    assert (
-        main(["gallery", "build", str(map_path), "--weights", str(small_retriever), "--tile-m", "100"]) == 0
-    )
+    assert main(["gallery", "build", str(map_path), "--weights", str(small_retriever), "--tile-m", "100"]) == 0
     return map_path.with_name("city.tif.gallery")
 
 
@@ -49,9 +47,7 @@ def test_a_picture_of_a_tile_finds_it(
     place = float(opened.lat_deg[row]), float(opened.lon_deg[row])
     with RasterMap(map_path) as source:
         crop = source.crop(*place, 100.0, 64).image
-    cv2.imwrite(
-        str(tmp_path / "view.png"), cv2.copyMakeBorder(crop, 0, 0, 16, 16, cv2.BORDER_REPLICATE)[..., ::-1]
-    )
+    cv2.imwrite(str(tmp_path / "view.png"), cv2.copyMakeBorder(crop, 0, 0, 16, 16, cv2.BORDER_REPLICATE)[..., ::-1])
     cv2.imwrite(str(tmp_path / "sea.png"), np.full((64, 64, 3), 90, np.uint8))
     search = ["gallery", "search", str(gallery)]
     with_weights = ["--weights", str(small_retriever), "--top", "3"]
@@ -110,11 +106,7 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.parametrize("codes", [False, True])
 def test_bench_prints_time_and_recall(
-    codes: bool,
-    shipping: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    codes: bool, shipping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measuring, "keep_to_cores", lambda cores: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
@@ -146,9 +138,7 @@ def test_generated_vectors_are_alike_as_real_ones_are(tmp_path: Path) -> None:
     assert np.square(rows.mean(0)).sum() == pytest.approx(0.19, abs=0.05)
     near, wide, far = ((rows[:-step:7] * rows[step::7]).sum(1).mean() for step in (1, 100, 20_000))
     assert near == pytest.approx(0.19 + 0.81 * (0.3 + 0.38 * 19 / 20), abs=0.03)
-    assert wide == pytest.approx(0.19 + 0.81 * 0.3 / 2, abs=0.03), (
-        "half of these pairs are of one part of town"
-    )
+    assert wide == pytest.approx(0.19 + 0.81 * 0.3 / 2, abs=0.03), "half of these pairs are of one part of town"
     assert far == pytest.approx(0.19, abs=0.03)
     # A view of a tile: its best match among all is at least as good.
     assert (asked @ rows.T).max(1).mean() > 0.19 + 0.81 * 0.57

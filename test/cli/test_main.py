@@ -59,9 +59,7 @@ def test_help_imports_nothing_that_is_slow() -> None:
 
 
 @pytest.mark.parametrize("words", every_command(), ids=" ".join)
-def test_every_command_and_argument_is_explained(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_and_argument_is_explained(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*words, "--help"])
     assert stop.value.code == 0
@@ -82,9 +80,7 @@ def test_earlier_spellings_run_what_they_are_called_now(old: str, capsys: pytest
 
 
 @pytest.mark.parametrize("words", [["bench"], ["bench", "--guard", "f"], ["sim"], ["bag", "chek"]])
-def test_a_group_without_verb_names_its_verbs_in_one_line(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_group_without_verb_names_its_verbs_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
@@ -116,9 +112,7 @@ def test_a_negative_seed_is_refused(command: str, capsys: pytest.CaptureFixture[
     assert "-1 is no seed; give 0 to" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_one_line_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_folder_that_cannot_be_made_is_one_line_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "file").touch()
     assert main(["sim", "world", "--out", str(tmp_path / "file" / "below"), "--size-m", "3000"]) == 2
     error = capsys.readouterr().err
@@ -128,13 +122,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_before_any_work(
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [
-        ("--height-m", "nan"),
-        ("--noise", "nan"),
-        ("--rate-hz", "1e9"),
-        ("--duration-s", "-1"),
-        ("--map", "text"),
-    ],
+    [("--height-m", "nan"), ("--noise", "nan"), ("--rate-hz", "1e9"), ("--duration-s", "-1"), ("--map", "text")],
 )
 def test_an_impossible_flight_is_one_line(
     argument: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -164,9 +152,7 @@ def test_commands_that_need_ros_end_before_any_work(words: str, tmp_path: Path) 
         "import sys\nsys.modules['rclpy'] = None\nfrom geoloc_ros.cli.main import main\n"
         f"sys.exit(main({words.split()}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"geoloc {words} needs ROS 2" in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -55,9 +55,7 @@ def test_unknown_words_are_told(capsys: pytest.CaptureFixture[str]):
     assert "no network has 'resnet18'" in capsys.readouterr().err
 
 
-def test_networks_of_timm_are_listed_without_it(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_networks_of_timm_are_listed_without_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """As after `pip install .`: timm is an extra."""
     import_timm.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)

@@ -24,9 +24,7 @@ def reports(small_flight: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     return [root / "whole", root / "half"]
 
 
-def test_table_page_and_warnings(
-    reports: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_page_and_warnings(reports: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", *map(str, reports), "--out", str(tmp_path / "out")]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "MA@20" in output

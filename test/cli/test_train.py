@@ -32,9 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return error
 
 
-def test_a_run_ends_in_weights_that_load(
-    two_places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_ends_in_weights_that_load(two_places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--epochs", "1", "--maps-per-batch", "1", "--workers", "0", "--device", "cpu"]
     out = tmp_path / "run"
     assert main(["train", str(two_places), "mix_compact", "--out", str(out), *arguments]) == 0
@@ -55,9 +53,7 @@ def test_an_unknown_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no preset is called 'mix_resnet'" in refused(capsys, tmp_path, "mix_resnet")
 
 
-def test_arguments_of_the_other_layout(
-    ul14_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arguments_of_the_other_layout(ul14_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--heading-deg is for image pairs" in refused(capsys, ul14_tree, "--heading-deg", 20)
     (tmp_path / "pairs").mkdir()
     assert "--epochs is for the UL14 layout" in refused(capsys, tmp_path, "--epochs", 2)
@@ -85,9 +81,7 @@ def test_impossible_arguments(
     assert len(error.splitlines()) == 1
 
 
-def test_a_checkpoint_of_another_preset(
-    ul14_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_another_preset(ul14_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_state(tmp_path / "checkpoint.pt", {"network": "mix_cvt13_ccn_gc"})
     error = refused(capsys, ul14_tree, "mix_compact", "--out", tmp_path, "--maps-per-batch", 1)
     assert "checkpoint.pt is of mix_cvt13_ccn_gc, not of mix_compact" in error

@@ -29,12 +29,7 @@ class Browser:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         command = [PROGRAM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *QUIET]
-        command += [
-            "--hide-scrollbars",
-            f"--user-data-dir={profile}",
-            "--remote-debugging-pipe",
-            "about:blank",
-        ]
+        command += ["--hide-scrollbars", f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
 
         def place_pipes() -> None:
             # The protocol is spoken on descriptors 3 and 4; copies first, for either may be one of ours.
@@ -43,11 +38,7 @@ class Browser:
                 os.dup2(end, place)
 
         self._process = subprocess.Popen(
-            command,
-            preexec_fn=place_pipes,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            command, preexec_fn=place_pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         os.close(to_browser)
         os.close(from_browser)
@@ -80,11 +71,7 @@ class Browser:
     def open(self, page: Path, width_px: int, dark: bool = False) -> None:
         """Show a file at a width, and wait until all of it is there."""
         self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width_px,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=width_px < 600,
+            "Emulation.setDeviceMetricsOverride", width=width_px, height=900, deviceScaleFactor=1, mobile=width_px < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

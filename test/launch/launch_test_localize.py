@@ -34,9 +34,7 @@ def generate_test_description() -> LaunchDescription:
     parameters.write_text("/**:\n  ros__parameters:\n    altitude_type: range\n", encoding="utf-8")
     source = PathJoinSubstitution([FindPackageShare("geoloc_ros"), "launch", "localize.launch.py"])
     arguments = {"map": str(map_path), "namespace": "tested", "localizer_params": str(parameters)}
-    included = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(source), launch_arguments=arguments.items()
-    )
+    included = IncludeLaunchDescription(PythonLaunchDescriptionSource(source), launch_arguments=arguments.items())
     return LaunchDescription([included, ReadyToTest()])
 
 

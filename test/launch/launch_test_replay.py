@@ -39,14 +39,10 @@ def generate_test_description() -> LaunchDescription:
     write_flight(root / "flight", frames[0].camera, frames, root / "map.tif")
     scene.close()
     parameters = root / "player.yaml"
-    parameters.write_text(
-        "/**:\n  ros__parameters:\n    answer_s: 30.0\n    wait_s: 120.0\n", encoding="utf-8"
-    )
+    parameters.write_text("/**:\n  ros__parameters:\n    answer_s: 30.0\n    wait_s: 120.0\n", encoding="utf-8")
     source = PathJoinSubstitution([FindPackageShare("geoloc_ros"), "launch", "replay.launch.py"])
     arguments = {"flight": str(root / "flight"), "flight_player_params": str(parameters)}
-    included = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(source), launch_arguments=arguments.items()
-    )
+    included = IncludeLaunchDescription(PythonLaunchDescriptionSource(source), launch_arguments=arguments.items())
     return LaunchDescription([included, ReadyToTest()])
 
 

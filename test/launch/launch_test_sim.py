@@ -27,29 +27,17 @@ def generate_test_description() -> tuple[LaunchDescription, dict[str, ExecutePro
     root = Path(FOLDER.name)
     draw_map(root / "ground.tif", seed=5)
     draw_map(root / "served.tif", seed=6)
-    assert (
-        main(["sim", "gazebo", str(root / "ground.tif"), "--out", str(root / "world"), "--gsd-m", "1"]) == 0
-    )
+    assert main(["sim", "gazebo", str(root / "ground.tif"), "--out", str(root / "world"), "--gsd-m", "1"]) == 0
     command = ["ros2", "launch", "geoloc_ros", "sim.launch.py", "dry_run:=true", f"world:={root / 'world'}"]
-    dry_run = ExecuteProcess(
-        cmd=[*command, f"map:={root / 'served.tif'}", f"px4_dir:={root}"], output="screen"
-    )
+    dry_run = ExecuteProcess(cmd=[*command, f"map:={root / 'served.tif'}", f"px4_dir:={root}"], output="screen")
     return LaunchDescription([dry_run, ReadyToTest()]), {"dry_run": dry_run}
 
 
 class TestDryRun(unittest.TestCase):
     """What it says."""
 
-    def test_all_is_told_and_nothing_started(
-        self, proc_info: object, proc_output: object, dry_run: object
-    ) -> None:
-        for text in (
-            "dry run, would start:",
-            "gz sim -r ",
-            "udp4 -p 8888",
-            "localize.launch.py",
-            "to mend: PX4",
-        ):
+    def test_all_is_told_and_nothing_started(self, proc_info: object, proc_output: object, dry_run: object) -> None:
+        for text in ("dry run, would start:", "gz sim -r ", "udp4 -p 8888", "localize.launch.py", "to mend: PX4"):
             proc_output.assertWaitFor(text, process=dry_run, timeout=60)  # type: ignore[attr-defined]
         proc_info.assertWaitForShutdown(process=dry_run, timeout=60)  # type: ignore[attr-defined]
         assertExitCodes(proc_info, process=dry_run)

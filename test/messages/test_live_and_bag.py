@@ -177,9 +177,7 @@ def test_height(
         (*PLACE, math.inf, False),
     ],
 )
-def test_position(
-    route: Route, stamp: Time, lat_deg: float, lon_deg: float, variance_m2: float, known: bool
-) -> None:
+def test_position(route: Route, stamp: Time, lat_deg: float, lon_deg: float, variance_m2: float, known: bool) -> None:
     fix = fix_from_position(lat_deg, lon_deg, 0.0, np.eye(2), 1.0, stamp, "base_link")
     fix.position_covariance[0] = variance_m2
     _, truth = route(messages_at(stamp, truth=fix))

@@ -13,15 +13,8 @@ from geoloc_ros.srv import GetMap
 from geoloc_models.drl.heatmap import heatmap_from_logits
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
-from geoloc_ros.messages.maps import (
-    crop_from_response,
-    grid_from_heatmap,
-    image_from_heatmap,
-    response_from_crop,
-)
-from geoloc_ros.messages.reading import (
-    rgb_from_image,
-)
+from geoloc_ros.messages.maps import crop_from_response, grid_from_heatmap, image_from_heatmap, response_from_crop
+from geoloc_ros.messages.reading import rgb_from_image
 
 STAMP = Time(sec=1455008967, nanosec=200000123)
 
@@ -45,9 +38,7 @@ def test_crop_goes_through_the_service() -> None:
     assert (back.lat_deg, back.lon_deg, back.size_m, back.gsd_m) == (27.1, 112.8, 200.0, 3.125)
     assert (back.status, back.text, back.coverage) == (CropStatus.OK, "covered", 1.0)
     # The origin is the north-west corner, 100 m from the centre each way.
-    east_m, north_m = LocalEnu(27.1, 112.8).to_enu(
-        response.origin_latitude_deg, response.origin_longitude_deg
-    )
+    east_m, north_m = LocalEnu(27.1, 112.8).to_enu(response.origin_latitude_deg, response.origin_longitude_deg)
     np.testing.assert_allclose([east_m, north_m], [-100.0, 100.0], atol=1e-3)
 
 

@@ -13,10 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.messages.odometry import odometry_from_filter, transform_from_odom
-from geoloc_ros.messages.reading import (
-    motion_from_odometry,
-    velocity_from_motion,
-)
+from geoloc_ros.messages.reading import motion_from_odometry, velocity_from_motion
 
 STAMP = Time(sec=1455008967, nanosec=200000123)
 
@@ -25,9 +22,7 @@ def test_odometry_turns_velocity_into_the_body() -> None:
     """Flying north-east with the nose north-east is flying forward."""
     rotation = Rotation.from_euler("z", 45, degrees=True).as_matrix()
     covariance = np.diag([1.0, 2.0, 0.3, 0.3])
-    message = odometry_from_filter(
-        (10.0, 20.0, 120.0), (3.0, 3.0), covariance, rotation, STAMP, ("map", "base_link")
-    )
+    message = odometry_from_filter((10.0, 20.0, 120.0), (3.0, 3.0), covariance, rotation, STAMP, ("map", "base_link"))
     twist = message.twist.twist.linear
     np.testing.assert_allclose([twist.x, twist.y, twist.z], [math.sqrt(18), 0.0, 0.0], atol=1e-9)
     assert (message.header.frame_id, message.child_frame_id) == ("map", "base_link")
@@ -37,9 +32,7 @@ def test_odometry_turns_velocity_into_the_body() -> None:
 
 def test_odometry_comes_back_as_motion() -> None:
     rotation = Rotation.from_euler("ZYX", [30, 10, -5], degrees=True).as_matrix()
-    message = odometry_from_filter(
-        (0.0, 0.0, 0.0), (3.0, -4.0), np.eye(4), rotation, STAMP, ("odom", "base_link")
-    )
+    message = odometry_from_filter((0.0, 0.0, 0.0), (3.0, -4.0), np.eye(4), rotation, STAMP, ("odom", "base_link"))
     motion = motion_from_odometry(message)
     np.testing.assert_allclose(motion.velocity_enu_m_s, [3.0, -4.0, 0.0], atol=1e-9)
     assert motion.heading_deg == pytest.approx(60.0)  # yaw counts from east anticlockwise, heading from north
@@ -65,15 +58,11 @@ def test_map_to_odom_puts_the_body_where_the_filter_has_it() -> None:
     """The odometry's pose of the body, taken through map→odom, is the filtered place with the IMU's attitude."""
     in_odom = Rotation.from_euler("ZYX", [40, 3, -2], degrees=True).as_matrix()
     in_map = Rotation.from_euler("ZYX", [65, 4, 1], degrees=True).as_matrix()
-    odometry = odometry_from_filter(
-        (7.0, -3.0, 80.0), (0.0, 0.0), np.eye(4), in_odom, STAMP, ("odom", "base_link")
-    )
+    odometry = odometry_from_filter((7.0, -3.0, 80.0), (0.0, 0.0), np.eye(4), in_odom, STAMP, ("odom", "base_link"))
     motion = motion_from_odometry(odometry)
     message = transform_from_odom((120.0, 250.0, 110.0), in_map, motion, STAMP, "map")
     assert (message.header.frame_id, message.child_frame_id) == ("map", "odom")
     q, t = message.transform.rotation, message.transform.translation
     rotation = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    np.testing.assert_allclose(
-        rotation @ [7.0, -3.0, 80.0] + [t.x, t.y, t.z], [120.0, 250.0, 110.0], atol=1e-9
-    )
+    np.testing.assert_allclose(rotation @ [7.0, -3.0, 80.0] + [t.x, t.y, t.z], [120.0, 250.0, 110.0], atol=1e-9)
     np.testing.assert_allclose(rotation @ in_odom, in_map, atol=1e-9)

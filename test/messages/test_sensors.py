@@ -136,12 +136,7 @@ def test_camera_info_both_ways() -> None:
     assert list(info.p)[:4] == [610.0, 0.5, 480.0, 0.0]
     back = camera_from_info(info)
     np.testing.assert_array_equal(back.matrix, matrix)
-    assert (back.width, back.height, back.distortion, back.model) == (
-        960,
-        540,
-        camera.distortion,
-        "plumb_bob",
-    )
+    assert (back.width, back.height, back.distortion, back.model) == (960, 540, camera.distortion, "plumb_bob")
 
 
 def test_camera_info_of_a_binned_region() -> None:

@@ -20,9 +20,7 @@ def test_haversine_equals_the_spherical_law_of_cosines() -> None:
     lon_a, lon_b = rng.uniform(-180, 180, (2, 50))
     for i, distance_m in enumerate(metrics.haversine_m(lat_a, lon_a, lat_b, lon_b)):
         p, q = math.radians(lat_a[i]), math.radians(lat_b[i])
-        cosine = math.sin(p) * math.sin(q) + math.cos(p) * math.cos(q) * math.cos(
-            math.radians(lon_a[i] - lon_b[i])
-        )
+        cosine = math.sin(p) * math.sin(q) + math.cos(p) * math.cos(q) * math.cos(math.radians(lon_a[i] - lon_b[i]))
         assert distance_m == pytest.approx(6_378_137.0 * math.acos(cosine), rel=1e-9)
 
 

@@ -77,14 +77,10 @@ def test_a_flipped_bit_is_seen(shipping: Path) -> None:
 def test_without_a_retriever_the_remedy_is_told(shipping: Path) -> None:
     index = json.loads((shipping / "index.json").read_text())
     (shipping / "index.json").write_text(json.dumps({"mix_compact": index["mix_compact"]}))
-    told = (
-        "no weights 'retrieval': this version ships no retriever, make one with `geoloc ast train` and give"
-    )
+    told = "no weights 'retrieval': this version ships no retriever, make one with `geoloc ast train` and give"
     with pytest.raises(GeolocError, match=told):
         load_retriever()
-    with pytest.raises(
-        GeolocError, match=r"no weights 'x\.safetensors': give a file, or one of mix_compact$"
-    ):
+    with pytest.raises(GeolocError, match=r"no weights 'x\.safetensors': give a file, or one of mix_compact$"):
         load_weights("x.safetensors")
 
 
@@ -98,26 +94,20 @@ def test_int8_weights_come_back_within_half_a_step(
     for key, value in network.state_dict().items():
         if stored[key].dtype == torch.int8:
             off, size = ((tensor.flatten(1).abs()) for tensor in (state[key] - value, value))
-            off, size = (
-                pad(tensor, (0, -tensor.shape[1] % 64)).unflatten(1, (-1, 64)) for tensor in (off, size)
-            )
+            off, size = (pad(tensor, (0, -tensor.shape[1] % 64)).unflatten(1, (-1, 64)) for tensor in (off, size))
             assert (off.amax(2) <= 0.51 / 127 * size.amax(2) + 1e-8).all(), key
         else:
             torch.testing.assert_close(state[key], value, atol=1e-3, rtol=1e-3)
 
 
-def test_int8_halves_the_file(
-    network: CompactMixFusion, stored: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_int8_halves_the_file(network: CompactMixFusion, stored: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_weights(tmp_path / "half.safetensors", network, INFO)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("own", "half")]
     assert sizes[0] / sizes[1] == pytest.approx(0.5, abs=0.02)
     assert all(value.dtype != torch.int8 for value in stored.values() if value.numel() <= 4096)
 
 
-def test_writing_the_same_weights_again_changes_nothing(
-    stored: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_writing_the_same_weights_again_changes_nothing(stored: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """So calibrating an int8 file costs nothing more."""
     save_weights(tmp_path / "again.safetensors", load_weights(tmp_path / "own.safetensors").model, INFO, True)
     again = load_file(tmp_path / "again.safetensors")
@@ -126,14 +116,10 @@ def test_writing_the_same_weights_again_changes_nothing(
             assert torch.equal(again[key], value)
 
 
-def test_an_int8_matrix_without_its_scales_is_refused(
-    stored: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_an_int8_matrix_without_its_scales_is_refused(stored: dict[str, torch.Tensor], tmp_path: Path) -> None:
     key = next(key for key, value in stored.items() if value.dtype == torch.int8)
     scale = stored.pop(f"{key}.scale")
-    with pytest.raises(
-        GeolocError, match=rf"changed.* are incomplete: {key} is int8 and .*scale is missing; get"
-    ):
+    with pytest.raises(GeolocError, match=rf"changed.* are incomplete: {key} is int8 and .*scale is missing; get"):
         load_weights(written(stored, tmp_path))
     for wrong in (scale[:-1], scale[:, 1:], scale[0]):
         stored[f"{key}.scale"] = wrong.clone()

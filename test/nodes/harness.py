@@ -169,9 +169,7 @@ def draw_map(
     rng = np.random.default_rng(seed)
     image = np.empty((side_px, side_px, 3), np.float32)
     fields = rng.integers(0, 5, (side_px // 150 + 1,) * 2)
-    palette = np.array(
-        [[92, 108, 62], [120, 118, 80], [74, 92, 58], [140, 128, 98], [104, 96, 74]], np.float32
-    )
+    palette = np.array([[92, 108, 62], [120, 118, 80], [74, 92, 58], [140, 128, 98], [104, 96, 74]], np.float32)
     image[:] = palette[np.kron(fields, np.ones((150, 150), int))[:side_px, :side_px]]
     for _ in range(26):
         start, end = rng.integers(0, side_px, (2, 2))
@@ -236,9 +234,7 @@ _NUMBERS = itertools.count()
 class Rig:
     """Map server, localizer and drone over a scene."""
 
-    def __init__(
-        self, spinner: Spinner, scene: Scene, map_path: Path, start: bool = True, **values: Any
-    ) -> None:
+    def __init__(self, spinner: Spinner, scene: Scene, map_path: Path, start: bool = True, **values: Any) -> None:
         self.spinner = spinner
         self.scene = scene
         self.namespace = f"/rig{next(_NUMBERS)}"  # rigs must not hear each other

@@ -74,13 +74,7 @@ PX4_MODES = {
     "LAND": 4 << 16 | 6 << 24,
 }
 PARAMETERS = {
-    "px4": {
-        "SIM_GPS_USED": 10,
-        "SYS_FAILURE_EN": 1,
-        "EKF2_AGP0_CTRL": 1,
-        "EKF2_EV_CTRL": 1,
-        "MPC_XY_CRUISE": 8.0,
-    },
+    "px4": {"SIM_GPS_USED": 10, "SYS_FAILURE_EN": 1, "EKF2_AGP0_CTRL": 1, "EKF2_EV_CTRL": 1, "MPC_XY_CRUISE": 8.0},
     "ardupilot": {
         "SIM_GPS1_ENABLE": 1,
         "GPS1_TYPE": 1,
@@ -90,13 +84,7 @@ PARAMETERS = {
         "WPNAV_SPEED": 800.0,
     },
 }
-STREAMS_HZ = {
-    "HEARTBEAT": 1.0,
-    "ATTITUDE": 10.0,
-    "GLOBAL_POSITION_INT": 5.0,
-    "SYSTEM_TIME": 1.0,
-    "GPS_RAW_INT": 1.0,
-}
+STREAMS_HZ = {"HEARTBEAT": 1.0, "ATTITUDE": 10.0, "GLOBAL_POSITION_INT": 5.0, "SYSTEM_TIME": 1.0, "GPS_RAW_INT": 1.0}
 _NAVIGATION = ("GPS_INPUT", "GLOBAL_POSITION_SENSOR", "ODOMETRY")
 
 
@@ -112,9 +100,7 @@ class _Peer:
     clock_offset_s: float | None = None  # vehicle's clock minus the peer's
     upload: list[Any] | None = None  # of a mission under way
     upload_size: int = 0
-    origin_told: bool = (
-        True  # PX4 tells its local origin when it changes, and did so before this peer was there
-    )
+    origin_told: bool = True  # PX4 tells its local origin when it changes, and did so before this peer was there
 
     def write(self, data: bytes) -> None:
         """What pymavlink calls."""
@@ -233,12 +219,8 @@ class MavlinkVehicle:
     def attitude_rad(self) -> tuple[float, float, float]:
         """Roll, pitch, yaw as MAVLink has them: of the FRD body in NED."""
         with self._lock:
-            forward = self._acceleration[0] * math.sin(self._yaw_rad) + self._acceleration[1] * math.cos(
-                self._yaw_rad
-            )
-            right = self._acceleration[0] * math.cos(self._yaw_rad) - self._acceleration[1] * math.sin(
-                self._yaw_rad
-            )
+            forward = self._acceleration[0] * math.sin(self._yaw_rad) + self._acceleration[1] * math.cos(self._yaw_rad)
+            right = self._acceleration[0] * math.cos(self._yaw_rad) - self._acceleration[1] * math.sin(self._yaw_rad)
             return math.atan2(right, G_M_S2), math.atan2(-forward, G_M_S2), _wrapped(self._yaw_rad)
 
     def place(
@@ -405,9 +387,7 @@ class MavlinkVehicle:
             elif item.command in (mavlink.MAV_CMD_NAV_WAYPOINT, mavlink.MAV_CMD_NAV_TAKEOFF):
                 here = item.command == mavlink.MAV_CMD_NAV_TAKEOFF or (item.x == 0 and item.y == 0)
                 if here:
-                    self._target = np.array(
-                        [*(believed[:2] if self._target is None else self._target[:2]), item.z]
-                    )
+                    self._target = np.array([*(believed[:2] if self._target is None else self._target[:2]), item.z])
                 else:
                     east_m, north_m = self.frame.to_enu(item.x * 1e-7, item.y * 1e-7)
                     self._target = np.array([east_m, north_m, item.z])
@@ -480,9 +460,7 @@ class MavlinkVehicle:
 
     def _send_heartbeat(self, mav: Any) -> None:
         px4 = self.autopilot == "px4"
-        base = mavlink.MAV_MODE_FLAG_CUSTOM_MODE_ENABLED | (
-            mavlink.MAV_MODE_FLAG_SAFETY_ARMED if self.armed else 0
-        )
+        base = mavlink.MAV_MODE_FLAG_CUSTOM_MODE_ENABLED | (mavlink.MAV_MODE_FLAG_SAFETY_ARMED if self.armed else 0)
         mav.heartbeat_send(
             mavlink.MAV_TYPE_QUADROTOR,
             mavlink.MAV_AUTOPILOT_PX4 if px4 else mavlink.MAV_AUTOPILOT_ARDUPILOTMEGA,
@@ -517,9 +495,7 @@ class MavlinkVehicle:
         )
 
     def _send_gps_global_origin(self, mav: Any) -> None:
-        mav.gps_global_origin_send(
-            _e7(self.home[0]), _e7(self.home[1]), round(self.home[2] * 1e3), self._us()
-        )
+        mav.gps_global_origin_send(_e7(self.home[0]), _e7(self.home[1]), round(self.home[2] * 1e3), self._us())
 
     def _send_home_position(self, mav: Any) -> None:
         place = (_e7(self.home[0]), _e7(self.home[1]), round(self.home[2] * 1e3))
@@ -577,17 +553,7 @@ class MavlinkVehicle:
         major, minor, patch = self.version
         number = major << 24 | minor << 16 | patch << 8 | 255
         mav.autopilot_version_send(
-            mavlink.MAV_PROTOCOL_CAPABILITY_MAVLINK2,
-            number,
-            0,
-            0,
-            0,
-            b"\0" * 8,
-            b"\0" * 8,
-            b"\0" * 8,
-            0,
-            0,
-            0,
+            mavlink.MAV_PROTOCOL_CAPABILITY_MAVLINK2, number, 0, 0, 0, b"\0" * 8, b"\0" * 8, b"\0" * 8, 0, 0, 0
         )
 
     def _send_hil_state_quaternion(self, mav: Any) -> None:
@@ -703,14 +669,10 @@ class MavlinkVehicle:
         self._mission_ack(peer, message)
 
     def _ask_for_item(self, peer: _Peer, message: Any) -> None:
-        peer.mav.mission_request_int_send(
-            message.get_srcSystem(), message.get_srcComponent(), len(peer.upload or ())
-        )
+        peer.mav.mission_request_int_send(message.get_srcSystem(), message.get_srcComponent(), len(peer.upload or ()))
 
     def _mission_ack(self, peer: _Peer, message: Any) -> None:
-        peer.mav.mission_ack_send(
-            message.get_srcSystem(), message.get_srcComponent(), mavlink.MAV_MISSION_ACCEPTED
-        )
+        peer.mav.mission_ack_send(message.get_srcSystem(), message.get_srcComponent(), mavlink.MAV_MISSION_ACCEPTED)
 
     def _on_command_long(self, peer: _Peer, message: Any) -> None:
         place = (message.param5, message.param6, message.param7)
@@ -727,9 +689,7 @@ class MavlinkVehicle:
         result = {
             True: mavlink.MAV_RESULT_ACCEPTED, False: mavlink.MAV_RESULT_DENIED, None: mavlink.MAV_RESULT_UNSUPPORTED
         }[done]  # fmt: skip
-        peer.mav.command_ack_send(
-            message.command, result, 0, 0, message.get_srcSystem(), message.get_srcComponent()
-        )
+        peer.mav.command_ack_send(message.command, result, 0, 0, message.get_srcSystem(), message.get_srcComponent())
 
     def _obey(self, peer: _Peer, message: Any, place: tuple[float, float, float]) -> bool | None:
         """Whether a command was carried out; None for one that it does not know."""

@@ -19,11 +19,7 @@ def px4_environment(version: str) -> dict[str, str]:
     prefix = _built(version)
     environment = dict(os.environ)
     packages = next(prefix.glob("**/px4_msgs/msg/__init__.py")).parents[2]
-    for name, folder in (
-        ("AMENT_PREFIX_PATH", prefix),
-        ("PYTHONPATH", packages),
-        ("LD_LIBRARY_PATH", prefix / "lib"),
-    ):
+    for name, folder in (("AMENT_PREFIX_PATH", prefix), ("PYTHONPATH", packages), ("LD_LIBRARY_PATH", prefix / "lib")):
         environment[name] = os.pathsep.join(filter(None, (str(folder), environment.get(name, ""))))
     # The wheels' start-up file must take up the new library path.
     environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
@@ -50,8 +46,6 @@ def _built(version: str) -> Path:
     ]  # fmt: skip
     for command in (configure, ["cmake", "--build", build, "-j2", "--target", "install"]):
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, (
-            f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-        )
+        assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     (folder / "done").touch()
     return folder / "install"

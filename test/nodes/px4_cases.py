@@ -60,9 +60,7 @@ class Rig:
         bridge = Px4BridgeNode(parameter_overrides=parameters(**values))
         self.bridge: Px4BridgeNode = self.spinner.add(bridge)
         listener = self.spinner.add(Node("listener"))
-        listener.create_subscription(
-            DiagnosticArray, "/diagnostics", lambda m: self.diagnostics.extend(m.status), 50
-        )
+        listener.create_subscription(DiagnosticArray, "/diagnostics", lambda m: self.diagnostics.extend(m.status), 50)
         listener.create_subscription(Float64, "px4_bridge/latency", self.on_latency, 50)
         self.listener = listener
         return self.bridge
@@ -152,9 +150,7 @@ def test_topics_are_those_of_the_version(rig: Rig) -> None:
 
 def test_version_that_px4_msgs_is_not_of(rig: Rig) -> None:
     wrong = "1.16" if IS_NEW else "1.18"
-    with pytest.raises(
-        GeolocError, match=f"px4_version is {wrong}: build the branch .* named as the firmware"
-    ):
+    with pytest.raises(GeolocError, match=f"px4_version is {wrong}: build the branch .* named as the firmware"):
         rig.start_bridge(px4_version=float(wrong))  # as `-p px4_version:=1.16` gives it
     with pytest.raises(GeolocError, match="px4_version is 'newest'; it must be one of"):
         rig.start_bridge(px4_version="newest")

@@ -24,9 +24,7 @@ def test_fixes_of_a_confirmed_track_reach_px4(spinner: Spinner, scene: Scene, ma
     remaps = [arg for topic in ("imu", "altitude", "gnss") for arg in ("-r", f"{topic}:=px4/{topic}")]
     bridge = spinner.add(
         Px4BridgeNode(
-            namespace=rig.namespace,
-            parameter_overrides=parameters(**values),
-            cli_args=["--ros-args", *remaps],
+            namespace=rig.namespace, parameter_overrides=parameters(**values), cli_args=["--ros-args", *remaps]
         )
     )
     until(lambda: not bridge._why_blocked(px4.now_s()), what="a bridge that can send")

@@ -17,9 +17,7 @@ def test_a_load_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "geoloc_ros.cli.main", "bench", "graph", "--out", str(tmp_path)]
     settings = ["--weights", "mix_compact", "--engine", "torch", "--frames", "20", "--sizes", "320x240"]
     load = ["--rates-hz", "10", "--transports", "compressed"]
-    done = subprocess.run(
-        [*command, *settings, *load], capture_output=True, text=True, timeout=250.0, check=False
-    )
+    done = subprocess.run([*command, *settings, *load], capture_output=True, text=True, timeout=250.0, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "graph.json").read_text())
     assert report["weights"].startswith("mix_compact")

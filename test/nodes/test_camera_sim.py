@@ -19,12 +19,7 @@ from geoloc_ros.core.geometry.rotations import rotation_enu_from_optical
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.frame import Truth
 from geoloc_ros.core.simulation.trajectory import rotation_from_angles
-from geoloc_ros.messages.reading import (
-    camera_from_info,
-    height_from_altitude,
-    quaternion_from_imu,
-    rgb_from_image,
-)
+from geoloc_ros.messages.reading import camera_from_info, height_from_altitude, quaternion_from_imu, rgb_from_image
 from geoloc_ros.messages.sensors import fix_from_position, imu_from_rotation, time_from_seconds
 from geoloc_ros.nodes.camera_sim_node import CameraSimNode
 from geoloc_ros.nodes.frame_inputs import best_effort
@@ -41,13 +36,7 @@ def test_pictures_show_the_true_place(spinner: Spinner, scene: Scene) -> None:
         )
     infos: list[CameraInfo] = []
     listener.create_subscription(CameraInfo, "camera_info", infos.append, best_effort(5))
-    values = {
-        "map": str(scene.path),
-        "altitude_type": "range",
-        "rate_hz": 5.0,
-        "height_m": 70.0,
-        "noise": 0.0,
-    }
+    values = {"map": str(scene.path), "altitude_type": "range", "rate_hz": 5.0, "height_m": 70.0, "noise": 0.0}
     spinner.add(CameraSimNode(parameter_overrides=parameters(**values)))
 
     def complete() -> list[int]:
@@ -66,9 +55,7 @@ def likeness(scene: Scene, image: Image, imu: Imu, info: CameraInfo, truth: Trut
     camera = camera_from_info(info)
     view = rectify(rgb_from_image(image), camera, rotation, truth.height_above_ground_m, 0.4, 128)
     east_m, north_m = scene.frame.to_enu(truth.lat_deg, truth.lon_deg)
-    centre = scene.frame.to_geodetic(
-        east_m + view.centre_offset_enu_m[0], north_m + view.centre_offset_enu_m[1]
-    )
+    centre = scene.frame.to_geodetic(east_m + view.centre_offset_enu_m[0], north_m + view.centre_offset_enu_m[1])
     with RasterMap(scene.path) as raster:
         expected = raster.crop(*centre, 128 * 0.4, 128).image
     a, b = view.image.astype(float).ravel(), expected.astype(float).ravel()
@@ -93,17 +80,13 @@ class Autopilot(Node):
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.said += [
-            (s.level, s.message) for s in message.status if s.name.startswith("following/camera_sim")
-        ]
+        self.said += [(s.level, s.message) for s in message.status if s.name.startswith("following/camera_sim")]
 
     @property
     def heard(self) -> bool:
         return self._truth.get_subscription_count() > 0 and self._attitude.get_subscription_count() > 0
 
-    def fly(
-        self, truth: Truth, rotation: np.ndarray, step_s: float = 0.02, attitude_first: bool = False
-    ) -> int:
+    def fly(self, truth: Truth, rotation: np.ndarray, step_s: float = 0.02, attitude_first: bool = False) -> int:
         """Publish one pose; returns its stamp in nanoseconds."""
         self.stamp_s += step_s
         now = time_from_seconds(self.stamp_s)
@@ -117,9 +100,7 @@ class Autopilot(Node):
         return stamp(fix)
 
     def says(self, level: bytes, text: str, timeout_s: float = 5.0) -> None:
-        until(
-            lambda: any(level == a and text in b for a, b in self.said), timeout_s, f"{text} in {self.said}"
-        )
+        until(lambda: any(level == a and text in b for a, b in self.said), timeout_s, f"{text} in {self.said}")
 
 
 @pytest.fixture
@@ -172,9 +153,7 @@ def test_says_what_is_wrong_with_the_vehicle(autopilot: Autopilot, scene: Scene)
     lat_deg, lon_deg = scene.place
     key = autopilot.fly(Truth(lat_deg + 0.01, lon_deg, 60.0), level, 0.5)
     until(lambda: key in autopilot.images, what="an image of nothing")
-    autopilot.says(
-        DiagnosticStatus.WARN, f"outside the map: fly it, or start its autopilot, around {lat_deg:.6f}"
-    )
+    autopilot.says(DiagnosticStatus.WARN, f"outside the map: fly it, or start its autopilot, around {lat_deg:.6f}")
     autopilot.fly(Truth(lat_deg, lon_deg, 60.0), rotation_from_angles(1.2, 0.0, 0.0), 0.5)
     autopilot.says(DiagnosticStatus.WARN, "reaches the horizon")
     autopilot.fly(Truth(math.nan, lon_deg, 60.0), level, 0.5)
@@ -182,9 +161,7 @@ def test_says_what_is_wrong_with_the_vehicle(autopilot: Autopilot, scene: Scene)
     autopilot.says(DiagnosticStatus.STALE, "no truth on /following/truth for 2 s")
     now = time_from_seconds(autopilot.stamp_s + 1.0)
     for _ in range(20):
-        autopilot._truth.publish(
-            fix_from_position(*scene.place, 400.0, np.zeros((2, 2)), 0.0, now, "base_link")
-        )
+        autopilot._truth.publish(fix_from_position(*scene.place, 400.0, np.zeros((2, 2)), 0.0, now, "base_link"))
         time.sleep(0.1)
     autopilot.says(DiagnosticStatus.WARN, "no attitude of the truth's moment on /following/truth_attitude")
     assert len(autopilot.images) == 1

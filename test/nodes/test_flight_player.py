@@ -140,9 +140,7 @@ def test_no_localizer_to_take_the_prior(spinner: Spinner, folder: Path) -> None:
         player(spinner, folder, "/deaf", wait_s=0.5).play()
 
 
-@pytest.mark.parametrize(
-    ("flight", "message"), [("", "no flight is set"), ("/nowhere", "neither a flight folder")]
-)
+@pytest.mark.parametrize(("flight", "message"), [("", "no flight is set"), ("/nowhere", "neither a flight folder")])
 def test_no_flight(flight: str, message: str) -> None:
     with pytest.raises(GeolocError, match=message):
         FlightPlayerNode(parameter_overrides=parameters(flight=flight))
@@ -162,10 +160,7 @@ def test_flight_is_located_in_the_graph(
     listener: Listener = spinner.add(Listener("/live", *types))
     map_path = str(Flight.open(folder).map_path)
     spinner.add(MapServerNode(namespace="/live", parameter_overrides=parameters(map=map_path)))
-    localizer = LocalizerNode(
-        namespace="/live",
-        parameter_overrides=parameters(use_sim_time=True, threads=2, **form),
-    )
+    localizer = LocalizerNode(namespace="/live", parameter_overrides=parameters(use_sim_time=True, threads=2, **form))
     localizer.trigger_configure()
     localizer.trigger_activate()
     spinner.add(localizer)

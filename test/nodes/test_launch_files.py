@@ -369,9 +369,7 @@ def test_simulation_starts_its_programs_and_ends_with_them(world: tuple[Path, Pa
     told = done.stdout + done.stderr
     assert "process has died" not in told, told
     calls = [json.loads(line) for line in log.read_text().splitlines()]
-    called = {
-        Path(words[0]).name: (words[1:], cwd, env) for words, cwd, env in calls if "--versions" not in words
-    }
+    called = {Path(words[0]).name: (words[1:], cwd, env) for words, cwd, env in calls if "--versions" not in words}
     assert set(called) == {"gz", "MicroXRCEAgent", "px4", "parameter_bridge", "image_bridge"}
     words, _, variables = called["gz"]
     assert words == ["sim", "-r", "-s", "--headless-rendering", str(folder / "geoloc_flight.sdf")]

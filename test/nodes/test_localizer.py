@@ -17,19 +17,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import GetMap, SetPrior
-from harness import (
-    CAMERA,
-    HEIGHT_M,
-    Rig,
-    Scene,
-    Spinner,
-    assert_no_fix,
-    call,
-    draw_map,
-    error_m,
-    parameters,
-    until,
-)
+from harness import CAMERA, HEIGHT_M, Rig, Scene, Spinner, assert_no_fix, call, draw_map, error_m, parameters, until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetState
 from nav_msgs.msg import OccupancyGrid, Odometry
@@ -44,13 +32,7 @@ from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.messages.maps import response_from_crop
 from geoloc_ros.messages.reading import rgb_from_image
-from geoloc_ros.messages.sensors import (
-    fix_from_position,
-    image_from_rgb,
-    imu_from_rotation,
-    no_fix,
-    time_from_seconds,
-)
+from geoloc_ros.messages.sensors import fix_from_position, image_from_rgb, imu_from_rotation, no_fix, time_from_seconds
 from geoloc_ros.messages.stamps import seconds_from_time
 from geoloc_ros.nodes import localizer_outputs
 
@@ -106,9 +88,7 @@ def test_pictures_are_drawn_for_listeners(rig: Rig) -> None:
         rig.drone.create_subscription(Image, topic, lambda m, topic=topic: images.update({topic: m}), 1)
         for topic in topics
     ]
-    subscriptions.append(
-        rig.drone.create_subscription(OccupancyGrid, "localizer/heatmap/grid", grids.append, 1)
-    )
+    subscriptions.append(rig.drone.create_subscription(OccupancyGrid, "localizer/heatmap/grid", grids.append, 1))
     rig.track()
     for _ in range(10):
         frame = rig.scene.next()
@@ -238,9 +218,7 @@ def test_bad_message(rig: Rig, topic: str, spoil: Callable[[Any], None], reason:
     assert status.valid, status.reason
 
 
-@pytest.mark.parametrize(
-    ("height_m", "reason"), [(0.0, "must be positive"), (-20.0, "limits"), (math.nan, "limits")]
-)
+@pytest.mark.parametrize(("height_m", "reason"), [(0.0, "must be positive"), (-20.0, "limits"), (math.nan, "limits")])
 def test_bad_height(rig: Rig, height_m: float, reason: str) -> None:
     rig.track()
     rig.drone.diagnostics.clear()
@@ -263,9 +241,7 @@ def test_image_of_another_camera(rig: Rig) -> None:
 def test_attitude_that_is_too_old(rig: Rig) -> None:
     rig.track()
     fix, status = rig.drone.fly(rig.scene.next(rotation_enu_from_optical=None))
-    assert_no_fix(
-        fix, status, f"attitude on {rig.namespace}/imu is 0.50 s away from the image, the limit is 0.2 s"
-    )
+    assert_no_fix(fix, status, f"attitude on {rig.namespace}/imu is 0.50 s away from the image, the limit is 0.2 s")
     _, status = rig.drone.fly(rig.scene.next())
     assert status.valid, status.reason
 

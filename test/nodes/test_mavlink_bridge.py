@@ -41,11 +41,7 @@ GROUND_M = 1300.0  # above sea level
 HOME = (LAT_DEG, LON_DEG, GROUND_M)
 LATENCY_S = 0.2
 TOPICS = {"imu": Imu, "altitude": Float64, "gnss": NavSatFix, "truth": NavSatFix, "truth_attitude": Imu}
-FIX_MESSAGES = {
-    "gps_input": "GPS_INPUT",
-    "global_position_sensor": "GLOBAL_POSITION_SENSOR",
-    "odometry": "ODOMETRY",
-}
+FIX_MESSAGES = {"gps_input": "GPS_INPUT", "global_position_sensor": "GLOBAL_POSITION_SENSOR", "odometry": "ODOMETRY"}
 
 
 class Rig:
@@ -63,15 +59,11 @@ class Rig:
         listener = spinner.add(Node("listener"))
         for topic, kind in TOPICS.items():
             listener.create_subscription(kind, topic, self.heard[topic].append, best_effort(20))
-        listener.create_subscription(
-            DiagnosticArray, "/diagnostics", lambda m: self.diagnostics.extend(m.status), 50
-        )
+        listener.create_subscription(DiagnosticArray, "/diagnostics", lambda m: self.diagnostics.extend(m.status), 50)
 
     def vehicle(self, autopilot: str, **values: Any) -> MavlinkVehicle:
         """A vehicle that hovers 80 m over the ground, nose to 30 degrees."""
-        vehicle = MavlinkVehicle(
-            autopilot, HOME, [("127.0.0.1", self.port)], undulation_m=UNDULATION_M, **values
-        )
+        vehicle = MavlinkVehicle(autopilot, HOME, [("127.0.0.1", self.port)], undulation_m=UNDULATION_M, **values)
         vehicle.place(100.0, 50.0, 80.0, yaw_deg=30.0)
         self.vehicles.append(vehicle.start())
         return vehicle
@@ -80,9 +72,7 @@ class Rig:
         """The bridge, once it hears the localizer."""
         # A busy machine must not make good frames too old.
         values = {"connection": f"udpin:127.0.0.1:{self.port}", "max_age_s": 1.0, **values}
-        self.node: MavlinkBridgeNode = self.spinner.add(
-            MavlinkBridgeNode(parameter_overrides=parameters(**values))
-        )
+        self.node: MavlinkBridgeNode = self.spinner.add(MavlinkBridgeNode(parameter_overrides=parameters(**values)))
         until(lambda: self.localizer.heard, what="the bridge's subscriptions")
         return self.node
 
@@ -133,9 +123,7 @@ class Rig:
             if time.monotonic() >= next_s:
                 next_s += 0.1
                 lat_deg, lon_deg, up_m = vehicle.truth()
-                lat_deg, lon_deg = (
-                    angle_deg + noise.gauss(0, noise_m) / 111e3 for angle_deg in (lat_deg, lon_deg)
-                )
+                lat_deg, lon_deg = (angle_deg + noise.gauss(0, noise_m) / 111e3 for angle_deg in (lat_deg, lon_deg))
                 place = (lat_deg, lon_deg, GROUND_M + UNDULATION_M + up_m)
                 pending.append((time.monotonic() + LATENCY_S, time.time(), place))
             while pending and pending[0][0] <= time.monotonic():

@@ -35,9 +35,7 @@ def test_every_parameter_has_a_comment(node: str):
     lines = (ROOT / "config" / f"{node}.yaml").read_text(encoding="utf-8").splitlines()
     parameters = yaml.safe_load("\n".join(lines))["/**"]["ros__parameters"]
     commented = {
-        line.split(":")[0].strip()
-        for above, line in pairwise(lines)
-        if above.startswith("    ") and "# " in above
+        line.split(":")[0].strip() for above, line in pairwise(lines) if above.startswith("    ") and "# " in above
     }
     groups = [name for name, value in parameters.items() if isinstance(value, dict)]
     names = set(parameters).union(*(parameters[group] for group in groups)) - set(groups)

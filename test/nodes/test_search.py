@@ -56,11 +56,7 @@ def flight(map_path: Path) -> Iterator[Scene]:
 
 def searching(small_retriever: Path, gallery: Path) -> dict[str, str]:
     """The localizer's parameters; the small network is fast enough for a test."""
-    return {
-        "weights": "mix_compact",
-        "gallery": str(gallery),
-        "retrieval_weights": str(small_retriever),
-    }
+    return {"weights": "mix_compact", "gallery": str(gallery), "retrieval_weights": str(small_retriever)}
 
 
 def relocalize(rig: Rig) -> Trigger.Response:
@@ -164,9 +160,7 @@ def test_gallery_of_another_map(
     assert status.latency_total_ms < 5000.0
 
 
-def test_without_a_gallery_relocalize_says_what_to_do(
-    spinner: Spinner, flight: Scene, map_path: Path
-) -> None:
+def test_without_a_gallery_relocalize_says_what_to_do(spinner: Spinner, flight: Scene, map_path: Path) -> None:
     rig = Rig(spinner, flight, map_path, weights="mix_compact")
     response = relocalize(rig)
     assert not response.success

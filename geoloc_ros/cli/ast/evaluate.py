@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.ast.retrievers import add_data, add_weights, open_retrievers
-from geoloc_ros.cli.shared.arguments import (
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import seed
 from geoloc_ros.cli.shared.output import make_writable
 
 if TYPE_CHECKING:

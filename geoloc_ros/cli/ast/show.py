@@ -28,11 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="rank the pictures below this folder")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="matches to show (default: 5)")
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/ast.png"),
-        metavar="F",
-        help="picture to write (default: %(default)s)",
+        "--out", type=Path, default=Path("out/ast.png"), metavar="F", help="picture to write (default: %(default)s)"
     )
 
 
@@ -69,9 +65,7 @@ def _matches(args: argparse.Namespace, retriever: Retriever, pictures: list[Any]
 
     paths = sorted(p for p in args.gallery.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
-        raise GeolocError(
-            f"no picture lies below {args.gallery}: give a folder with {', '.join(PICTURE_SUFFIXES)}"
-        )
+        raise GeolocError(f"no picture lies below {args.gallery}: give a folder with {', '.join(PICTURE_SUFFIXES)}")
     gallery = retriever.embed_stream(read_rgb(path) for path in track(paths, "gallery", transient=True))
     rows = []
     for picture, query_path in zip(pictures, args.pictures, strict=True):

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.ast.retrievers import add_data
-from geoloc_ros.cli.shared.arguments import (
-    add_device,
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import add_device, seed
 from geoloc_ros.cli.shared.output import make_writable
 
 if TYPE_CHECKING:
@@ -63,16 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("epoch", "last_batch"),
         help="the loss that decides about halving the rates: the epoch's mean, or the last batch's as published",
     )
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that draw images (default: 0)"
-    )
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that draw images (default: 0)")
     parser.add_argument("--seed", type=seed, metavar="N", help="seed (default: 42)")
     add_device(parser)
     parser.add_argument(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="where to write the weights (default: OUT/PRESET.safetensors)",
+        "--export", type=Path, metavar="FILE", help="where to write the weights (default: OUT/PRESET.safetensors)"
     )
     parser.add_argument(
         "--eight-bit", action="store_true", help="write matrices as 8-bit integers: half the size of float16"

@@ -13,9 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoloc_ros.cli.shared.arguments import (
-    add_topic,
-)
+from geoloc_ros.cli.shared.arguments import add_topic
 from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
@@ -40,9 +38,7 @@ def run(args: argparse.Namespace) -> int:
     with rated_progress() as progress:
         task = progress.add_task(f"reading {args.bag.name}", total=None)
         found = check_bag(
-            args.bag,
-            parse_topics(args.topic),
-            lambda done, total: progress.update(task, completed=done, total=total),
+            args.bag, parse_topics(args.topic), lambda done, total: progress.update(task, completed=done, total=total)
         )
     if args.json is not None:
         make_writable(None, args.json)
@@ -67,9 +63,7 @@ def _print_check(found: BagReport) -> None:
     for topic in found.topics:
         kind = topic.msgtype.split("/")[-1]
         gap = number(topic.longest_gap_s, 2)
-        table.add_row(
-            topic.name, kind, str(topic.count), number(topic.rate_hz, 2), gap, number(topic.lag_s, 3)
-        )
+        table.add_row(topic.name, kind, str(topic.count), number(topic.rate_hz, 2), gap, number(topic.lag_s, 3))
     console = Console()
     console.print(table)
     for role, choice in found.roles.items():

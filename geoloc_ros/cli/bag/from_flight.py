@@ -64,6 +64,4 @@ def _flown(flight: Flight, times: int) -> Iterator[Frame]:
         for place in range(len(flight)):
             frame = flight[place if number % 2 == 0 else len(flight) - 1 - place]
             since_s = frame.stamp_s - first_s if number % 2 == 0 else last_s - frame.stamp_s
-            yield (
-                dataclasses.replace(frame, stamp_s=first_s + number * round_s + since_s) if number else frame
-            )
+            yield (dataclasses.replace(frame, stamp_s=first_s + number * round_s + since_s) if number else frame)

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.bag.check import add_bag
-from geoloc_ros.cli.shared.arguments import (
-    add_camera_mount,
-)
+from geoloc_ros.cli.shared.arguments import add_camera_mount
 from geoloc_ros.cli.shared.output import make_writable, rated_progress
 
 if TYPE_CHECKING:
@@ -51,11 +49,7 @@ def run(args: argparse.Namespace) -> int:
     make_writable(args.out)
     with rated_progress() as progress:
         read = progress.track(bag, total=len(bag), description=f"writing {args.out.name}")
-        complete = (
-            frame
-            for frame in read
-            if frame.image is not None and frame.truth is not None and _is_posed(frame)
-        )
+        complete = (frame for frame in read if frame.image is not None and frame.truth is not None and _is_posed(frame))
         count = write_flight(args.out, bag.camera, complete, args.map)
     left_out = len(bag) - count
     if not count:

@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the soak test; 1 if anything was violated."""
-    for name, number in (
-        ("--seconds", args.seconds),
-        ("--rate-hz", args.rate_hz),
-        ("--limit-s", args.limit_s),
-    ):
+    for name, number in (("--seconds", args.seconds), ("--rate-hz", args.rate_hz), ("--limit-s", args.limit_s)):
         if not (math.isfinite(number) and number >= LEAST):
             raise GeolocError(f"{name} is {number}; give a number of {LEAST:g} or more")
     if not 0 <= args.faults <= 1:
@@ -140,9 +136,7 @@ def _publish(localizer: ScriptedLocalizer, args: argparse.Namespace) -> list[Sai
     newest_s = 0.0
     with rated_progress() as progress:
         task = progress.add_task("frames", total=frames)
-        for number, planned in enumerate(
-            itertools.islice(script(args.seed, args.faults, args.limit_s), frames)
-        ):
+        for number, planned in enumerate(itertools.islice(script(args.seed, args.faults, args.limit_s), frames)):
             due_s = (number + JITTER * chance.gauss(0.0, 1.0)) / args.rate_hz
             time.sleep(max(0.0, begun + due_s - time.monotonic()))
             stamp_s = _stamp_s(planned, _now_s(localizer), newest_s)

@@ -104,11 +104,7 @@ class Row:
 
 
 def measure_engines(
-    names: Sequence[str],
-    subject: Subject,
-    scene: Scene,
-    rounds: int,
-    report: Callable[[str], None],
+    names: Sequence[str], subject: Subject, scene: Scene, rounds: int, report: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows as JSON of the engines that load, and the reasons of those that do not.
 
@@ -137,9 +133,7 @@ def measure_engines(
         for engine in engines:
             engine.finish(engines[0])
         rows = [
-            row.as_json(plain)
-            for engine in engines
-            for row, plain in zip(engine.rows, engines[0].rows, strict=True)
+            row.as_json(plain) for engine in engines for row, plain in zip(engine.rows, engines[0].rows, strict=True)
         ]
     return rows, reasons
 
@@ -298,10 +292,7 @@ class _Served:
         waits = sum("synchroniz" in str(warning.message) for warning in caught)
         counts = {
             key: after.get(name, 0) - before.get(name, 0)
-            for key, name in (
-                ("allocations", "allocation.all.allocated"),
-                ("driver_allocations", "num_device_alloc"),
-            )
+            for key, name in (("allocations", "allocation.all.allocated"), ("driver_allocations", "num_device_alloc"))
         }
         return {key: count / STEADY_CALLS for key, count in {**counts, "synchronizations": waits}.items()}
 

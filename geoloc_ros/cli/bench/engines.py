@@ -86,9 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 print_line(console, f"below the guard's limits, measured again: {', '.join(slow)}")
                 rows = guard.better(rows, _measure(slow, scene, subject, args.rounds, console)[0])
             report["engines"] += rows
-            report["missing"] += [
-                {"engine": e, "device": device, "reason": why} for e, why in reasons.items()
-            ]
+            report["missing"] += [{"engine": e, "device": device, "reason": why} for e, why in reasons.items()]
     name = "engines.json" if args.structure is None else f"engines_{args.structure}.json"
     write_json(args.out / name, report)
     for device in devices:
@@ -110,9 +108,7 @@ def _scene(map_path: Path, subject: Subject) -> tuple[str, Scene]:
     engine = open_engine(subject.weights, subject.device, subject.cores, folder=subject.folder)
     seen = measure_stages(map_path, engine, SCENE_FRAMES)
     side = 2 * engine.spec.query_px
-    return engine.spec.weights_id, Scene(
-        seen.query, seen.search_map, np.resize(seen.search_map, (side, side, 3))
-    )
+    return engine.spec.weights_id, Scene(seen.query, seen.search_map, np.resize(seen.search_map, (side, side, 3)))
 
 
 def _measure(
@@ -157,9 +153,7 @@ def _print(report: dict[str, Any], device: str, console: Console) -> None:
         f"{PLAIN}, largest difference of a logit from its, peak memory in MB",
     )
     table = plain_table(("engine", "map"), ("maps", "p50", "p95", "p99", "maps/s", "ratio", "off by", "MB"))
-    rows, missing = (
-        [row for row in report[kind] if row["device"] == device] for kind in ("engines", "missing")
-    )
+    rows, missing = ([row for row in report[kind] if row["device"] == device] for kind in ("engines", "missing"))
     for row in rows:
         took = [row[f"{share}_ms"] for share in ("p50", "p95", "p99")]
         table.add_row(

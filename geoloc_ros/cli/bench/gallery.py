@@ -20,9 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    add_device,
-)
+from geoloc_ros.cli.shared.arguments import add_device
 from geoloc_ros.cli.shared.output import make_writable
 
 LEAST_RECALL = 0.95
@@ -37,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tiles", type=int, nargs="+", default=list(TARGETS), metavar="N",
         help="sizes of the galleries (default: 100000 1000000)",
     )  # fmt: skip
-    add(
-        "--weights",
-        default="retrieval",
-        metavar="W",
-        help="retrieval weights, name or file (default: %(default)s)",
-    )
+    add("--weights", default="retrieval", metavar="W", help="retrieval weights, name or file (default: %(default)s)")
     add_device(parser)
     add("--queries", type=int, default=50, metavar="Q", help="searches to measure (default: %(default)s)")
     add("--cores", type=int, default=2, metavar="C", help="CPU cores to use (default: %(default)s)")
@@ -79,9 +72,7 @@ def run(args: argparse.Namespace) -> int:
     figures = []
     for tiles in args.tiles:
         with console.status(f"{tiles} tiles"), tempfile.TemporaryDirectory() as folder:
-            rows = measure(
-                tiles, retriever.dim, args.queries, args.codes or tiles > EXACT_TILES, Path(folder)
-            )
+            rows = measure(tiles, retriever.dim, args.queries, args.codes or tiles > EXACT_TILES, Path(folder))
         figures += rows
         for row in rows:
             table.add_row(
@@ -99,12 +90,7 @@ def run(args: argparse.Namespace) -> int:
         if row["tiles"] in TARGETS and row["search"] != "NumPy":
             console.print(_verdict(row), highlight=False, soft_wrap=True)
     if args.json is not None:
-        report = {
-            "weights": retriever.weights_id,
-            "cores": args.cores,
-            "embedding_ms": embedding,
-            "rows": figures,
-        }
+        report = {"weights": retriever.weights_id, "cores": args.cores, "embedding_ms": embedding, "rows": figures}
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

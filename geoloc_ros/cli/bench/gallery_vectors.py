@@ -55,13 +55,7 @@ def measure(tiles: int, dim: int, queries: int, codes: bool, folder: Path) -> li
     whole = vectors.astype(np.float32)
     theirs, their_ms = _timed(lambda query: _brute_force(whole, query), asked)
     recall = float(np.mean([len(set(a) & set(b)) / TOP for a, b in zip(ours, theirs, strict=True)]))
-    numpys = {
-        "search": "NumPy",
-        "ms": their_ms,
-        "index_mb": whole.nbytes / 1e6,
-        "file_mb": 0.0,
-        "build_s": 0.0,
-    }
+    numpys = {"search": "NumPy", "ms": their_ms, "index_mb": whole.nbytes / 1e6, "file_mb": 0.0, "build_s": 0.0}
     return [{"tiles": tiles, **row, "recall": recall}, {"tiles": tiles, **numpys, "recall": 1.0}]
 
 
@@ -86,9 +80,7 @@ def _search(vectors: np.ndarray, asked: np.ndarray, codes: bool) -> tuple[list[n
     }  # fmt: skip
 
 
-def _timed(
-    search: Callable[[np.ndarray], np.ndarray], asked: np.ndarray
-) -> tuple[list[np.ndarray], dict[str, float]]:
+def _timed(search: Callable[[np.ndarray], np.ndarray], asked: np.ndarray) -> tuple[list[np.ndarray], dict[str, float]]:
     found, took = [], []
     for query in asked:
         start = time.perf_counter()
@@ -124,9 +116,7 @@ def generate(tiles: int, dim: int, queries: int, path: Path) -> tuple[np.ndarray
     vectors = np.memmap(path, np.float16, "w+", shape=(tiles, dim))
     for start in range(0, tiles, _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, tiles))
-        vectors[rows] = _unit(
-            mean + own * draw(len(rows)) + sum(common[rows // size] for size, common in groups)
-        )
+        vectors[rows] = _unit(mean + own * draw(len(rows)) + sum(common[rows // size] for size, common in groups))
     seen = vectors[rng.integers(0, tiles, queries)] - mean
     return vectors, _unit(mean + _VIEW * seen + (1 - _VIEW**2) ** 0.5 * draw(queries))
 

@@ -92,10 +92,7 @@ def _print(report: dict[str, Any], console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    left, right = (
-        ("image", "sent"),
-        ("Hz", "p50", "p95", "p99", "fixes", "newer", "lost", "%", "map %", "MB"),
-    )
+    left, right = (("image", "sent"), ("Hz", "p50", "p95", "p99", "fixes", "newer", "lost", "%", "map %", "MB"))
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for column in (*left, *right):
         table.add_column(column, no_wrap=True, justify="left" if column in left else "right")

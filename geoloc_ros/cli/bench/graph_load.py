@@ -66,9 +66,7 @@ def camera_of(size: str) -> CameraModel:
         if min(width, height) < 64:
             raise ValueError
     except ValueError:
-        raise GeolocError(
-            f"size is {size!r}; give width and height of 64 pixels or more, such as 640x480"
-        ) from None
+        raise GeolocError(f"size is {size!r}; give width and height of 64 pixels or more, such as 640x480") from None
     focal_px = FOCAL_SHARE * width
     matrix = [[focal_px, 0.0, (width - 1) / 2], [0.0, focal_px, (height - 1) / 2], [0.0, 0.0, 1.0]]
     return CameraModel(width, height, np.array(matrix))
@@ -141,9 +139,7 @@ def measure(
     statuses = [status for stamp_ns, status in answers if stamp_ns >= first_ns]
     if not statuses:
         raise GeolocError(f"the localizer answered none of the frames; its log is in {args.out / 'log'}")
-    replaced = statuses[-1].dropped - max(
-        status.dropped for stamp_ns, status in answers if stamp_ns < first_ns
-    )
+    replaced = statuses[-1].dropped - max(status.dropped for stamp_ns, status in answers if stamp_ns < first_ns)
     usage = Usage(used["localizer"], used["map_server"], wall_s, memory_mb)
     return {"start_s": round(start_s, 2), **_figures(statuses, replaced, usage, args.frames)}
 

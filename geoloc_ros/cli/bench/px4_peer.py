@@ -23,12 +23,8 @@ RATE_HZ = 50.0
 REF_ALTITUDE_M = 400.0
 """Of the local frame's origin, above mean sea level."""
 
-PX4_WRITES = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
-PX4_READS = QoSProfile(
-    depth=10, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE
-)
+PX4_WRITES = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PX4_READS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 
 
 @dataclass(frozen=True)
@@ -47,12 +43,7 @@ class Px4Peer(Node):
         super().__init__("px4", **options)
         self.booted_s = booted_s
         self.attitude_wxyz = (1.0, 0.0, 0.0, 0.0)
-        self.local_position: dict[str, Any] = {
-            "z": -50.0,
-            "z_valid": True,
-            "z_global": True,
-            "ref_alt": REF_ALTITUDE_M,
-        }
+        self.local_position: dict[str, Any] = {"z": -50.0, "z_valid": True, "z_global": True, "ref_alt": REF_ALTITUDE_M}
         self.gps: dict[str, Any] = {"fix_type": 1}
         self.received: list[Received] = []
         self._topics = topics

@@ -47,10 +47,7 @@ HEIGHT_M = 120.0
 STEP_M = 1.5  # 15 m/s at 10 Hz
 SEARCH_M = 50.0  # half-width of the search
 CAMERA = CameraModel(
-    1280,
-    960,
-    np.array([[980.0, 0.0, 639.5], [0.0, 980.0, 479.5], [0.0, 0.0, 1.0]]),
-    (-0.12, 0.03, 1e-3, -5e-4, 0.0),
+    1280, 960, np.array([[980.0, 0.0, 639.5], [0.0, 980.0, 479.5], [0.0, 0.0, 1.0]]), (-0.12, 0.03, 1e-3, -5e-4, 0.0)
 )
 BESIDE_NETWORK = ("decode JPEG", "rectify", "crop", "heatmap", "fix")
 

@@ -22,9 +22,7 @@ TARGET_MS = 12.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add(
-        "--out", metavar="FOLDER", type=Path, default=Path("out/bench"), help="folder for map and stages.json"
-    )
+    add("--out", metavar="FOLDER", type=Path, default=Path("out/bench"), help="folder for map and stages.json")
     add("--frames", metavar="N", type=int, default=60, help="frames to measure")
     add("--cores", metavar="N", type=int, default=2, help="CPU cores and threads to use")
     add("--weights", metavar="W", default="default", help="weights by name or file")
@@ -69,10 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _print(stages: dict[str, Any], console: Console) -> None:
     from geoloc_ros.cli.bench.measuring import verdict
 
-    print_line(
-        console,
-        f"milliseconds by stage, network on {stages['device']}; a crop serves the frames that it holds",
-    )
+    print_line(console, f"milliseconds by stage, network on {stages['device']}; a crop serves the frames that it holds")
     table = plain_table(("stage",), ("p50", "p95", "p99"))
     rows = {stage: stages["stages_ms"][stage] for stage in
             ("decode JPEG", "decode raw", "rectify", "crop", "network", "heatmap", "fix")}  # fmt: skip

@@ -18,9 +18,7 @@ from rich.progress import track
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.dataset import check
-from geoloc_ros.cli.shared.arguments import (
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import seed
 from geoloc_ros.cli.shared.output import make_writable
 
 if TYPE_CHECKING:
@@ -73,12 +71,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         make_writable(args.out)
         done = list(
-            track(
-                build(shots, rasters, args.out, settings),
-                "building",
-                total=len(shots),
-                console=Console(stderr=True),
-            )
+            track(build(shots, rasters, args.out, settings), "building", total=len(shots), console=Console(stderr=True))
         )
     finally:
         for raster in rasters:
@@ -104,9 +97,5 @@ def _print_built(done: list[Built], args: argparse.Namespace) -> None:
     print(
         f"{args.out}: place {args.place} for {args.split}: used {used} of {len(done)} views, skipped "
         f"{len(done) - used}, wrote {len(coverages)} map(s)"
-        + (
-            f", {100 * sum(coverages) / len(coverages):.0f} % of their ground in the raster"
-            if coverages
-            else ""
-        )
+        + (f", {100 * sum(coverages) / len(coverages):.0f} % of their ground in the raster" if coverages else "")
     )

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "root", metavar="PATH", type=Path, help="root of the data set, the folder above train"
-    )
+    parser.add_argument("root", metavar="PATH", type=Path, help="root of the data set, the folder above train")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,9 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from geoloc_ros.cli.shared.arguments import (
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

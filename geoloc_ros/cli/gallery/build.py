@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
         name = "tiles" if processes.count == 1 else f"tiles of process 1 of {processes.count}"
         with rated_progress() as progress:
             task = progress.add_task(name, total=None)
-            report = build.run(
-                processes, lambda done, total: progress.update(task, completed=done, total=total)
-            )
+            report = build.run(processes, lambda done, total: progress.update(task, completed=done, total=total))
     assert report is not None  # the first process always has one
     info = report.info
     print(

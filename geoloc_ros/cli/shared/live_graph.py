@@ -128,9 +128,7 @@ class Recorder:
         while answer is None:
             graph.check()
             if time.monotonic() > end:
-                raise GeolocError(
-                    f"the localizer has not answered for {LOAD_S:g} s: {graph.last_line('localizer')}"
-                )
+                raise GeolocError(f"the localizer has not answered for {LOAD_S:g} s: {graph.last_line('localizer')}")
             if self._state.wait_for_service(ASK_AGAIN_S):
                 answer = ask(self._state, GetState.Request(), ASK_AGAIN_S)
         # It answers only after it has tried to activate itself.
@@ -146,10 +144,7 @@ class Recorder:
     def score(self, index: int, stamp_s: float, truth: Truth) -> FrameScore:
         """The fix published for the frame of that stamp against the truth; a frame without one is a miss."""
         stamp_ns = nanoseconds(time_from_seconds(stamp_s))
-        known: dict[str, Any] = {
-            "reason": "dropped: replaced by a newer frame, or lost in transport",
-            "dropped": True,
-        }
+        known: dict[str, Any] = {"reason": "dropped: replaced by a newer frame, or lost in transport", "dropped": True}
         status, fix = self.statuses.get(stamp_ns), self.fixes.get(stamp_ns)
         if status is not None:
             known = {
@@ -213,9 +208,7 @@ def _use_large_shared_memory() -> None:
     try:
         profile = str(Path(get_package_share_directory("geoloc_ros")) / "config" / "fastdds.xml")
     except PackageNotFoundError:
-        raise GeolocError(
-            "the package geoloc_ros is not in this environment; source its setup.bash"
-        ) from None
+        raise GeolocError("the package geoloc_ros is not in this environment; source its setup.bash") from None
     # Fast DDS 3 (Kilted and later) renamed the variable and warns about the old name.
     fast_dds_2 = os.environ.get("ROS_DISTRO", "jazzy") in ("humble", "iron", "jazzy")
     os.environ["FASTRTPS_DEFAULT_PROFILES_FILE" if fast_dds_2 else "FASTDDS_DEFAULT_PROFILES_FILE"] = profile

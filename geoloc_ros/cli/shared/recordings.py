@@ -18,9 +18,7 @@ from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.recording.flight_folder import Flight
 
 
-def open_reported(
-    path: Path, topics: Sequence[str] = (), mount: Sequence[float] | None = None
-) -> Flight | Bag:
+def open_reported(path: Path, topics: Sequence[str] = (), mount: Sequence[float] | None = None) -> Flight | Bag:
     """The recording at `path`; of a bag, stderr reports which topic is used for what, and what is odd about it.
 
     mount: as for `Bag`, None for the usual one. GeolocError as `open_recording` raises it.

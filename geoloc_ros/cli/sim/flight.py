@@ -14,9 +14,7 @@ from pathlib import Path
 from rich.progress import track
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.cli.shared.arguments import (
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import seed
 from geoloc_ros.cli.shared.output import make_writable
 
 

@@ -19,12 +19,7 @@ SOURCE_TIMEOUT_S = 60.0  # of a map on a server
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add(
-        "map",
-        type=Path,
-        metavar="MAP",
-        help="what the camera sees: raster with a CRS, or folder of XYZ tiles",
-    )
+    add("map", type=Path, metavar="MAP", help="what the camera sees: raster with a CRS, or folder of XYZ tiles")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--name", default="geoloc", metavar="N", help="of the world and its file (default: %(default)s)")
     add(
@@ -32,12 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the vehicle stands, degrees (default: the map's middle)",
     )  # fmt: skip
     add("--size-m", type=float, metavar="M", help="side of a square ground, m (default: the whole map)")
-    add(
-        "--gsd-m",
-        type=float,
-        metavar="M",
-        help="ground's resolution, m a pixel (default: the map's own, if it fits)",
-    )
+    add("--gsd-m", type=float, metavar="M", help="ground's resolution, m a pixel (default: the map's own, if it fits)")
     add(
         "--altitude-m", type=float, default=0.0, metavar="M",
         help="of the ground above the ellipsoid, m (default: %(default)g)",
@@ -50,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile-px", type=int, default=4096, metavar="PX",
         help="largest side of one texture, px (default: %(default)s; every card of today holds 8192, most 16384)",
     )  # fmt: skip
-    add(
-        "--texture-format",
-        choices=("jpeg", "png"),
-        default="jpeg",
-        help="of the textures (default: %(default)s)",
-    )
+    add("--texture-format", choices=("jpeg", "png"), default="jpeg", help="of the textures (default: %(default)s)")
     add(
         "--image-px", type=int, nargs=2, default=(640, 480), metavar=("W", "H"),
         help="the camera's image, px (default: 640 480)",

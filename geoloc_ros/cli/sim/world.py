@@ -12,9 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from geoloc_ros.cli.shared.arguments import (
-    seed,
-)
+from geoloc_ros.cli.shared.arguments import seed
 from geoloc_ros.cli.shared.output import make_writable
 
 

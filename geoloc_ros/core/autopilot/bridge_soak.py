@@ -37,15 +37,7 @@ class Kind(enum.Enum):
     FUTURE = "stamp in the future"
 
 
-_FAULTS = (
-    Kind.REFUSED,
-    Kind.NAN_PLACE,
-    Kind.NAN_SPREAD,
-    Kind.STALE,
-    Kind.AGAIN,
-    Kind.DISORDER,
-    Kind.FUTURE,
-)
+_FAULTS = (Kind.REFUSED, Kind.NAN_PLACE, Kind.NAN_SPREAD, Kind.STALE, Kind.AGAIN, Kind.DISORDER, Kind.FUTURE)
 
 
 @dataclass(frozen=True)
@@ -146,9 +138,7 @@ def judge(said: Sequence[Said], arrived: Sequence[Arrived], limit_s: float) -> V
     ]
     came = sum(stamp_us in {sample.stamp_us for sample in arrived} for stamp_us in due) if due else 0
     if due and came < LEAST_ARRIVED * len(due):
-        violations.append(
-            f"{came} of {len(due)} good and fresh fixes arrived, the limit is {LEAST_ARRIVED:.0%}"
-        )
+        violations.append(f"{came} of {len(due)} good and fresh fixes arrived, the limit is {LEAST_ARRIVED:.0%}")
     counted = any(sample.counter is not None for sample in arrived)
     return Verdict(len(arrived), counted, oldest_s, bumps, relocalizations, tuple(violations))
 

@@ -39,11 +39,7 @@ class Hold(enum.Enum):
     BLOCKED = "autopilot not ready"
 
 
-_OF_STATE = {
-    State.UNINITIALIZED: Hold.UNINITIALIZED,
-    State.RELOCALIZING: Hold.RELOCALIZING,
-    State.LOST: Hold.LOST,
-}
+_OF_STATE = {State.UNINITIALIZED: Hold.UNINITIALIZED, State.RELOCALIZING: Hold.RELOCALIZING, State.LOST: Hold.LOST}
 
 
 @dataclass(frozen=True)

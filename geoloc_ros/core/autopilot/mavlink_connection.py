@@ -41,9 +41,7 @@ EPOCH_US = 1e15
 """Autopilots give microseconds since boot, or since 1970 where that is what they know; boots are not that long ago."""
 
 # Of these the stamp is the moment of sending, give or take a few milliseconds.
-_PROMPT = frozenset(
-    {"ATTITUDE_QUATERNION", "ATTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED", "SYSTEM_TIME"}
-)
+_PROMPT = frozenset({"ATTITUDE_QUATERNION", "ATTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED", "SYSTEM_TIME"})
 
 _POLL_S = 0.1
 
@@ -239,13 +237,7 @@ class Connection:
         now = time.monotonic()
         if now >= self._heartbeat_due_s:
             self._heartbeat_due_s = now + HEARTBEAT_S
-            self._mav.heartbeat_send(
-                self._settings.kind,
-                mavlink.MAV_AUTOPILOT_INVALID,
-                0,
-                0,
-                mavlink.MAV_STATE_ACTIVE,
-            )
+            self._mav.heartbeat_send(self._settings.kind, mavlink.MAV_AUTOPILOT_INVALID, 0, 0, mavlink.MAV_STATE_ACTIVE)
         gone = now - self._heard_s > self._settings.timeout_s
         if self.vehicle is None or gone:
             if self.vehicle is not None and not self._gone:
@@ -284,9 +276,7 @@ class Connection:
             self._on_ack(message)
         elif kind == "AUTOPILOT_VERSION":
             number = message.flight_sw_version
-            self.vehicle = replace(
-                vehicle, version=(number >> 24 & 255, number >> 16 & 255, number >> 8 & 255)
-            )
+            self.vehicle = replace(vehicle, version=(number >> 24 & 255, number >> 16 & 255, number >> 8 & 255))
             if self.vehicle != vehicle:
                 self._tell(f"it is {self.vehicle}")
         elif kind in ("ATTITUDE_QUATERNION", "ATTITUDE"):
@@ -307,9 +297,7 @@ class Connection:
         if vehicle is not None and source != (vehicle.system_id, vehicle.component_id):
             if source[0] != vehicle.system_id and source[0] not in self._others:
                 self._others |= {source[0]}
-                self._tell(
-                    f"a second autopilot, system {source[0]}, is on the link; listening to {vehicle} only"
-                )
+                self._tell(f"a second autopilot, system {source[0]}, is on the link; listening to {vehicle} only")
             return
         self._address = address
         self._heard_s = time.monotonic()

@@ -156,8 +156,7 @@ class _SerialLink:
             import serial
         except ImportError:
             raise GeolocError(
-                f"serial:{device} needs the package pyserial, which is not here; install it with "
-                "`pip install pyserial`"
+                f"serial:{device} needs the package pyserial, which is not here; install it with `pip install pyserial`"
             ) from None
         self._port: Any = serial.Serial(device, baud, timeout=0, write_timeout=WRITE_S)
 

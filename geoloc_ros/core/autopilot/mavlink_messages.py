@@ -123,9 +123,7 @@ def gnss_from(message: Any) -> Place | None:
     lat_deg, lon_deg = message.lat * 1e-7, message.lon * 1e-7
     # Zero means "not reported": old autopilots end the message before this field.
     ellipsoidal_mm = message.alt_ellipsoid
-    altitude_m = (
-        ellipsoidal_mm * 1e-3 if ellipsoidal_mm else message.alt * 1e-3 + undulation_m(lat_deg, lon_deg)
-    )
+    altitude_m = ellipsoidal_mm * 1e-3 if ellipsoidal_mm else message.alt * 1e-3 + undulation_m(lat_deg, lon_deg)
     sigma_m, altitude_sigma_m = (
         accuracy_mm * 1e-3 if accuracy_mm else math.nan for accuracy_mm in (message.h_acc, message.v_acc)
     )

@@ -17,10 +17,7 @@ class Autopilot(enum.Enum):
     OTHER = "an autopilot that is neither ArduPilot nor PX4"
 
 
-BY_NUMBER = {
-    mavlink.MAV_AUTOPILOT_ARDUPILOTMEGA: Autopilot.ARDUPILOT,
-    mavlink.MAV_AUTOPILOT_PX4: Autopilot.PX4,
-}
+BY_NUMBER = {mavlink.MAV_AUTOPILOT_ARDUPILOTMEGA: Autopilot.ARDUPILOT, mavlink.MAV_AUTOPILOT_PX4: Autopilot.PX4}
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,9 @@ import numpy as np
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.bags.bag_series import OTHER_CLOCK_S, Lag, Samples, Series
 from geoloc_ros.core.bags.bag_storage import BagStorage, Topic, is_bag
-from geoloc_ros.core.bags.bag_topics import (
-    Choice,
-    choose_topics,
-    needed_topics,
-    parse_topics,
-)
+from geoloc_ros.core.bags.bag_topics import Choice, choose_topics, needed_topics, parse_topics
 from geoloc_ros.core.geometry.camera import CameraModel
-from geoloc_ros.core.geometry.rotations import (
-    DOWN_XYZW,
-    optical_from_body_quaternion,
-    rotation_from_quaternion,
-)
+from geoloc_ros.core.geometry.rotations import DOWN_XYZW, optical_from_body_quaternion, rotation_from_quaternion
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Frame, Truth
 from geoloc_ros.core.recording.timeline import blend_quaternions
@@ -97,8 +88,7 @@ class Bag:
         self._stamps_ns, self._recorded_ns = images.times()
         lag = self._image_clock(images)
         self._sensors = {
-            role: _series(role, self._on_image_clock(role, samples, lag), samples)
-            for role, samples in sensors.items()
+            role: _series(role, self._on_image_clock(role, samples, lag), samples) for role, samples in sensors.items()
         }
         self._check_size()
 
@@ -200,9 +190,7 @@ class Bag:
             raise GeolocError(f"no attitude within {self.REACH_S['imu']:g} s of the image")
         start, end, share = around
         body = start.tolist() if share == 0 else blend_quaternions(start.tolist(), end.tolist(), share)
-        qx, qy, qz, qw = np.round(
-            optical_from_body_quaternion(body, self._mount), _QUATERNION_DIGITS
-        ).tolist()
+        qx, qy, qz, qw = np.round(optical_from_body_quaternion(body, self._mount), _QUATERNION_DIGITS).tolist()
         return qx, qy, qz, qw
 
     def _frame(self, index: int, topic: Topic, raw: bytes) -> Frame:
@@ -306,9 +294,7 @@ class Bag:
                 continue
             height, width = image.shape[:2]
             if (width, height) != (self.camera.width, self.camera.height):
-                raise GeolocError(
-                    size_fault(self.topics["camera_info"].name, self.camera, topic.name, width, height)
-                )
+                raise GeolocError(size_fault(self.topics["camera_info"].name, self.camera, topic.name, width, height))
             return
 
 
@@ -328,11 +314,7 @@ def _series(role: str, stamps_ns: np.ndarray, samples: Samples) -> Series:
     """The samples of a role in the order of their times."""
     rows = np.array(samples.values, np.float64).reshape(len(stamps_ns), -1)
     order = np.argsort(stamps_ns, kind="stable")
-    faults = {
-        place: samples.faults[number]
-        for place, number in enumerate(order.tolist())
-        if number in samples.faults
-    }
+    faults = {place: samples.faults[number] for place, number in enumerate(order.tolist()) if number in samples.faults}
     stamps_ns, rows = stamps_ns[order], rows[order]
     if role == "truth":
         known = np.isfinite(rows).all(axis=1)
@@ -366,9 +348,7 @@ def open_recording(
         if topics:
             raise GeolocError(f"{path} is a flight folder and has no topics; leave --topic out")
         if tuple(mount) != DOWN_XYZW:
-            raise GeolocError(
-                f"{path} is a flight folder with the camera's own attitudes; leave --camera-mount out"
-            )
+            raise GeolocError(f"{path} is a flight folder with the camera's own attitudes; leave --camera-mount out")
         return Flight.open(path)
     if is_bag(path):
         return Bag(path, parse_topics(topics), advance, mount)

@@ -120,9 +120,7 @@ def check_bag(
     return report
 
 
-def _read_times(
-    storage: BagStorage, advance: Callable[[int, int], None]
-) -> dict[Topic, tuple[np.ndarray, np.ndarray]]:
+def _read_times(storage: BagStorage, advance: Callable[[int, int], None]) -> dict[Topic, tuple[np.ndarray, np.ndarray]]:
     """Stamps and times of recording of every topic, (n,) int64 ns; no stamps for messages that have none."""
     total = sum(topic.count for topic in storage.topics)
     times = {topic: (array.array("q"), array.array("q")) for topic in storage.topics}
@@ -136,8 +134,7 @@ def _read_times(
             advance(number, total)
     advance(total, total)
     return {
-        topic: (np.array(stamps, np.int64), np.array(recorded, np.int64))
-        for topic, (stamps, recorded) in times.items()
+        topic: (np.array(stamps, np.int64), np.array(recorded, np.int64)) for topic, (stamps, recorded) in times.items()
     }
 
 
@@ -148,9 +145,7 @@ def _is_stamped(topic: Topic) -> bool:
     form, text = topic.definition
     if form == "msg":
         own = text.split("\n===")[0]
-        fields = [
-            line for line in own.splitlines() if re.match(r"\s*[\w/]+(\[.*\])?(<=\d+)?\s+\w+\s*(#.*)?$", line)
-        ]
+        fields = [line for line in own.splitlines() if re.match(r"\s*[\w/]+(\[.*\])?(<=\d+)?\s+\w+\s*(#.*)?$", line)]
         return bool(fields) and fields[0].split()[:2] in (["std_msgs/Header", "header"], ["Header", "header"])
     return topic.msgtype.startswith("sensor_msgs/") or topic.msgtype == "nav_msgs/msg/Odometry"
 
@@ -181,9 +176,7 @@ def _topic_report(topic: Topic, stamps_ns: np.ndarray, recorded_ns: np.ndarray, 
         count=topic.count,
         rate_hz=(topic.count - 1) / span_s if span_s > 0 else None,
         longest_gap_s=float(steps_s[longest]) if longest is not None else None,
-        longest_gap_at_s=float(times_ns[longest] + offset_ns - begin_ns) * 1e-9
-        if longest is not None
-        else None,
+        longest_gap_at_s=float(times_ns[longest] + offset_ns - begin_ns) * 1e-9 if longest is not None else None,
         gaps=int(np.count_nonzero(steps_s > max(GAP_S, GAP_PERIODS * usual_s))),
         unstamped=len(stamps_ns) > 0 and not stamped,
         **found,
@@ -235,9 +228,7 @@ def _find_time_faults(report: BagReport) -> None:
 def _own_faults(topic: TopicReport) -> list[str]:
     faults = []
     if topic.unstamped:
-        faults.append(
-            f"{topic.name} has no stamps (all are zero): its times of recording count; set header.stamp"
-        )
+        faults.append(f"{topic.name} has no stamps (all are zero): its times of recording count; set header.stamp")
     if topic.stamps_back:
         faults.append(
             f"stamps of {topic.name} go back {topic.stamps_back} times, by {topic.furthest_back_s:.3f} s at most; "

@@ -88,9 +88,7 @@ class BagStorage:
         """Of the files as they are on disk."""
         return sum(file.stat().st_size for file in _storage_files(self.path))
 
-    def messages(
-        self, topics: Collection[Topic], start_ns: int | None = None
-    ) -> Iterator[tuple[Topic, int, bytes]]:
+    def messages(self, topics: Collection[Topic], start_ns: int | None = None) -> Iterator[tuple[Topic, int, bytes]]:
         """(topic, time of recording in ns, CDR bytes) of these topics, in the order of recording within each file.
 
         start_ns leaves out what was recorded before. One iteration at a time. GeolocError where a file is damaged.
@@ -163,13 +161,9 @@ def _storage_files(path: Path) -> list[Path]:
     if path.suffix == ".bag":
         raise GeolocError(f"{path} is a bag of ROS 1; `rosbags-convert` makes a rosbag2 of it")
     if not files:
-        raise GeolocError(
-            f"{path} is no rosbag2; give a folder with .mcap or .db3 files, or such a file on its own"
-        )
+        raise GeolocError(f"{path} is no rosbag2; give a folder with .mcap or .db3 files, or such a file on its own")
     if not (path / "metadata.yaml").is_file() and len({_NUMBER.sub("", file.name) for file in files}) > 1:
-        raise GeolocError(
-            f"{path} holds several recordings ({files[0].name}, {files[1].name}, …); name one of them"
-        )
+        raise GeolocError(f"{path} holds several recordings ({files[0].name}, {files[1].name}, …); name one of them")
     return files
 
 
@@ -193,9 +187,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (GeolocError, OSError):
         raise
     except Exception as error:
-        remedy = (
-            "`mcap recover`" if path.suffix == ".mcap" else "`ros2 bag reindex` or a new copy of the file"
-        )
+        remedy = "`mcap recover`" if path.suffix == ".mcap" else "`ros2 bag reindex` or a new copy of the file"
         raise GeolocError(f"bag {path} cannot be read: {error}; try {remedy}") from None
 
 
@@ -224,11 +216,7 @@ class _WholeFile:
     ends_early = ""
 
     def __init__(self, file: Path) -> None:
-        if (
-            file.suffix == ".db3"
-            and (wal := file.with_name(file.name + "-wal")).is_file()
-            and wal.stat().st_size
-        ):
+        if file.suffix == ".db3" and (wal := file.with_name(file.name + "-wal")).is_file() and wal.stat().st_size:
             raise GeolocError(
                 f"{file} was not closed by its recorder; run `sqlite3 {file} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
             )
@@ -266,9 +254,7 @@ class _CutMcap:
             f"{sum(counts.values())} messages can be read; `mcap recover` makes a whole file of them."
         )
 
-    def messages(
-        self, topics: Collection[Topic] | None, start_ns: int | None
-    ) -> Iterator[tuple[Topic, int, bytes]]:
+    def messages(self, topics: Collection[Topic] | None, start_ns: int | None) -> Iterator[tuple[Topic, int, bytes]]:
         schemas: dict[int, Schema] = {}
         channels: dict[int, Topic] = {}
         with self._file.open("rb") as stream:
@@ -318,9 +304,7 @@ def _decoder(topic: Topic) -> Callable[[bytes], Any]:
         else:
             separator = "=" * 80 + "\n"
             for part in text.split(separator):
-                store.register(
-                    get_types_from_idl(part.split("\n", 1)[1] if part.startswith("IDL: ") else part)
-                )
+                store.register(get_types_from_idl(part.split("\n", 1)[1] if part.startswith("IDL: ") else part))
     except Exception as error:
         raise GeolocError(
             f"the bag's definition of {topic.msgtype} ({topic.name}) cannot be parsed ({error}); "

@@ -159,9 +159,7 @@ def _best(name: str, role: Role, fit: list[Topic], of_type: list[Topic]) -> Choi
     best = [topic for topic in fit if _rank(topic, role) == _rank(fit[0], role)]
     if len(best) > 1:
         several = ", ".join(topic.name for topic in best)
-        return Choice(
-            None, f"the bag has several topics for {name}: {several}; use --topic {name}=NAME", True
-        )
+        return Choice(None, f"the bag has several topics for {name}: {several}; use --topic {name}=NAME", True)
     others = ", ".join(topic.name for topic in of_type if topic != best[0])
     return Choice(best[0], f"rather than {others}" if others else f"the only {_short(best[0])}")
 

@@ -109,9 +109,7 @@ class _Recorder:
 
 def _make(name: str, **fields: Any) -> Any:
     """rosbags' message of a type such as sensor_msgs/Imu."""
-    arrays = {
-        key: np.frombuffer(value, np.uint8) for key, value in fields.items() if isinstance(value, bytes)
-    }
+    arrays = {key: np.frombuffer(value, np.uint8) for key, value in fields.items() if isinstance(value, bytes)}
     return _STORE.types[name.replace("/", "/msg/")](**fields | arrays)
 
 

@@ -31,9 +31,7 @@ class Answer:
     searching: bool = False
 
     @classmethod
-    def of(
-        cls, index: int, estimate: Estimate, truth: Truth, searching: bool = False, dropped: bool = False
-    ) -> Answer:
+    def of(cls, index: int, estimate: Estimate, truth: Truth, searching: bool = False, dropped: bool = False) -> Answer:
         """With its score; an answer that the localizer refused itself is a miss. dropped: no image could be decoded."""
         score = score_fix(
             index=index,

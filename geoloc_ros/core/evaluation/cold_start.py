@@ -55,9 +55,7 @@ def cold_starts(
     GeolocError if the flight is shorter than one start.
     """
     if frames > len(flight):
-        raise GeolocError(
-            f"the flight has {len(flight)} frames, a start is given {frames}: lower --start-frames"
-        )
+        raise GeolocError(f"the flight has {len(flight)} frames, a start is given {frames}: lower --start-frames")
     results = []
     for first in np.linspace(0, len(flight) - frames, starts).round().astype(int).tolist():
         localizer = make_localizer()
@@ -73,9 +71,7 @@ def _start(first: int, frames: Sequence[Frame], localizer: Localizer) -> Start:
     error_m = math.nan
     for frame in frames:
         if frame.truth is None:
-            raise GeolocError(
-                f"the frame at {frame.stamp_s} s has no truth, and a start there cannot be scored"
-            )
+            raise GeolocError(f"the frame at {frame.stamp_s} s has no truth, and a start there cannot be scored")
         truth = frame.truth.lat_deg, frame.truth.lon_deg
         estimate = localizer.process(frame)
         latencies.append(estimate.latencies_ms["total"])

@@ -59,9 +59,7 @@ def kidnapped(flight: Recording, seed: int) -> tuple[Iterator[Step], list[Kidnap
     def truth_of(index: int) -> Truth:
         truth = flight.truth(index)
         if truth is None:
-            raise GeolocError(
-                f"the frame at {flight.stamp_s(index)} s has no truth: --kidnap needs it everywhere"
-            )
+            raise GeolocError(f"the frame at {flight.stamp_s(index)} s has no truth: --kidnap needs it everywhere")
         return truth
 
     seen = truth_of(max(blind - 1, 0))
@@ -97,24 +95,16 @@ def kidnapped(flight: Recording, seed: int) -> tuple[Iterator[Step], list[Kidnap
             yield Step(frame, truth, prior)
 
     return steps(), [
-        Kidnap(
-            f"blind for {BLANK_S:.0f} s and moved {moved_m(sighted):.0f} m", flight.stamp_s(sighted) - early_s
-        ),
+        Kidnap(f"blind for {BLANK_S:.0f} s and moved {moved_m(sighted):.0f} m", flight.stamp_s(sighted) - early_s),
         Kidnap(f"prior set {WRONG_PRIOR_M:.0f} m off", flight.stamp_s(misled) - early_s),
     ]
 
 
-def times_to_relocalize_s(
-    events: Sequence[Kidnap], stamps_s: Sequence[float], fixed: Sequence[bool]
-) -> list[float]:
+def times_to_relocalize_s(events: Sequence[Kidnap], stamps_s: Sequence[float], fixed: Sequence[bool]) -> list[float]:
     """For each event the time until the next fix, s; NaN where none came before the next event or the end."""
     ends = [event.stamp_s for event in events[1:]] + [math.inf]
     times = []
     for event, end in zip(events, ends, strict=True):
-        fixes = [
-            stamp
-            for stamp, valid in zip(stamps_s, fixed, strict=True)
-            if valid and event.stamp_s <= stamp < end
-        ]
+        fixes = [stamp for stamp, valid in zip(stamps_s, fixed, strict=True) if valid and event.stamp_s <= stamp < end]
         times.append(min(fixes, default=math.nan) - event.stamp_s)
     return times

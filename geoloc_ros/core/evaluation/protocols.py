@@ -101,9 +101,7 @@ class Evaluation:
                 raise
             stopped = True
         if not scores:
-            raise GeolocError(
-                "no frame has a true position, so there is nothing to score; record a truth topic"
-            )
+            raise GeolocError("no frame has a true position, so there is nothing to score; record a truth topic")
         return Run(
             name=self.name,
             mode=mode,
@@ -132,9 +130,7 @@ class Evaluation:
             if step.prior is not None:
                 localizer.set_prior(*step.prior)
             estimate = localizer.process(step.frame)
-            yield Answer.of(
-                index, estimate, step.truth, localizer.searching, dropped=step.frame.image is None
-            )
+            yield Answer.of(index, estimate, step.truth, localizer.searching, dropped=step.frame.image is None)
 
     def _alone(self, index: int, frame: Frame, crop_m: float, seed: int) -> Answer:
         """Every frame answers, however little map or view there is; the gates decide afterwards."""
@@ -176,9 +172,7 @@ def _check_noise(prior_noise_m: float) -> None:
 
 def _recoveries(events: Sequence[Kidnap], scores: Sequence[FrameScore]) -> dict[str, Any]:
     """How long it took to be found again after each event, s; null if it was not."""
-    times = times_to_relocalize_s(
-        events, [score.stamp_s for score in scores], [score.valid for score in scores]
-    )
+    times = times_to_relocalize_s(events, [score.stamp_s for score in scores], [score.valid for score in scores])
     return {
         "kidnaps": [
             {"what": event.what, "found_after_s": rounded(time_s, 3)}

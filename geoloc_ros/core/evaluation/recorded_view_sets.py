@@ -97,9 +97,7 @@ def _ground_pixel_m(path: Path) -> float:
         xs, ys = raster.xy([row, row, row + 1], [col, col + 1, col])
         to_degrees = pyproj.Transformer.from_crs(raster.crs, "EPSG:4326", always_xy=True)
     lons_deg, lats_deg = to_degrees.transform(xs, ys)
-    east_m, north_m = LocalEnu(lats_deg[0], lons_deg[0]).to_enu(
-        np.array(lats_deg[1:]), np.array(lons_deg[1:])
-    )
+    east_m, north_m = LocalEnu(lats_deg[0], lons_deg[0]).to_enu(np.array(lats_deg[1:]), np.array(lons_deg[1:]))
     return math.sqrt(abs(float(east_m[0] * north_m[1] - east_m[1] * north_m[0])))
 
 
@@ -189,9 +187,7 @@ _RASTERS = ("pre.tif", "post.tif")
 _ELSEWHERE = _Defaults(300.0, 90.0)
 
 
-def open_set(
-    root: Path, name: str, protocol: PairProtocol, crops_m: list[float], view_m: float | None
-) -> PairSet:
+def open_set(root: Path, name: str, protocol: PairProtocol, crops_m: list[float], view_m: float | None) -> PairSet:
     """The set of this name under `root`, or at this path: pairs, rasters of two dates, a flight or UL14.
 
     protocol: all but its sizes; crops_m: sides of the search map, several are pooled, none is the set's own;

@@ -216,14 +216,10 @@ def summarize(run: Run) -> dict[str, Any]:
         "false_fix_rate": rounded(false_fixes.mean() if false_fixes.size else 0.0, 6),
         "false_fixes": int(false_fixes.sum()),
         "nees_mean": rounded(nees[with_covariance].mean() if with_covariance.any() else np.nan, 6),
-        **{
-            f"coverage_{k}sigma": rounded(metrics.sigma_coverage(nees[with_covariance], k), 6)
-            for k in (1, 2, 3)
-        },
+        **{f"coverage_{k}sigma": rounded(metrics.sigma_coverage(nees[with_covariance], k), 6) for k in (1, 2, 3)},
         "ape_m": _all_rounded(statistics(absolute_errors_m(truth_enu_m, fixes_enu_m))),
         "rpe_m": {
-            step: _all_rounded(figures)
-            for step, figures in relative_statistics(truth_enu_m, fixes_enu_m).items()
+            step: _all_rounded(figures) for step, figures in relative_statistics(truth_enu_m, fixes_enu_m).items()
         },
         "recovery_s": _recovery_figures(lost),
         "gaps": [
@@ -249,10 +245,7 @@ def _all_rounded(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 def _percentiles(values_ms: np.ndarray) -> dict[str, float | None]:
     known = values_ms[np.isfinite(values_ms)]
-    return {
-        f"p{share}": rounded(np.percentile(known, share) if known.size else np.nan, 3)
-        for share in (50, 95, 99)
-    }
+    return {f"p{share}": rounded(np.percentile(known, share) if known.size else np.nan, 3) for share in (50, 95, 99)}
 
 
 def stages(frames: Sequence[FrameScore]) -> list[str]:
@@ -296,9 +289,7 @@ def positions_enu_m(frames: Sequence[FrameScore]) -> tuple[np.ndarray, np.ndarra
         return np.empty((0, 2)), np.empty((0, 2))
     enu = LocalEnu(frames[0].truth_lat_deg, frames[0].truth_lon_deg)
     truth = enu.to_enu(column(used, "truth_lat_deg"), column(used, "truth_lon_deg"))
-    return np.column_stack(truth), np.column_stack(
-        enu.to_enu(column(used, "lat_deg"), column(used, "lon_deg"))
-    )
+    return np.column_stack(truth), np.column_stack(enu.to_enu(column(used, "lat_deg"), column(used, "lon_deg")))
 
 
 def stretches(frames: Sequence[FrameScore], valid: bool) -> list[tuple[int, int]]:

@@ -47,9 +47,7 @@ class CameraModel:
         if self.width < 1 or self.height < 1:
             raise GeolocError(f"camera size is {self.width}x{self.height} px; it must be at least 1x1")
         if matrix.shape != (3, 3) or not np.all(np.isfinite(matrix)):
-            raise GeolocError(
-                f"camera matrix must be 3x3 and finite, not {matrix.tolist()}; calibrate the camera"
-            )
+            raise GeolocError(f"camera matrix must be 3x3 and finite, not {matrix.tolist()}; calibrate the camera")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             raise GeolocError(
                 f"focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g} px; they must be positive: "
@@ -57,13 +55,9 @@ class CameraModel:
             )
         lengths = DISTORTION_LENGTHS.get(self.model)
         if lengths is None:
-            raise GeolocError(
-                f"distortion model '{self.model}' is not supported; use {', '.join(DISTORTION_LENGTHS)}"
-            )
+            raise GeolocError(f"distortion model '{self.model}' is not supported; use {', '.join(DISTORTION_LENGTHS)}")
         if not all(math.isfinite(value) for value in distortion):
-            raise GeolocError(
-                f"distortion coefficients must be finite, not {distortion}; calibrate the camera"
-            )
+            raise GeolocError(f"distortion coefficients must be finite, not {distortion}; calibrate the camera")
         if any(distortion) and len(distortion) not in lengths:
             raise GeolocError(
                 f"{self.model} takes {' or '.join(map(str, lengths[-2:]))} distortion coefficients, "
@@ -93,13 +87,9 @@ class CameraModel:
         except OSError as error:
             raise GeolocError(f"camera file {path} cannot be read: {error.strerror}") from None
         except (yaml.YAMLError, UnicodeDecodeError):
-            raise GeolocError(
-                f"camera file {path} is not YAML; it needs width, height, fx, fy, cx, cy"
-            ) from None
+            raise GeolocError(f"camera file {path} is not YAML; it needs width, height, fx, fy, cx, cy") from None
         except KeyError as error:
-            raise GeolocError(
-                f"camera file {path} lacks {error}; it needs width, height, fx, fy, cx, cy"
-            ) from None
+            raise GeolocError(f"camera file {path} lacks {error}; it needs width, height, fx, fy, cx, cy") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise GeolocError(f"camera file {path} has a value of the wrong type: {error}") from None
         matrix = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
@@ -169,10 +159,7 @@ class CameraModel:
         if k4 or k5 or k6:
             radial = radial / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
         xy2 = 2 * x * y
-        return (
-            x * radial + p1 * xy2 + p2 * (r2 + 2 * x * x),
-            y * radial + p2 * xy2 + p1 * (r2 + 2 * y * y),
-        )
+        return (x * radial + p1 * xy2 + p2 * (r2 + 2 * x * x), y * radial + p2 * xy2 + p1 * (r2 + 2 * y * y))
 
     @property
     def bends(self) -> bool:

@@ -28,9 +28,7 @@ MAX_TILT_DEG = 60.0
 class RectifiedView:
     """What the camera saw, as if looking straight down with north up."""
 
-    pixels: (
-        np.ndarray | Tensor
-    )  # (size_px, size_px, 3) uint8 RGB; unseen ones have the mean colour of the seen ones
+    pixels: np.ndarray | Tensor  # (size_px, size_px, 3) uint8 RGB; unseen ones have the mean colour of the seen ones
     gsd_m: float  # ground metres per pixel
     centre_offset_enu_m: tuple[float, float]  # view's centre minus the camera's nadir point, east and north
     coverage: float  # share of pixels that the camera really saw
@@ -74,9 +72,7 @@ def rectify(
 class Sampling:
     """Where in an image the pixels of a view lie."""
 
-    u: (
-        np.ndarray
-    )  # (size_px, size_px) float32 column of each pixel of the view, whole numbers at pixel centres
+    u: np.ndarray  # (size_px, size_px) float32 column of each pixel of the view, whole numbers at pixel centres
     v: np.ndarray  # its row
     seen: np.ndarray  # bool: whether the camera saw it
     coverage: float  # share of pixels that it saw
@@ -121,9 +117,7 @@ def sampled_at(
     if coverage == 0.0:
         raise GeolocError("the camera saw nothing of the view; check camera_info, attitude and height")
     # At least one pixel is left of each side.
-    halvings = min(
-        _halvings(camera, rotation, height_m, gsd_m), int(math.log2(min(camera.height, camera.width)))
-    )
+    halvings = min(_halvings(camera, rotation, height_m, gsd_m), int(math.log2(min(camera.height, camera.width))))
     return Sampling(u, v, seen, coverage, halvings, (float(centre_m[0]), float(centre_m[1])))
 
 
@@ -148,9 +142,7 @@ def _checked_pose(rotation: np.ndarray, height_m: float) -> np.ndarray:
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
         raise GeolocError(f"attitude {rotation.round(3).tolist()} is no rotation matrix")
     if not (math.isfinite(height_m) and height_m > 0):
-        raise GeolocError(
-            f"height above ground is {height_m} m; it must be positive, check the altitude topic"
-        )
+        raise GeolocError(f"height above ground is {height_m} m; it must be positive, check the altitude topic")
     if (tilt := tilt_deg(rotation)) > MAX_TILT_DEG:
         raise GeolocError(
             f"camera is tilted {tilt:.0f}° from straight down, the limit is {MAX_TILT_DEG:.0f}°; "
@@ -167,12 +159,7 @@ def _ground_points(plane: np.ndarray, rotation: np.ndarray, height_m: float) -> 
 
 
 def _source_pixels(
-    camera: CameraModel,
-    rotation: np.ndarray,
-    height_m: float,
-    centre_m: np.ndarray,
-    gsd_m: float,
-    size_px: int,
+    camera: CameraModel, rotation: np.ndarray, height_m: float, centre_m: np.ndarray, gsd_m: float, size_px: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Camera pixel (u, v) of every pixel of the view, and whether it was seen; each (size_px, size_px)."""
     offset_m = ((np.arange(size_px) + 0.5 - size_px / 2) * gsd_m).astype(np.float32)

@@ -43,9 +43,7 @@ class DeviceRectifier:
             u, v = halved(u, v)
         height, width = picture.shape[2:]
         # PyTorch counts from -1 to 1 between the image's outer edges.
-        places = np.stack(
-            [(2 * u + 1) / width - 1, (2 * v + 1) / height - 1, sampling.seen], dtype=np.float32
-        )
+        places = np.stack([(2 * u + 1) / width - 1, (2 * v + 1) / height - 1, sampling.seen], dtype=np.float32)
         x, y, seen = self._upload(places)
         grid = torch.stack([x, y], dim=-1)[None]
         view = F.grid_sample(picture, grid, "bilinear", "border", align_corners=False)[0]

@@ -10,14 +10,7 @@ from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.state import State
-from geoloc_ros.core.localization.states import (
-    Confirming,
-    Equipment,
-    Idle,
-    LocalizerState,
-    Searching,
-    Tracking,
-)
+from geoloc_ros.core.localization.states import Confirming, Equipment, Idle, LocalizerState, Searching, Tracking
 from geoloc_ros.core.maps.cached_crop import CachedCrop
 from geoloc_ros.core.maps.crop import MapSource
 from geoloc_ros.core.matching.settings import LocalizerSettings
@@ -62,9 +55,7 @@ class Localizer:
         """Whether frames are matched against the whole map."""
         return isinstance(self._state, Searching)
 
-    def set_prior(
-        self, lat_deg: float, lon_deg: float, radius_m: float, stamp_s: float | None = None
-    ) -> None:
+    def set_prior(self, lat_deg: float, lon_deg: float, radius_m: float, stamp_s: float | None = None) -> None:
         """Start anew within radius_m (3 sigma) of a place, known at stamp_s (None: at the next frame)."""
         if not (math.isfinite(radius_m) and radius_m > 0):
             raise GeolocError(f"radius of the prior is {radius_m} m; it must be positive")
@@ -81,9 +72,7 @@ class Localizer:
     def process(self, frame: Frame) -> Estimate:
         """Locate one frame. A bad frame gives an invalid estimate with the reason; nothing is raised."""
         if not math.isfinite(frame.stamp_s):
-            return self._state.refuse(
-                frame, f"stamp is {frame.stamp_s} s, no moment in time: stamp each image"
-            )
+            return self._state.refuse(frame, f"stamp is {frame.stamp_s} s, no moment in time: stamp each image")
         if frame.stamp_s < self._stamp_s:
             back_s = self._stamp_s - frame.stamp_s
             self._state, self._stamp_s = Idle(self._equipment), frame.stamp_s

@@ -95,14 +95,8 @@ def _candidate_panel(rank: int, candidate: Hypothesis, truth: tuple[float, float
         _cross(panel, _fixed((x_px * scale, y_px * scale)), FIX_RGB)
         if truth is not None:
             x_px, y_px = match.crop.geodetic_to_pixel(*truth)
-            cv2.circle(
-                panel, _fixed((x_px * scale, y_px * scale)), 5 * _ONE, TRUTH_RGB, 1, cv2.LINE_AA, _SHIFT
-            )
-    seen = (
-        f"{candidate.frames} frame{'s' if candidate.frames > 1 else ''}"
-        if candidate.frames
-        else "does not fit"
-    )
+            cv2.circle(panel, _fixed((x_px * scale, y_px * scale)), 5 * _ONE, TRUTH_RGB, 1, cv2.LINE_AA, _SHIFT)
+    seen = f"{candidate.frames} frame{'s' if candidate.frames > 1 else ''}" if candidate.frames else "does not fit"
     found = f"similarity {candidate.similarity:.2f}"
     if match is None:
         seen += ", not in this one"
@@ -120,9 +114,7 @@ def _write(panel: np.ndarray, top: str, bottom: str) -> None:
     """A line of text on a darkened band above and one below."""
     for text, band in ((top, panel[:_BAND_PX]), (bottom, panel[-_BAND_PX:])):
         band //= 4
-        cv2.putText(
-            band, text, (6, _BAND_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
-        )
+        cv2.putText(band, text, (6, _BAND_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     panel[:, -2:] = 0  # between neighbours
 
 

@@ -180,9 +180,7 @@ class Following(LocalizerState):
     def advance(self, tracker: Tracker, frame: Frame) -> None:
         """Move one track on to the frame."""
         s = self.equipment.settings.track
-        tracker.advance(
-            frame.stamp_s, frame.velocity_enu_m_s, s.sigma_acceleration_m_s2, s.sigma_odometry_m_s
-        )
+        tracker.advance(frame.stamp_s, frame.velocity_enu_m_s, s.sigma_acceleration_m_s2, s.sigma_odometry_m_s)
 
     def miss(self, attempt: Attempt, error: Exception) -> tuple[Estimate, LocalizerState]:
         """A frame without a fix; too many of them lose the track."""
@@ -214,12 +212,7 @@ class Confirming(Following):
     code = State.RELOCALIZING
 
     def __init__(
-        self,
-        equipment: Equipment,
-        tracker: Tracker,
-        loss: TrackLoss,
-        heading_deg: float,
-        limit_sigma_m: float,
+        self, equipment: Equipment, tracker: Tracker, loss: TrackLoss, heading_deg: float, limit_sigma_m: float
     ) -> None:
         super().__init__(equipment, tracker, loss, heading_deg)
         self._limit_sigma_m = limit_sigma_m

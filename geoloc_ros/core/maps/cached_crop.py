@@ -103,9 +103,7 @@ class CachedCrop:
         side_px = crop.image.shape[0]
         x, y = crop.geodetic_to_pixel(*place)
         margin = need_px / 2
-        return bool(
-            margin <= min(x, y) and max(x, y) <= side_px - margin and side_px <= need_px + 2 * self.SLACK_PX
-        )
+        return bool(margin <= min(x, y) and max(x, y) <= side_px - margin and side_px <= need_px + 2 * self.SLACK_PX)
 
 
 def is_usable(crop: MapCrop) -> bool:

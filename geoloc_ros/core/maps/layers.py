@@ -75,9 +75,7 @@ class Level:
 
 def _scaled(transform: Affine, x: float, y: float) -> Affine:
     """The georeference of pixels x times as wide and y times as high (affine 2 and 3 disagree on `*`)."""
-    return Affine(
-        transform.a * x, transform.b * y, transform.c, transform.d * x, transform.e * y, transform.f
-    )
+    return Affine(transform.a * x, transform.b * y, transform.c, transform.d * x, transform.e * y, transform.f)
 
 
 class Layer(ABC):
@@ -192,9 +190,7 @@ class GdalLayer(Layer):
         except (RasterioError, OSError) as error:
             raise GeolocError(f"map {path} cannot be read: {_one_line(error)}") from None
         except pyproj.exceptions.CRSError as error:
-            raise GeolocError(
-                f"map {path} has a CRS that PROJ does not understand: {_one_line(error)}"
-            ) from None
+            raise GeolocError(f"map {path} has a CRS that PROJ does not understand: {_one_line(error)}") from None
         self.complete_levels()
 
     def _check(self, source: Any) -> None:
@@ -203,13 +199,9 @@ class GdalLayer(Layer):
         if np.dtype(source.dtypes[0]).kind not in "uif":
             raise GeolocError(f"map {self.name} has {source.dtypes[0]} values; it needs integers or floats")
         if source.crs is None:
-            raise GeolocError(
-                f"map {self.name} has no CRS; write one into it with gdal_edit.py -a_srs EPSG:code"
-            )
+            raise GeolocError(f"map {self.name} has no CRS; write one into it with gdal_edit.py -a_srs EPSG:code")
         if source.transform.is_identity or source.transform.is_degenerate:
-            raise GeolocError(
-                f"map {self.name} has no georeference; write one with gdal_edit.py -a_ullr or gdalwarp"
-            )
+            raise GeolocError(f"map {self.name} has no georeference; write one with gdal_edit.py -a_ullr or gdalwarp")
 
     def _handle(self, overview: int | None) -> Any:
         """This thread's own open data set."""
@@ -289,20 +281,14 @@ def _value_range(source: Any, indexes: list[int]) -> tuple[np.ndarray, np.ndarra
     values = np.ma.filled(thumbnail, np.nan).reshape(len(indexes), -1)
     values = np.where(np.isfinite(values), values, np.nan)
     if np.isnan(values).all(axis=1).any():
-        raise GeolocError(
-            f"map {source.name} holds no valid values in its bands {indexes}; check its no-data value"
-        )
+        raise GeolocError(f"map {source.name} holds no valid values in its bands {indexes}; check its no-data value")
     low, high = np.nanpercentile(values, (2.0, 98.0), axis=1)
     return low, np.maximum(high, low + 1e-9)
 
 
 def to_block(data: np.ndarray, mask: np.ndarray | None, bands: Bands) -> Block:
     """Raw bands (bands, h, w), alpha last if there is one, to RGB and validity."""
-    valid = (
-        np.full(data.shape[1:], 255, np.uint8)
-        if mask is None
-        else np.where(mask >= 128, 255, 0).astype(np.uint8)
-    )
+    valid = np.full(data.shape[1:], 255, np.uint8) if mask is None else np.where(mask >= 128, 255, 0).astype(np.uint8)
     if bands.alpha:
         data, alpha = data[:-1], data[-1]
         whole = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1.0
@@ -316,9 +302,7 @@ def to_block(data: np.ndarray, mask: np.ndarray | None, bands: Bands) -> Block:
         if bands.low is not None and bands.high is not None:
             scale = 255.0 / (bands.high - bands.low)
             # NaN, a float raster's missing value, is masked already.
-            scaled = (np.nan_to_num(data.astype(np.float32)) - bands.low[:, None, None]) * scale[
-                :, None, None
-            ]
+            scaled = (np.nan_to_num(data.astype(np.float32)) - bands.low[:, None, None]) * scale[:, None, None]
             data = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
         rgb = cv2.merge([data[0]] * 3 if len(data) == 1 else list(data))
     if bands.nodata_rgb is not None:

@@ -109,10 +109,7 @@ class RasterMap:
             level = layer.levels[0]
             corner = level.crs_from_pixel
             cols, rows = x * level.width, y * level.height
-            xs, ys = (
-                corner.a * cols + corner.b * rows + corner.c,
-                corner.d * cols + corner.e * rows + corner.f,
-            )
+            xs, ys = (corner.a * cols + corner.b * rows + corner.c, corner.d * cols + corner.e * rows + corner.f)
             lon, lat = to_crs.transform(xs, ys, direction=_INVERSE)
             for values, found in zip((east_m, north_m), frame.to_enu(lat, lon), strict=True):
                 values.append(found)
@@ -208,10 +205,7 @@ class RasterMap:
         for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
             level = layer.levels[0]
             affine = level.crs_from_pixel
-            cols, rows = (
-                np.array([0, level.width, level.width, 0]),
-                np.array([0, 0, level.height, level.height]),
-            )
+            cols, rows = (np.array([0, level.width, level.width, 0]), np.array([0, 0, level.height, level.height]))
             xs = affine.a * cols + affine.b * rows + affine.c
             ys = affine.d * cols + affine.e * rows + affine.f
             west, south, east, north = to_crs.transform_bounds(

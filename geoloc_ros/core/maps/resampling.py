@@ -136,8 +136,7 @@ class CropPart:
                 slice(max(0, x), min(right - left, x + self.level.block_width)),
             )
             source = tuple(
-                slice(part.start - start, part.stop - start)
-                for part, start in zip(target, (y, x), strict=True)
+                slice(part.start - start, part.stop - start) for part, start in zip(target, (y, x), strict=True)
             )
             if block.rgb is None:
                 rgb[target] = 0

@@ -66,13 +66,9 @@ class TileFolder(Layer):
         self.sparse = True
         self._bands = Bands([1, 2, 3], nodata_rgb=nodata_rgb, nodata=[None] * 3)
         self._folder = Path(path)
-        extents = {
-            int(zoom): extent for zoom in _numbered(path) if (extent := _tile_extent(self._folder / zoom))
-        }
+        extents = {int(zoom): extent for zoom in _numbered(path) if (extent := _tile_extent(self._folder / zoom))}
         if not extents:
-            raise GeolocError(
-                f"folder {path} holds no tiles; it needs files such as 17/70000/45000.png (z/x/y)"
-            )
+            raise GeolocError(f"folder {path} holds no tiles; it needs files such as 17/70000/45000.png (z/x/y)")
         side_px = self._tile_side_px()
         self.levels = [_tile_level(zoom, extents[zoom], side_px) for zoom in sorted(extents, reverse=True)]
         self.complete_levels()
@@ -80,11 +76,7 @@ class TileFolder(Layer):
     def _tile_side_px(self) -> int:
         """256 or 512, from the first tile that decodes."""
         for file in self._folder.glob("*/*/*"):
-            image = (
-                cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-                if _is_tile(file.name)
-                else None
-            )
+            image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED) if _is_tile(file.name) else None
             if image is not None:
                 return int(image.shape[0])
         raise GeolocError(f"no tile in {self.name} can be decoded; check the files")

@@ -44,9 +44,7 @@ def rectified_view(
         gsd_m = max(gsd_m, least_m)
         if max(least_m, GSD_BAND[0] * gsd_m) <= like_m <= min(coarsest, GSD_BAND[1] * gsd_m):
             gsd_m = like_m
-        return _rectifier(engine)(
-            frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.spec.query_px
-        )
+        return _rectifier(engine)(frame.image, frame.camera, rotation, frame.height_m, gsd_m, engine.spec.query_px)
     except GeolocError as error:
         raise Refused(str(error)) from error
 

@@ -45,9 +45,7 @@ def check_crop(crop: MapCrop, gate: GateSettings) -> None:
     """There must be a map, and enough of it."""
     check_readable(crop)
     if crop.coverage < gate.min_map_coverage:
-        raise Refused(
-            f"the map covers {crop.coverage:.0%} of the search, the limit is {gate.min_map_coverage:.0%}"
-        )
+        raise Refused(f"the map covers {crop.coverage:.0%} of the search, the limit is {gate.min_map_coverage:.0%}")
 
 
 def check_heatmap(heatmap: Heatmap, support: float, gate: GateSettings, confirmed: bool) -> None:
@@ -58,9 +56,7 @@ def check_heatmap(heatmap: Heatmap, support: float, gate: GateSettings, confirme
     """
     limit = gate.min_peak if confirmed else gate.min_start_peak
     if heatmap.peak < limit:
-        raise Refused(
-            f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {limit:.0%}"
-        )
+        raise Refused(f"ambiguous: {heatmap.peak:.0%} of the probability lies at the peak, the limit is {limit:.0%}")
     if heatmap.peak_ratio < gate.min_peak_ratio:
         raise Refused(
             f"ambiguous: the best place beats the second {heatmap.peak_ratio:.1f}:1, "

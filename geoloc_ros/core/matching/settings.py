@@ -26,9 +26,7 @@ def _switch(default: bool, description: str) -> Any:
 class GateSettings:
     """What a match must show to become a fix (gates.py)."""
 
-    min_peak: float = _setting(
-        0.5, 0, 1, "minimum probability mass around the peak, given the track, for a fix"
-    )
+    min_peak: float = _setting(0.5, 0, 1, "minimum probability mass around the peak, given the track, for a fix")
     min_start_peak: float = _setting(0.8, 0, 1, "as min_peak, while no track is confirmed")
     min_peak_ratio: float = _setting(3.0, 0, 1000, "minimum ratio of the peak to the second mode for a fix")
     min_support: float = _setting(0.25, 0, 1, "minimum probability mass around the peak without the track")
@@ -49,48 +47,31 @@ class TrackSettings:
     confirm_sigma_m: float = _setting(
         50.0, 0, 1e5, "position uncertainty above which fixes must be confirmed again, m (1 sigma)"
     )
-    lost_after_s: float = _setting(
-        20.0, 0, 3600, "loss score at which the track is lost, s without an accepted fix"
-    )
+    lost_after_s: float = _setting(20.0, 0, 3600, "loss score at which the track is lost, s without an accepted fix")
     lost_after_misses: int = _setting(
         3, 1, 1000, "minimum number of consecutive frames without a fix before the track is lost"
     )
-    lost_sigma_m: float = _setting(
-        150.0, 0, 1e5, "position uncertainty above which the track is lost, m (1 sigma)"
-    )
+    lost_sigma_m: float = _setting(150.0, 0, 1e5, "position uncertainty above which the track is lost, m (1 sigma)")
     max_entropy: float = _setting(
         0.75, 0, 1, "entropy of a heatmap above which the place is unlikely to be in the search map"
     )
     loss_rate_contradicted: float = _setting(
-        3.0,
-        0,
-        100,
-        "rate of the loss score while frames clearly place the vehicle elsewhere than the track, s/s",
+        3.0, 0, 100, "rate of the loss score while frames clearly place the vehicle elsewhere than the track, s/s"
     )
-    loss_rate_diffuse: float = _setting(
-        1.5, 0, 100, "rate of the loss score while heatmaps exceed max_entropy, s/s"
-    )
+    loss_rate_diffuse: float = _setting(1.5, 0, 100, "rate of the loss score while heatmaps exceed max_entropy, s/s")
     loss_relief: float = _setting(4.0, 0, 100, "rate at which accepted fixes lower the loss score, s/s")
-    prior_scale: float = _setting(
-        2.0, 0, 100, "width of the prior on the heatmap, in standard deviations of the track"
-    )
+    prior_scale: float = _setting(2.0, 0, 100, "width of the prior on the heatmap, in standard deviations of the track")
     min_prior_m: float = _setting(15.0, 0.1, 1e4, "minimum standard deviation of the prior on the heatmap, m")
-    sigma_acceleration_m_s2: float = _setting(
-        1.5, 0, 100, "unknown acceleration of the vehicle, m/s^2 (1 sigma)"
-    )
+    sigma_acceleration_m_s2: float = _setting(1.5, 0, 100, "unknown acceleration of the vehicle, m/s^2 (1 sigma)")
     sigma_speed_m_s: float = _setting(10.0, 0, 1000, "unknown speed at a new prior, m/s (1 sigma per axis)")
-    sigma_odometry_m_s: float = _setting(
-        0.5, 0, 100, "error of the odometry's velocity, m/s (1 sigma per axis)"
-    )
+    sigma_odometry_m_s: float = _setting(0.5, 0, 100, "error of the odometry's velocity, m/s (1 sigma per axis)")
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """The search of the whole map for a vehicle without a track (relocalization/)."""
 
-    cold_start: bool = _switch(
-        True, "whether a start without a prior searches the whole gallery, if there is one"
-    )
+    cold_start: bool = _switch(True, "whether a start without a prior searches the whole gallery, if there is one")
     after_s: float = _setting(8.0, 0, 3600, "as track.lost_after_s, if there is a gallery to search, s")
     radius_m: float = _setting(
         0.0, 0, 1e6, "radius of the search around the place where the track was lost, m; 0: the whole map"
@@ -98,20 +79,13 @@ class SearchSettings:
     places: int = _setting(8, 2, 64, "places that the network verifies in each frame of a search")
     hypotheses: int = _setting(5, 1, 64, "maximum number of these places that earlier frames have found")
     memory_s: float = _setting(
-        2.0,
-        0,
-        600,
-        "time for which a place that did not fit is skipped in favour of the next most similar, s",
+        2.0, 0, 600, "time for which a place that did not fit is skipped in favour of the next most similar, s"
     )
     accept_odds: float = _setting(
         1000.0, 1, 1e12, "odds of a place against all others together at which it is accepted"
     )
-    accept_frames: int = _setting(
-        3, 2, 100, "minimum number of frames in which the network found an accepted place"
-    )
-    max_evidence: float = _setting(
-        13.0, 0, 100, "maximum evidence of one frame for a place, natural logarithm of odds"
-    )
+    accept_frames: int = _setting(3, 2, 100, "minimum number of frames in which the network found an accepted place")
+    max_evidence: float = _setting(13.0, 0, 100, "maximum evidence of one frame for a place, natural logarithm of odds")
     look_alike: float = _setting(
         4.0,
         0,
@@ -130,15 +104,11 @@ class PoseSettings:
     heading_trusted: bool = _switch(
         True, "whether the heading is known to 15 degrees; false: a lost vehicle is searched in all headings"
     )
-    sigma_attitude_deg: float = _setting(
-        1.0, 0, 45, "error of roll and pitch from the IMU, degrees (1 sigma)"
-    )
+    sigma_attitude_deg: float = _setting(1.0, 0, 45, "error of roll and pitch from the IMU, degrees (1 sigma)")
     sigma_nadir_deg: float = _setting(
         5.0, 0, 45, "error of roll and pitch if the camera is assumed level, degrees (1 sigma)"
     )
-    sigma_height_share: float = _setting(
-        0.03, 0, 1, "error of the height above ground, share of it (1 sigma)"
-    )
+    sigma_height_share: float = _setting(0.03, 0, 1, "error of the height above ground, share of it (1 sigma)")
 
 
 @dataclass(frozen=True)
@@ -149,9 +119,7 @@ class MapSettings:
     search_sigma: float = _setting(
         3.0, 0, 20, "half-width of the search around the predicted position, standard deviations"
     )
-    min_search_m: float = _setting(
-        20.0, 0, 1e4, "minimum half-width of the search around the predicted position, m"
-    )
+    min_search_m: float = _setting(20.0, 0, 1e4, "minimum half-width of the search around the predicted position, m")
     max_search_px: int = _setting(
         768, 1, 8192, "maximum side of the search map, px; a larger search gets coarser pixels"
     )

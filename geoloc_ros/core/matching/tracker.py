@@ -81,9 +81,7 @@ class Tracker:
             self._frame = LocalEnu(*place)
             self._state[:2] = 0.0
 
-    def _innovation(
-        self, lat_deg: float, lon_deg: float, covariance: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _innovation(self, lat_deg: float, lon_deg: float, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         innovation = np.array(self._frame.to_enu(lat_deg, lon_deg)) - self._state[:2]
         return innovation, self._covariance[:2, :2] + covariance
 
@@ -109,6 +107,4 @@ class Tracker:
     def track(self) -> Track:
         """The state as published."""
         lat_deg, lon_deg = self.place
-        return Track(
-            lat_deg, lon_deg, (float(self._state[2]), float(self._state[3])), self._covariance.copy()
-        )
+        return Track(lat_deg, lon_deg, (float(self._state[2]), float(self._state[3])), self._covariance.copy())

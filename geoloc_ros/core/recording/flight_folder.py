@@ -28,17 +28,7 @@ from geoloc_ros.core.geometry.rotations import quaternion_from_rotation, rotatio
 from geoloc_ros.core.recording.frame import Frame, Truth
 from geoloc_ros.core.recording.images import JPEG_MAGIC, decode_compressed
 
-COLUMNS = (
-    "file",
-    "stamp_s",
-    "latitude_deg",
-    "longitude_deg",
-    "height_above_ground_m",
-    "qx",
-    "qy",
-    "qz",
-    "qw",
-)
+COLUMNS = ("file", "stamp_s", "latitude_deg", "longitude_deg", "height_above_ground_m", "qx", "qy", "qz", "qw")
 
 
 @dataclass(frozen=True)
@@ -130,9 +120,7 @@ def _read_rows(path: Path) -> list[_Row]:
             reader = csv.DictReader(stream, skipinitialspace=True)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise GeolocError(
-                    f"{path} lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
-                )
+                raise GeolocError(f"{path} lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
             rows = [_parse_row(path, reader.line_num, line) for line in reader]
     except OSError as error:
         raise GeolocError(f"{path} cannot be read: {error.strerror}") from None
@@ -193,9 +181,7 @@ def write_flight(
         writer.writerow(COLUMNS)
         for frame in frames:
             if frame.image is None or frame.rotation_enu_from_optical is None or frame.truth is None:
-                raise GeolocError(
-                    f"frame at {frame.stamp_s} s lacks image, attitude or truth and is not written"
-                )
+                raise GeolocError(f"frame at {frame.stamp_s} s lacks image, attitude or truth and is not written")
             data = frame.encoded
             if data is None:
                 bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)

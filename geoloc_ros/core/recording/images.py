@@ -63,9 +63,7 @@ ENCODINGS: tuple[str, ...] = tuple(sorted(_LAYOUTS))
 def _layout(encoding: str) -> _Layout:
     layout = _LAYOUTS.get(encoding.strip().lower())
     if layout is None:
-        raise GeolocError(
-            f"image encoding '{encoding}' is not supported; publish one of {', '.join(ENCODINGS)}"
-        )
+        raise GeolocError(f"image encoding '{encoding}' is not supported; publish one of {', '.join(ENCODINGS)}")
     return layout
 
 
@@ -123,9 +121,7 @@ def decode_compressed(data: Any) -> np.ndarray:
         )
     image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
     if image is None:
-        raise GeolocError(
-            f"compressed image of {raw.size} bytes does not decode; send a complete JPEG or PNG"
-        )
+        raise GeolocError(f"compressed image of {raw.size} bytes does not decode; send a complete JPEG or PNG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

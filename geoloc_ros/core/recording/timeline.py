@@ -92,9 +92,7 @@ def blend_numbers(a: float, b: float, share: float) -> float:
     return a + (b - a) * share
 
 
-def blend_quaternions(
-    a: Sequence[float], b: Sequence[float], share: float
-) -> tuple[float, float, float, float]:
+def blend_quaternions(a: Sequence[float], b: Sequence[float], share: float) -> tuple[float, float, float, float]:
     """Spherical interpolation along the shorter arc (Shoemake 1985); both (qx, qy, qz, qw), of any length.
 
     share 0 and 1 give back `a` and `b` unchanged, so that a sample taken with the frame stays exact.

@@ -142,9 +142,7 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         if not self.place or set(self.place) & set('/\\:*?"<>|') or self.place.startswith("."):
-            raise GeolocError(
-                f"place '{self.place}' cannot be part of a folder's name; give letters and digits"
-            )
+            raise GeolocError(f"place '{self.place}' cannot be part of a folder's name; give letters and digits")
         if not (math.isfinite(self.gsd_m) and 0 < self.gsd_m <= 10):
             raise GeolocError(f"train maps of {self.gsd_m} m a pixel are of no use; give 0.1 to 10")
 
@@ -158,9 +156,7 @@ class Built:
     skipped: str = ""
 
 
-def build(
-    shots: Shots, rasters: Sequence[MapSource], root: str | Path, settings: BuildSettings
-) -> Iterator[Built]:
+def build(shots: Shots, rasters: Sequence[MapSource], root: str | Path, settings: BuildSettings) -> Iterator[Built]:
     """Write <root>/<split>/<place>_* of all shots, one after the other.
 
     rasters: the map, or several of different dates; each gives every item a map (train) or a set of maps (test).
@@ -177,9 +173,7 @@ def build(
     return _build(shots, rasters, root / settings.split, settings)
 
 
-def _build(
-    shots: Shots, rasters: Sequence[MapSource], folder: Path, settings: BuildSettings
-) -> Iterator[Built]:
+def _build(shots: Shots, rasters: Sequence[MapSource], folder: Path, settings: BuildSettings) -> Iterator[Built]:
     for index in range(len(shots)):
         name = shots.name(index)
         try:
@@ -207,9 +201,7 @@ def _write(
         raise GeolocError("shows ground outside the map")
     sequence = folder / sequence_name(settings.place, frame.height_m, index)
     if settings.split == "train":
-        crops = [
-            raster.crop(lat_deg, lon_deg, TRAIN_MAP_PX * settings.gsd_m, TRAIN_MAP_PX) for raster in rasters
-        ]
+        crops = [raster.crop(lat_deg, lon_deg, TRAIN_MAP_PX * settings.gsd_m, TRAIN_MAP_PX) for raster in rasters]
         write_train_item(sequence, view.image, [crop.image for crop in crops])
         return tuple(crop.coverage for crop in crops)
     rng = np.random.default_rng([settings.seed, index])
@@ -220,9 +212,7 @@ def _write(
         if (labelled := _labelled_map(raster, lat_deg, lon_deg, size_px, rng)) is not None
     ]
     if not maps:
-        raise GeolocError(
-            f"none of the test maps of {MAP_SIZES_PX[0] * MAP_PIXEL_M:.0f} m or more fits the raster"
-        )
+        raise GeolocError(f"none of the test maps of {MAP_SIZES_PX[0] * MAP_PIXEL_M:.0f} m or more fits the raster")
     write_test_sequence(sequence, view.image, [labelled for labelled, _ in maps], lat_deg, lon_deg)
     return tuple(coverage for _, coverage in maps)
 

@@ -129,11 +129,7 @@ class Gallery:
     @property
     def method(self) -> str:
         """Description of how the whole map is searched."""
-        return (
-            "exact"
-            if self._codes is None
-            else f"exact over candidates from codes of {self._codes.bytes} bytes"
-        )
+        return "exact" if self._codes is None else f"exact over candidates from codes of {self._codes.bytes} bytes"
 
     @property
     def bounds_deg(self) -> tuple[float, float, float, float]:
@@ -159,13 +155,9 @@ class Gallery:
         if count < 1:
             raise GeolocError(f"{count} tiles are asked for; ask for at least 1")
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise GeolocError(
-                f"queries are {vectors.shape}, the gallery's vectors have {self.dim} numbers each"
-            )
+            raise GeolocError(f"queries are {vectors.shape}, the gallery's vectors have {self.dim} numbers each")
         if not np.isfinite(vectors).all():
-            raise GeolocError(
-                "a query's vector holds numbers that are not finite: check the image and weights"
-            )
+            raise GeolocError("a query's vector holds numbers that are not finite: check the image and weights")
         allowed = None if area is None else self.within(area)
         if self._codes is None:
             tile, score = search_exactly(self.vectors, vectors, count, allowed)
@@ -199,8 +191,7 @@ class Gallery:
             order = order[score[order] > matches.score[:, -1].max()]
         order = order[np.sort(np.unique(tile[order], return_index=True)[1])]
         xyz_m = np.stack(
-            _GEOCENTRIC.transform(self.lon_deg[tile[order]], self.lat_deg[tile[order]], np.zeros(len(order))),
-            1,
+            _GEOCENTRIC.transform(self.lon_deg[tile[order]], self.lat_deg[tile[order]], np.zeros(len(order))), 1
         )
         left = np.arange(len(order))
         kept: list[int] = []

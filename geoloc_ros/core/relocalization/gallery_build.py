@@ -27,14 +27,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_models.training.processes import Processes
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.core.relocalization.gallery import (
-    GalleryInfo,
-    is_flat,
-    probe,
-    probe_rows,
-    probes_id,
-    write_header,
-)
+from geoloc_ros.core.relocalization.gallery import GalleryInfo, is_flat, probe, probe_rows, probes_id, write_header
 from geoloc_ros.core.relocalization.gallery_index import EXACT_TILES, build_codes
 
 PART_TILES = 512
@@ -80,9 +73,7 @@ class TileLattice:
                 inset = min(east - west, size_m / per_degree) / 2
                 columns = _steps((east - west) * per_degree, size_m, stride_m)
                 rows.append((size_m, float(lat), west + inset, east - inset, columns))
-        self._size_m, self._lat_deg, self._west_deg, self._east_deg, columns_ = map(
-            np.array, zip(*rows, strict=True)
-        )
+        self._size_m, self._lat_deg, self._west_deg, self._east_deg, columns_ = map(np.array, zip(*rows, strict=True))
         self._columns = columns_.astype(np.int64)
         self._ends = np.cumsum(self._columns)
 

@@ -22,9 +22,7 @@ _CODE_BYTES = 192  # a vector's code: this many principal components, a byte eac
 _CANDIDATES = 512  # at least, and eight for each tile that is asked for
 _ADDED = 65_536  # vectors that get their codes at a time
 _SCANNED = 0.1  # share of the lists that a query looks through
-_NAMED = (
-    0.125  # share of what is looked through that may become candidates; for more, all vectors are compared
-)
+_NAMED = 0.125  # share of what is looked through that may become candidates; for more, all vectors are compared
 _PER_LIST = 40  # training vectors a list
 _ROUNDS = 10  # of k-means; faiss's own 25 take longer and find no more
 
@@ -45,9 +43,7 @@ def search_exactly(
     widened = torch.empty(_CHUNK, vectors.shape[1])
     for start in range(0, total, _CHUNK):
         stop = min(start + _CHUNK, total)
-        chunk = widened[: stop - start].copy_(
-            stored[start:stop] if rows is None else stored[rows[start:stop]]
-        )
+        chunk = widened[: stop - start].copy_(stored[start:stop] if rows is None else stored[rows[start:stop]])
         scores[:, start:stop] = asked @ chunk.T
     best, found = torch.topk(scores, min(count, total))
     return (found.numpy() if allowed is None else allowed[found.numpy()]), best.numpy()

@@ -128,9 +128,7 @@ class HypothesisFilter:
     def _confirm(self, hypothesis: Hypothesis, sighting: Sighting, view_m: float) -> None:
         s, gate, match = self._settings.search, self._settings.gate, sighting.match
         distance2 = hypothesis.tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
-        agrees = (
-            sighting.evidence > 0 and match.support >= gate.min_support and distance2 <= gate.max_sigma**2
-        )
+        agrees = sighting.evidence > 0 and match.support >= gate.min_support and distance2 <= gate.max_sigma**2
         if not agrees:
             hypothesis.log_odds += max(min(sighting.evidence, 0.0), LEAST_EVIDENCE)
             return

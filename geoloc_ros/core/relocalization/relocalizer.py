@@ -123,10 +123,7 @@ class Relocalizer:
         ]
         winner, reason = self._weigh(answers, frame.stamp_s, view.gsd_m * self._engine.spec.query_px)
         times.lap("post")
-        candidates = (
-            *(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses),
-            *self._filter.rejected,
-        )
+        candidates = (*(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses), *self._filter.rejected)
         return Search(candidates, candidates[0] if winner else None, reason, view, len(crops), times)
 
     def _views(self, frame: Frame) -> tuple[RectifiedView, np.ndarray, float]:
@@ -184,9 +181,7 @@ class Relocalizer:
         count = s.places + len(self._passed_over)
         places = self._gallery.search_places(vectors, count, self._area, tile_m / 2)
         if not len(places.tile):
-            raise Refused(
-                "lost: the gallery has no tile in the allowed area, increase search.radius_m", view=view
-            )
+            raise Refused("lost: the gallery has no tile in the allowed area, increase search.radius_m", view=view)
         sites: list[_Site] = []
         for hypothesis in self._filter.hypotheses:
             offset = turned(np.array(view.centre_offset_enu_m), hypothesis.heading_deg)
@@ -202,9 +197,7 @@ class Relocalizer:
                 sites.append(_Site(*place, headings[places.query[row]], float(places.score[row]), None))
         return sites[: s.places]
 
-    def _crops(
-        self, view: RectifiedView, sites: list[_Site], half_m: float
-    ) -> tuple[list[MapCrop], list[_Site]]:
+    def _crops(self, view: RectifiedView, sites: list[_Site], half_m: float) -> tuple[list[MapCrop], list[_Site]]:
         """The crops that hold map data, all of one size, and their sites."""
         side_px = search_px(half_m, view, self._engine)
         kept = []
@@ -222,9 +215,7 @@ class Relocalizer:
             raise Refused(f"lost: no map where the gallery has tiles: {text or 'too little data'}", view=view)
         return [crop for crop, _ in kept], [site for _, site in kept]
 
-    def _verify(
-        self, view: RectifiedView, sites: list[_Site], crops: list[MapCrop]
-    ) -> tuple[np.ndarray, float]:
+    def _verify(self, view: RectifiedView, sites: list[_Site], crops: list[MapCrop]) -> tuple[np.ndarray, float]:
         """Logits (sites, R, C) of the view in each crop, in one call."""
         turns = [site.heading_deg for site in sites]
         # One view for all is encoded once.
@@ -281,14 +272,10 @@ def _evidence(answer: _Answer, answers: list[_Answer]) -> float:
     reach_m = PEAK_MASS_NODES * stride_m
     here = answer.before
     if answer.site.hypothesis is None:
-        here = here * (
-            (np.abs(answer.east_m - east) <= reach_m) & (np.abs(answer.north_m - north) <= reach_m)
-        )
+        here = here * ((np.abs(answer.east_m - east) <= reach_m) & (np.abs(answer.north_m - north) <= reach_m))
         here = here / here.sum()
     beyond = [
-        a.logits[
-            ((a.east_m - east) ** 2 + (a.north_m - north) ** 2 > (2 * reach_m) ** 2) & np.isfinite(a.logits)
-        ]
+        a.logits[((a.east_m - east) ** 2 + (a.north_m - north) ** 2 > (2 * reach_m) ** 2) & np.isfinite(a.logits)]
         for a in answers
     ]
     others = np.concatenate(beyond).astype(np.float64)

@@ -95,8 +95,7 @@ def read_reports(paths: Sequence[Path]) -> list[LoadedReport]:
 def _names(files: Sequence[Path]) -> list[str]:
     """The shortest ends of the folders' paths that tell the reports apart."""
     folders = [
-        file.resolve().parent if file.name == "report.json" else file.resolve().with_suffix("")
-        for file in files
+        file.resolve().parent if file.name == "report.json" else file.resolve().with_suffix("") for file in files
     ]
     depth = 1
     while len({folder.parts[-depth:] for folder in folders}) < len(folders):
@@ -257,9 +256,7 @@ class Comparison:
 def compare(reports: Sequence[LoadedReport], limits: dict[str, float]) -> Comparison:
     """What differs from the first run, and which figures are worse by more than their limits."""
     pairings = [pair(reports[0].run, other.run) for other in reports[1:]]
-    return Comparison(
-        reports, pairings, limits, _warnings(reports, pairings), _too_much_worse(reports, limits)
-    )
+    return Comparison(reports, pairings, limits, _warnings(reports, pairings), _too_much_worse(reports, limits))
 
 
 def write_comparison(folder: Path, comparison: Comparison, map_source: MapSource | None) -> None:
@@ -279,8 +276,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
         if pairing is not None:
             first = reports[0].summary
             runs[-1]["worse_by"] = {
-                key: rounded(figure.worse_by(figure.of(first), values[key]), 6)
-                for key, figure in FIGURES.items()
+                key: rounded(figure.worse_by(figure.of(first), values[key]), 6) for key, figure in FIGURES.items()
             }
             runs[-1]["frame_by_frame"] = _pairing_figures(pairing)
     return {

@@ -89,9 +89,7 @@ def write_kml(path: Path, runs: Sequence[Run], title: str) -> None:
             line = _add(lines, "LineString")
             known = all(np.isfinite(frame.height_m) for frame in part)
             _add(line, "altitudeMode", "relativeToGround" if known else "clampToGround")
-            places = [
-                (*_position(frame, name == "truth"), frame.height_m if known else 0.0) for frame in part
-            ]
+            places = [(*_position(frame, name == "truth"), frame.height_m if known else 0.0) for frame in part]
             _add(line, "coordinates", " ".join(f"{lon:.9f},{lat:.9f},{up:.3f}" for lon, lat, up in places))
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

@@ -90,9 +90,7 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
             for k, share in COVERAGE_EXPECTED.items()
         ),
     ),
-    "Latency": tuple(
-        Figure(f"latency_ms.{p}", f"latency {p}", 1, SMALLER, "ms") for p in ("p50", "p95", "p99")
-    ),
+    "Latency": tuple(Figure(f"latency_ms.{p}", f"latency {p}", 1, SMALLER, "ms") for p in ("p50", "p95", "p99")),
 }
 FIGURES = {figure.key: figure for group in GROUPS.values() for figure in group}
 
@@ -112,11 +110,7 @@ _SHORT = {
 def table_rows(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the short table that terminal and report show, one row a run."""
     rows = [
-        [
-            str(summary["name"]),
-            str(summary["frames"]),
-            *(FIGURES[key].text(FIGURES[key].of(summary)) for key in _SHORT),
-        ]
+        [str(summary["name"]), str(summary["frames"]), *(FIGURES[key].text(FIGURES[key].of(summary)) for key in _SHORT)]
         for summary in summaries
     ]
     return ["run", "frames", *_SHORT.values()], rows

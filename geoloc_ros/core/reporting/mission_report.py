@@ -70,23 +70,9 @@ def write_mission(folder: Path, flown: Flown) -> None:
     """mission.json, with a sample a row, and mission.png into a folder that exists."""
     samples = flown.samples
     columns = np.column_stack(
-        [
-            samples.time_s,
-            samples.estimate_enu_m,
-            samples.truth_enu_m,
-            samples.height_m,
-            samples.error_m,
-        ]
+        [samples.time_s, samples.estimate_enu_m, samples.truth_enu_m, samples.height_m, samples.error_m]
     )
-    names = (
-        "time_s",
-        "estimate_east_m",
-        "estimate_north_m",
-        "true_east_m",
-        "true_north_m",
-        "height_m",
-        "error_m",
-    )
+    names = ("time_s", "estimate_east_m", "estimate_north_m", "true_east_m", "true_north_m", "height_m", "error_m")
     table = {
         "columns": names,
         "samples": np.round(columns, 3).tolist(),

@@ -112,9 +112,7 @@ def data_uri(kind: str, data: bytes) -> str:
 
 def jpeg(image: np.ndarray, quality: int = 85) -> str:
     """Data URI of an (h, w, 3) uint8 RGB picture."""
-    _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data_uri("jpeg", data.tobytes())
 
 
@@ -252,9 +250,7 @@ def draw_cdf(figure: Figure, runs: Sequence[Run]) -> None:
     axes.set_ylim(0.0, 1.02)
     for distance_m in MA_DISTANCES_M:
         axes.axvline(distance_m, color=_GRID[0], lw=1.0, zorder=0)
-    ticks = [
-        tick for tick in (0.2, 0.5, 1, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= furthest_m * 1.2
-    ]
+    ticks = [tick for tick in (0.2, 0.5, 1, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= furthest_m * 1.2]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(True, axis="y", lw=0.7)
@@ -296,9 +292,7 @@ def draw_stage_bars(figure: Figure, runs: Sequence[Run]) -> None:
     left_ms = np.zeros(len(runs))
     for place, name in enumerate(stages([frame for run in runs for frame in run.frames])):
         means_ms = np.array([float(stage_times_ms(run.frames, name).mean()) for run in runs])
-        axes.barh(
-            range(len(runs)), means_ms, left=left_ms, height=0.62, color=_STAGES[place % len(_STAGES)][0]
-        )
+        axes.barh(range(len(runs)), means_ms, left=left_ms, height=0.62, color=_STAGES[place % len(_STAGES)][0])
         left_ms += means_ms
     axes.set_yticks(range(len(runs)), [run.name for run in runs])
     axes.invert_yaxis()

@@ -22,13 +22,7 @@ from geoloc_ros.core.evaluation.scores import Closeup, Run, SearchRecord, gaps, 
 from geoloc_ros.core.localization.overlay import odds_text
 from geoloc_ros.core.maps.crop import MapSource
 from geoloc_ros.core.reporting.exports import write_geojson, write_kml, write_tum
-from geoloc_ros.core.reporting.figures import (
-    COVERAGE_EXPECTED,
-    FIGURES,
-    NEES_EXPECTED,
-    table_rows,
-    write_summary_csv,
-)
+from geoloc_ros.core.reporting.figures import COVERAGE_EXPECTED, FIGURES, NEES_EXPECTED, table_rows, write_summary_csv
 from geoloc_ros.core.reporting.plots import (
     MAX_RUNS,
     crowded,
@@ -60,9 +54,7 @@ def write_report(
     return figures
 
 
-def write_figures(
-    folder: Path, runs: Sequence[Run], title: str, note: str = ""
-) -> tuple[dict[str, Any], list[str]]:
+def write_figures(folder: Path, runs: Sequence[Run], title: str, note: str = "") -> tuple[dict[str, Any], list[str]]:
     """Write figures and tracks into `folder` (made if need be); returns the figures and the names of the files.
 
     report.json: the first run's figures at the top level, those of all runs (itself included) under "runs", and the
@@ -98,9 +90,7 @@ def _with_records(figures: Mapping[str, Any], runs: Sequence[Run]) -> str:
     for run in runs:
         columns, rows = table(run.frames)
         lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
-        tables.append(
-            f'    {json.dumps(run.name)}: {{"columns": {json.dumps(columns)}, "rows": [\n{lines}\n    ]}}'
-        )
+        tables.append(f'    {json.dumps(run.name)}: {{"columns": {json.dumps(columns)}, "rows": [\n{lines}\n    ]}}')
     head = json.dumps(figures, indent=2, allow_nan=False).removesuffix("\n}")
     return head + ',\n  "records": {\n' + ",\n".join(tables) + "\n  }\n}\n"
 
@@ -117,9 +107,7 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def _page(
-    runs: Sequence[Run], figures: Mapping[str, Any], map_source: MapSource | None, files: Sequence[str]
-) -> str:
+def _page(runs: Sequence[Run], figures: Mapping[str, Any], map_source: MapSource | None, files: Sequence[str]) -> str:
     drawn, main, summaries = runs[:MAX_RUNS], runs[0], figures["runs"]
     plots = {
         "errors": picture(lambda figure: draw_errors(figure, drawn)),
@@ -158,12 +146,8 @@ def partial_words(summary: Mapping[str, Any]) -> str:
     """What a page says of a run that was stopped."""
     read, expected = summary["frames_read"], summary["frames_expected"]
     known = expected is not None and read is not None
-    extent = (
-        f"{read} of {expected} frames" if known else f"{summary['frames']} frames, of how many is not known"
-    )
-    return (
-        f"{summary['name']} is partial: {extent}. The run was stopped, and all figures are of what it got to."
-    )
+    extent = f"{read} of {expected} frames" if known else f"{summary['frames']} frames, of how many is not known"
+    return f"{summary['name']} is partial: {extent}. The run was stopped, and all figures are of what it got to."
 
 
 def _tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
@@ -245,9 +229,7 @@ def _outages(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
         for gap in sorted(shown, key=lambda gap: gap.begin_s)
     ]
     lost = sum(gap.frames for gap in every)
-    words = (
-        f"{lost} of {len(run.frames)} frames have no valid fix, in {len(every)} gap{'s'[: len(every) != 1]}."
-    )
+    words = f"{lost} of {len(run.frames)} frames have no valid fix, in {len(every)} gap{'s'[: len(every) != 1]}."
     recovery = summary["recovery_s"]
     if recovery["count"]:
         words += f" Time to the next fix: median {recovery['median']:.1f} s, longest {recovery['max']:.1f} s."

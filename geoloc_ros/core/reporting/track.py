@@ -51,9 +51,7 @@ class _Picture:
         return " ".join(f"{x},{y}" for x, y in self.points([*frames[:-1:step], frames[-1]], truth))
 
 
-def draw_track(
-    runs: Sequence[Run], map_source: MapSource | None, by_confidence: bool
-) -> dict[str, Any] | None:
+def draw_track(runs: Sequence[Run], map_source: MapSource | None, by_confidence: bool) -> dict[str, Any] | None:
     """What the template draws; None without any frame.
 
     by_confidence: the first run as points coloured by their confidence, the others as lines in their own colours; else
@@ -64,11 +62,7 @@ def draw_track(
         return None
     view = _Picture(frames)
     main = runs[0].frames or frames
-    crop = (
-        None
-        if map_source is None
-        else map_source.crop(view.enu.lat_deg, view.enu.lon_deg, view.size_m, _MAP_PX)
-    )
+    crop = None if map_source is None else map_source.crop(view.enu.lat_deg, view.enu.lon_deg, view.size_m, _MAP_PX)
     ends = view.points([main[0], main[-1]], truth=True)
     bar_m = round_length(view.size_m / 4)
     return {
@@ -77,8 +71,7 @@ def draw_track(
         "truth": view.line(main, truth=True),
         # One frame further on both sides, so that the line is not broken.
         "blind": [
-            view.line(main[max(first - 1, 0) : last + 2], truth=True)
-            for first, last in stretches(main, valid=False)
+            view.line(main[max(first - 1, 0) : last + 2], truth=True) for first, last in stretches(main, valid=False)
         ],
         "start": ends[0],
         "end": ends[1],
@@ -95,10 +88,7 @@ def draw_track(
 
 
 def _parts(run: Run, view: _Picture) -> list[str]:
-    return [
-        view.line(run.frames[first : last + 1], truth=False)
-        for first, last in stretches(run.frames, valid=True)
-    ]
+    return [view.line(run.frames[first : last + 1], truth=False) for first, last in stretches(run.frames, valid=True)]
 
 
 def _fixes(run: Run, view: _Picture) -> dict[str, Any]:

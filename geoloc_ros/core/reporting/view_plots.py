@@ -55,11 +55,7 @@ def write_plots(folder: Path, name: str, by_stress: Mapping[str, Sequence[PairSc
             (max(5.4, 3.2 * len(plain) + 0.8), 4.8),
             lambda figure: _reliability(figure, plain),
         ),
-        "kept": (
-            "accuracy where only the surest answers are kept",
-            (6.4, 4.2),
-            lambda figure: _kept(figure, plain),
-        ),
+        "kept": ("accuracy where only the surest answers are kept", (6.4, 4.2), lambda figure: _kept(figure, plain)),
         "by_offset": (
             "by distance of the view from the map's centre",
             (10.5, 3.8),
@@ -109,10 +105,7 @@ def _ma_curves(figure: Figure, scores: Sequence[PairScores]) -> None:
 
 
 def _by_group(
-    figure: Figure,
-    scores: Sequence[PairScores],
-    group: Callable[[PairScores], list[dict[str, Any]]],
-    label: str,
+    figure: Figure, scores: Sequence[PairScores], group: Callable[[PairScores], list[dict[str, Any]]], label: str
 ) -> None:
     """MA@5, MA@20 and RDS, side by side, with the number of samples behind the last."""
     panels = figure.subplots(1, 3, sharey=True)
@@ -122,9 +115,7 @@ def _by_group(
     places = np.arange(len(values)) if is_ring else np.array(values)
     for axes, (title, key) in zip(panels[:2], _PANELS, strict=True):
         for own, score, colour in zip(rows, scores, _cycle(len(scores)), strict=True):
-            axes.plot(
-                places, [row["ma"][key] for row in own], "o-", color=colour, lw=1.6, ms=4, label=score.name
-            )
+            axes.plot(places, [row["ma"][key] for row in own], "o-", color=colour, lw=1.6, ms=4, label=score.name)
         axes.set_title(title)
     _count_bars(panels[2], places, [row["samples"] for row in rows[0]])
     for own, colour in zip(rows, _cycle(len(scores)), strict=True):
@@ -170,9 +161,7 @@ def _reliability(figure: Figure, scores: Sequence[PairScores]) -> None:
         axes.plot([0, 1], [0, 1], color=_QUIET, lw=1.0, ls="--")
         axes.plot([b["stated"] for b in bins], [b["true"] for b in bins], color=colour, lw=1.2)
         areas = [12 + 400 * b["samples"] / len(score.samples) for b in bins]
-        axes.scatter(
-            [b["stated"] for b in bins], [b["true"] for b in bins], s=areas, color=colour, alpha=0.75, lw=0
-        )
+        axes.scatter([b["stated"] for b in bins], [b["true"] for b in bins], s=areas, color=colour, alpha=0.75, lw=0)
         axes.set_title(f"{score.name}\ncalibration error {error:.3f}")
         axes.set_xlabel("stated; dot area: samples")
         axes.set_box_aspect(1)

@@ -46,9 +46,7 @@ class Camera:
         if not (16 <= self.width_px <= 8192 and 16 <= self.height_px <= 8192):
             raise GeolocError(f"an image of {self.width_px}x{self.height_px} px; give 16 to 8192 px each way")
         if not 5.0 <= self.hfov_deg <= 100.0:
-            raise GeolocError(
-                f"a field of view of {self.hfov_deg:g}°; give 5 to 100, wider sees the vehicle's legs"
-            )
+            raise GeolocError(f"a field of view of {self.hfov_deg:g}°; give 5 to 100, wider sees the vehicle's legs")
         if not 0.1 <= self.rate_hz <= 100.0:
             raise GeolocError(f"{self.rate_hz:g} frames a second; give 0.1 to 100")
 
@@ -119,9 +117,7 @@ def plan_ground(
     if size_m is not None:
         if not 1.0 <= size_m <= 100_000.0:
             raise GeolocError(f"a ground of {size_m:g} m; give 1 to 100000 m")
-        if not (
-            box[0] < size_m / 2 and box[1] < size_m / 2 and box[2] > -size_m / 2 and box[3] > -size_m / 2
-        ):
+        if not (box[0] < size_m / 2 and box[1] < size_m / 2 and box[2] > -size_m / 2 and box[3] > -size_m / 2):
             raise GeolocError(
                 f"the map has nothing within {size_m / 2:g} m of {lat_deg:.6f}, {lon_deg:.6f}; it spans {south:.6f}, "
                 f"{west:.6f} to {north:.6f}, {east:.6f}"
@@ -180,9 +176,7 @@ def ground_colour(source: RasterMap, plan: GroundPlan) -> np.ndarray:
     frame = LocalEnu(plan.lat_deg, plan.lon_deg)
     picture, mask = source.draw(frame, (west + east) / 2, (south + north) / 2, side_m, 512)
     if not mask.any():
-        raise GeolocError(
-            "the map shows nothing on this ground; choose --centre and --size-m where it has data"
-        )
+        raise GeolocError("the map shows nothing on this ground; choose --centre and --size-m where it has data")
     return np.rint(picture[mask > 0].mean(axis=0)).astype(np.uint8)
 
 
@@ -261,9 +255,7 @@ class World:
             read = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
             plan = read.pop("plan")
             tiles = tuple(Tile(**tile) for tile in plan.pop("tiles"))
-            world = cls(
-                folder, camera=Camera(**read.pop("camera")), plan=GroundPlan(tiles=tiles, **plan), **read
-            )
+            world = cls(folder, camera=Camera(**read.pop("camera")), plan=GroundPlan(tiles=tiles, **plan), **read)
         except FileNotFoundError:
             raise GeolocError(
                 f"{folder} is no Gazebo world; make it with: geoloc sim gazebo MAP --out {folder}"
@@ -272,9 +264,7 @@ class World:
             raise GeolocError(f"{folder / INFO_FILE} cannot be read ({error}); make the world anew") from None
         for path in (world.flight_sdf, *(world.ground / tile.file for tile in world.plan.tiles)):
             if not path.is_file():
-                raise GeolocError(
-                    f"{path} is missing; make the world anew: geoloc sim gazebo MAP --out {folder}"
-                )
+                raise GeolocError(f"{path} is missing; make the world anew: geoloc sim gazebo MAP --out {folder}")
         return world
 
 

@@ -21,9 +21,7 @@ def recorded_frames(
 ) -> Iterator[Frame]:
     """Images rendered at the poses, with attitude and height as sensors of that noise record them; None: exact."""
     for pose in poses:
-        rotation, height_m = (
-            (pose.rotation_enu_from_optical, pose.height_m) if noise is None else noise.record(pose)
-        )
+        rotation, height_m = (pose.rotation_enu_from_optical, pose.height_m) if noise is None else noise.record(pose)
         yield Frame(
             image=simulator.render_pose(pose),
             stamp_s=pose.stamp_s,

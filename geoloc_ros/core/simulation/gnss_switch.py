@@ -36,8 +36,7 @@ class GnssSwitch:
         if self._failures is None:
             names = " nor ".join(name for name, _ in _SWITCHES[station.autopilot])
             raise GeolocError(
-                f"the vehicle has no parameter {names}, so that its GNSS cannot be taken away; "
-                "fly a simulated one"
+                f"the vehicle has no parameter {names}, so that its GNSS cannot be taken away; fly a simulated one"
             )
 
     def off(self) -> None:

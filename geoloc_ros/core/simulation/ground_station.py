@@ -182,11 +182,7 @@ class GroundStation:
 
         def answered() -> bool:
             answer = self.latest("COMMAND_ACK")
-            return (
-                answer is not None
-                and answer.command == command
-                and answer.result != mavlink.MAV_RESULT_IN_PROGRESS
-            )
+            return answer is not None and answer.command == command and answer.result != mavlink.MAV_RESULT_IN_PROGRESS
 
         if not self._ask(message, answered, "COMMAND_ACK"):
             return False
@@ -215,18 +211,14 @@ class GroundStation:
 
     def parameter(self, name: str) -> Parameter | None:
         """Read one; None where it has none of that name."""
-        return self._ask_parameter(
-            name, mavlink.MAVLink_param_request_read_message(*self._target, name.encode(), -1)
-        )
+        return self._ask_parameter(name, mavlink.MAVLink_param_request_read_message(*self._target, name.encode(), -1))
 
     def set_parameter(self, parameter: Parameter) -> bool:
         """Write one of the kind that was read; whether it now has that value."""
         value = parameter.value
         if self.autopilot is Autopilot.PX4 and parameter.kind in _INTEGERS:
             value = struct.unpack("<f", struct.pack("<i", int(value)))[0]
-        message = mavlink.MAVLink_param_set_message(
-            *self._target, parameter.name.encode(), value, parameter.kind
-        )
+        message = mavlink.MAVLink_param_set_message(*self._target, parameter.name.encode(), value, parameter.kind)
         answer = self._ask_parameter(parameter.name, message)
         return answer is not None and math.isclose(answer.value, parameter.value, rel_tol=1e-6)
 

@@ -180,8 +180,7 @@ class Mission:
         self.tell(f"connected to {self.station} on {self.station.url}")
         if not self._step_until(lambda: self.recorder.has("estimate"), READY_S):
             raise GeolocError(
-                f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start"
-                f"{self.station.last_words()}"
+                f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start{self.station.last_words()}"
             )
         if not self._step_until(lambda: self.recorder.has("truth"), CONNECT_S):
             raise GeolocError(
@@ -203,8 +202,7 @@ class Mission:
         climb_s = self.plan.height_m / CLIMB_M_S + READY_S
         if not self._step_until(self._is_up, climb_s):
             raise GeolocError(
-                f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s"
-                f"{self.station.last_words()}"
+                f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s{self.station.last_words()}"
             )
         if self.plan.needs_fixes and math.isfinite(self.plan.gnss_loss_s):
             self._phase = "waiting for a fix"
@@ -232,9 +230,7 @@ class Mission:
         self._step_until(lambda: self.station.is_armed, QUIET_S)
 
     def _is_up(self) -> bool:
-        return bool(
-            self.station.latest("GLOBAL_POSITION_INT").relative_alt * 1e-3 > 0.95 * self.plan.height_m
-        )
+        return bool(self.station.latest("GLOBAL_POSITION_INT").relative_alt * 1e-3 > 0.95 * self.plan.height_m)
 
     def _fly_pattern(self, last: int, switch: GnssSwitch | None) -> str:
         """To the last corner, with GNSS and then without; returns what went wrong, if anything."""

@@ -193,9 +193,7 @@ class CameraSimulator:
         affine[:2, 1] = (points[:, 3] - points[:, 4]) / (2 * reach_m)
         affine[:2, 2] = points[:, 0]
         if not np.all(np.isfinite(affine)):
-            raise GeolocError(
-                f"latitude {lat_deg}, longitude {lon_deg} is outside the map's CRS; fly over the map"
-            )
+            raise GeolocError(f"latitude {lat_deg}, longitude {lon_deg} is outside the map's CRS; fly over the map")
         return affine
 
     def _block(self, outline: np.ndarray) -> _Block:
@@ -226,10 +224,7 @@ class CameraSimulator:
         bands = [1, 2, 3] if self._dataset.count >= 3 else [1, 1, 1]
         try:
             data = self._dataset.read(
-                bands,
-                window=window,
-                out_shape=(3, int(shape[1]), int(shape[0])),
-                resampling=Resampling.average,
+                bands, window=window, out_shape=(3, int(shape[1]), int(shape[0])), resampling=Resampling.average
             )
         except RasterioError as error:
             raise GeolocError(f"map {self._dataset.name} cannot be read: {error}") from None
@@ -252,12 +247,7 @@ class CameraSimulator:
         if self._rays is not None:
             x, y = cv2.split(cv2.perspectiveTransform(self._rays, block_from_plane))
             return cv2.remap(
-                block.image,
-                x,
-                y,
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_CONSTANT,
-                borderValue=block.fill,
+                block.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=block.fill
             )
         return cv2.warpPerspective(
             block.image,
@@ -314,9 +304,7 @@ class CameraSimulator:
             image = cv2.multiply(image, self._gain, dtype=cv2.CV_8U)
         if self._noise is not None:
             y, x = (int(value) for value in self._rng.integers(0, 128, 2))
-            image = cv2.add(
-                image, self._noise[y : y + image.shape[0], x : x + image.shape[1]], dtype=cv2.CV_8U
-            )
+            image = cv2.add(image, self._noise[y : y + image.shape[0], x : x + image.shape[1]], dtype=cv2.CV_8U)
         return image
 
 

@@ -57,15 +57,11 @@ def server_config(px4: Path, fallback: Path) -> Path:
     return own if own.is_file() else fallback
 
 
-def gazebo_environment(
-    models: Path, config: Path, px4: Path, environment: Mapping[str, str]
-) -> dict[str, str]:
+def gazebo_environment(models: Path, config: Path, px4: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Variables for `gz sim`: our models before PX4's, PX4's plugins, and the systems to load."""
     variables = _exports(px4 / "build" / "px4_sitl_default" / "rootfs" / "gz_env.sh", environment)
     paths = [str(models), str(px4 / "Tools" / "simulation" / "gz" / "models")]
-    paths += [
-        path for path in variables.get("GZ_SIM_RESOURCE_PATH", "").split(":") if path and path not in paths
-    ]
+    paths += [path for path in variables.get("GZ_SIM_RESOURCE_PATH", "").split(":") if path and path not in paths]
     variables["GZ_SIM_RESOURCE_PATH"] = ":".join(paths)
     variables["GZ_SIM_SERVER_CONFIG_PATH"] = str(config)
     return variables
@@ -165,8 +161,7 @@ def _agent(environment: Mapping[str, str]) -> str:
 def _is_ros_package(name: str, environment: Mapping[str, str]) -> bool:
     prefixes = [prefix for prefix in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     return any(
-        (Path(prefix) / "share" / "ament_index" / "resource_index" / "packages" / name).exists()
-        for prefix in prefixes
+        (Path(prefix) / "share" / "ament_index" / "resource_index" / "packages" / name).exists() for prefix in prefixes
     )
 
 

@@ -192,9 +192,7 @@ def rotation_from_angles(roll_rad: float, pitch_rad: float, yaw_rad: float) -> n
     )
 
 
-def pattern_corners(
-    pattern: str, bounds_m: tuple[float, float, float, float], rng: np.random.Generator
-) -> np.ndarray:
+def pattern_corners(pattern: str, bounds_m: tuple[float, float, float, float], rng: np.random.Generator) -> np.ndarray:
     """(n, 2) corners of a pattern inside (west, south, east, north)."""
     west, south, east, north = bounds_m
     width, depth = east - west, north - south
@@ -230,9 +228,7 @@ def _rounded(corners: np.ndarray, closed: bool) -> np.ndarray:
         if closed:
             padded = np.concatenate([path[-1 - reach : -1], path, path[1 : 1 + reach]])
         else:
-            padded = np.concatenate(
-                [2 * path[0] - path[reach:0:-1], path, 2 * path[-1] - path[-2 : -2 - reach : -1]]
-            )
+            padded = np.concatenate([2 * path[0] - path[reach:0:-1], path, 2 * path[-1] - path[-2 : -2 - reach : -1]])
         sums = np.concatenate([np.zeros((1, 2)), np.cumsum(padded, axis=0)])
         path = (sums[2 * reach + 1 :] - sums[: -2 * reach - 1]) / (2 * reach + 1)
     return path

@@ -78,11 +78,7 @@ def test_what_never_goes_on(changes: dict[str, Any], hold: Hold) -> None:
 
 @pytest.mark.parametrize(
     ("state", "hold"),
-    [
-        (State.LOST, Hold.LOST),
-        (State.RELOCALIZING, Hold.RELOCALIZING),
-        (State.UNINITIALIZED, Hold.UNINITIALIZED),
-    ],
+    [(State.LOST, Hold.LOST), (State.RELOCALIZING, Hold.RELOCALIZING), (State.UNINITIALIZED, Hold.UNINITIALIZED)],
 )
 def test_only_a_confirmed_track_goes_on(state: State, hold: Hold) -> None:
     """Even if a fix calls itself valid."""

@@ -212,9 +212,7 @@ def test_odometry_is_in_px4s_local_frame() -> None:
 def test_px4s_projection_is_that_of_a_sphere(place: tuple[float, float]) -> None:
     origin = Origin(LAT_DEG, LON_DEG, 0.0)
     sphere = Transformer.from_crs(
-        "+proj=longlat +R=6371000",
-        f"+proj=aeqd +R=6371000 +lat_0={LAT_DEG} +lon_0={LON_DEG}",
-        always_xy=True,
+        "+proj=longlat +R=6371000", f"+proj=aeqd +R=6371000 +lat_0={LAT_DEG} +lon_0={LON_DEG}", always_xy=True
     )
     east_m, north_m = sphere.transform(place[1], place[0])
     assert px4_local_m(*place, origin) == pytest.approx((north_m, east_m), rel=1e-9, abs=1e-6)
@@ -265,15 +263,7 @@ def test_clock_notices_a_restart_and_a_clock_that_was_set() -> None:
 def test_urls() -> None:
     assert Endpoint.parse("udpin:0.0.0.0:14540") == Endpoint("udpin", "0.0.0.0", 14540)
     assert Endpoint.parse("serial:/dev/ttyAMA0:921600") == Endpoint("serial", "/dev/ttyAMA0", 921600)
-    for url in (
-        "",
-        "udp",
-        "udpin:14540",
-        "tcp:host:",
-        "tcp:host:0",
-        "udpout:host:70000",
-        "serial:/dev/ttyACM0",
-    ):
+    for url in ("", "udp", "udpin:14540", "tcp:host:", "tcp:host:0", "udpout:host:70000", "serial:/dev/ttyACM0"):
         with pytest.raises(GeolocError, match=r"connection .* give udpin:HOST:PORT"):
             Endpoint.parse(url)
 
@@ -321,9 +311,7 @@ class Autopilots:
         self.booted_s = time.monotonic()
 
     def talk(self) -> None:
-        self.mav.heartbeat_send(
-            mavlink.MAV_TYPE_QUADROTOR, mavlink.MAV_AUTOPILOT_PX4, 0, 0, mavlink.MAV_STATE_ACTIVE
-        )
+        self.mav.heartbeat_send(mavlink.MAV_TYPE_QUADROTOR, mavlink.MAV_AUTOPILOT_PX4, 0, 0, mavlink.MAV_STATE_ACTIVE)
         boot_ms = int((time.monotonic() - self.booted_s) * 1e3)
         self.mav.attitude_quaternion_send(boot_ms, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 

@@ -63,9 +63,7 @@ def test_bag_gives_the_recorded_frames(
             assert frame.image is not None
             np.testing.assert_array_equal(frame.image, wanted.image)
             assert frame.stamp_s == pytest.approx(wanted.stamp_s, abs=1e-6)
-            np.testing.assert_allclose(
-                frame.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-9
-            )
+            np.testing.assert_allclose(frame.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-9)
             assert frame.height_m == pytest.approx(wanted.height_m)
             assert frame.truth is not None
             assert wanted.truth is not None
@@ -82,9 +80,7 @@ def test_sensors_between_frames_are_interpolated(small_flight: Path, tmp_path: P
         assert frame.truth is not None
         assert before.truth is not None
         assert after.truth is not None
-        assert frame.truth.lat_deg == pytest.approx(
-            (before.truth.lat_deg + after.truth.lat_deg) / 2, abs=1e-10
-        )
+        assert frame.truth.lat_deg == pytest.approx((before.truth.lat_deg + after.truth.lat_deg) / 2, abs=1e-10)
         assert frame.rotation_enu_from_optical is not None
         assert before.rotation_enu_from_optical is not None
         assert after.rotation_enu_from_optical is not None
@@ -105,9 +101,7 @@ def test_a_camera_that_is_mounted_otherwise(frames: list[Frame], tmp_path: Path)
     mount = Rotation.from_matrix(flu_from_optical).as_quat().tolist()
     bag = open_recording(tmp_path / "bag", mount=mount)
     for read, wanted in zip(bag, frames, strict=True):
-        np.testing.assert_allclose(
-            read.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-8
-        )
+        np.testing.assert_allclose(read.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-8)
     with pytest.raises(GeolocError, match="zero"):
         Bag(tmp_path / "bag", mount=(0.0, 0.0, 0.0, 0.0))
 
@@ -267,11 +261,7 @@ def test_px4_gives_attitude_and_height_on_a_clock_of_its_own(
         simple(recorder, frame, imu=True, altitude=True)
         since_start_us = round((frame.stamp_s - frames[0].stamp_s + 100.0) * 1e6)
         attitude = T["px4_msgs/msg/VehicleAttitude"](
-            since_start_us,
-            since_start_us,
-            np.array(px4_quaternion(frame), np.float32),
-            np.zeros(4, np.float32),
-            0,
+            since_start_us, since_start_us, np.array(px4_quaternion(frame), np.float32), np.zeros(4, np.float32), 0
         )
         recorder.write("/fmu/out/vehicle_attitude", attitude, frame.stamp_s)
         above_takeoff_m = frame.height_m if not measured else frame.height_m + 25.0
@@ -281,9 +271,7 @@ def test_px4_gives_attitude_and_height_on_a_clock_of_its_own(
     bag = Bag(tmp_path / "bag")
     assert sum("two clocks" in note for note in bag.notes) == 2
     for frame, wanted in zip(bag, frames, strict=True):
-        np.testing.assert_allclose(
-            frame.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-6
-        )
+        np.testing.assert_allclose(frame.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-6)
         assert frame.height_m == pytest.approx(wanted.height_m, abs=1e-4)
 
 
@@ -334,9 +322,7 @@ def test_messages_without_stamps_count_when_they_were_recorded(frames: list[Fram
     bag = Bag(tmp_path / "bag")
     assert bag.notes == ["/imu is not stamped: its times of recording count"]
     for frame, wanted in zip(bag, frames, strict=True):
-        np.testing.assert_allclose(
-            frame.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-3
-        )
+        np.testing.assert_allclose(frame.rotation_enu_from_optical, wanted.rotation_enu_from_optical, atol=1e-3)
 
 
 def test_unknown_types_among_known_ones_do_no_harm(frames: list[Frame], tmp_path: Path) -> None:
@@ -344,9 +330,7 @@ def test_unknown_types_among_known_ones_do_no_harm(frames: list[Frame], tmp_path
     recorder = Recorder(tmp_path / "bag", StoragePlugin.MCAP)
     for frame in frames:
         simple(recorder, frame)
-        recorder.write_raw(
-            "/secret", "acme_msgs/msg/Secret", "no definition of !! anything", b"\0" * 9, frame.stamp_s
-        )
+        recorder.write_raw("/secret", "acme_msgs/msg/Secret", "no definition of !! anything", b"\0" * 9, frame.stamp_s)
         recorder.write_raw("/empty", "acme_msgs/msg/Lost", "", b"\1\2\3", frame.stamp_s)
         other = "std_msgs/Header header\n" + "=" * 80 + "\nMSG: std_msgs/Header\nstring only\n"
         recorder.write_raw("/other", "acme_msgs/msg/Other", other, b"\0\1\0\0", frame.stamp_s)
@@ -374,16 +358,12 @@ def test_a_definition_that_is_missing_is_asked_for(frames: list[Frame], tmp_path
             recorder.write_raw("/attitude", "px4_msgs/msg/VehicleAttitude", "", raw, frame.stamp_s)
         recorder.close()
         if kind.startswith("px4"):
-            with pytest.raises(
-                GeolocError, match=r"definition of px4_msgs/msg/VehicleLocalPosition .*sourced"
-            ):
+            with pytest.raises(GeolocError, match=r"definition of px4_msgs/msg/VehicleLocalPosition .*sourced"):
                 Bag(path)
         else:
             (first, _) = Bag(path)
             assert first.height_m == 50.0
-            np.testing.assert_allclose(
-                first.rotation_enu_from_optical, frames[0].rotation_enu_from_optical, atol=1e-6
-            )
+            np.testing.assert_allclose(first.rotation_enu_from_optical, frames[0].rotation_enu_from_optical, atol=1e-6)
 
 
 def test_camera_info_of_another_size_is_refused(frames: list[Frame], tmp_path: Path) -> None:
@@ -392,9 +372,7 @@ def test_camera_info_of_another_size_is_refused(frames: list[Frame], tmp_path: P
     for frame in frames:
         simple(recorder, dataclasses.replace(frame, camera=camera))
     recorder.close()
-    with pytest.raises(
-        GeolocError, match=r"/image is 640x480 px, but /camera_info is of 1280x960 px; .* scales"
-    ):
+    with pytest.raises(GeolocError, match=r"/image is 640x480 px, but /camera_info is of 1280x960 px; .* scales"):
         Bag(tmp_path / "bag")
 
 
@@ -418,9 +396,7 @@ def test_topics_that_people_record_are_told_apart(frames: list[Frame], tmp_path:
     recorder.write("/imu", imu_message(frame.stamp_s, (0.0, 0.0, 0.0, 1.0), known=False), frame.stamp_s)
     recorder.write("/ins/attitude", imu_message(frame.stamp_s, body_quaternion(frame)), frame.stamp_s)
     recorder.write("/battery", T["std_msgs/msg/Float64"](11.1), frame.stamp_s)
-    recorder.write(
-        "/range", T["sensor_msgs/msg/Range"](header(frame.stamp_s), 0, 0.1, 1.0, 9.0, 50.0), frame.stamp_s
-    )
+    recorder.write("/range", T["sensor_msgs/msg/Range"](header(frame.stamp_s), 0, 0.1, 1.0, 9.0, 50.0), frame.stamp_s)
     recorder.write("/gnss", fix_message(frame.stamp_s, 1.0, 2.0), frame.stamp_s)
     recorder.write("/rtk/truth", fix_message(frame.stamp_s, 3.0, 4.0), frame.stamp_s)
     recorder.close()

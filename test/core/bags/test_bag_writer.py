@@ -87,9 +87,7 @@ def test_others_can_read_it(small_flight: Path, tmp_path: Path) -> None:
 def test_damaged_frames_leave_gaps(small_flight: Path, tmp_path: Path) -> None:
     good, blind, lost = Flight.open(small_flight).frames(0, 3)
     blind = dataclasses.replace(blind, image=None, encoded=None)
-    lost = dataclasses.replace(
-        lost, rotation_enu_from_optical=np.full((3, 3), np.nan), quaternion=None, truth=None
-    )
+    lost = dataclasses.replace(lost, rotation_enu_from_optical=np.full((3, 3), np.nan), quaternion=None, truth=None)
     assert write_bag(tmp_path / "bag", [good, blind, lost]) == 3
     first, second = Bag(tmp_path / "bag")
     assert_same(first, good)
@@ -126,10 +124,7 @@ def test_memory_does_not_grow_with_the_bag(small_flight: Path, tmp_path: Path, s
         )
         write_bag(tmp_path / f"{times}", frames, storage, raw=True)
         output = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / f"{times}")],
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, "-c", program, str(tmp_path / f"{times}")], capture_output=True, text=True, check=True
         ).stdout
         found.append([int(value) for value in output.split()])
     (few, small_kib), (many, large_kib) = found

@@ -42,19 +42,13 @@ def cut(ground: np.ndarray, x: float, y: float, side: int) -> np.ndarray:
     """A view of `side` pixels whose centre lies at pixel-edge coordinates (x, y)."""
     matrix = np.array([[1.0, 0.0, x - side / 2], [0.0, 1.0, y - side / 2]])
     return cv2.warpAffine(
-        ground,
-        matrix,
-        (side, side),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT,
+        ground, matrix, (side, side), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
     )
 
 
 @pytest.mark.parametrize("centre", [(160.0, 160.0), (97.3, 211.6), (60.5, 250.25)])
 @pytest.mark.parametrize("side", [96, 97])
-def test_ncc_finds_the_centre_to_sub_pixels(
-    ground: np.ndarray, centre: tuple[float, float], side: int
-) -> None:
+def test_ncc_finds_the_centre_to_sub_pixels(ground: np.ndarray, centre: tuple[float, float], side: int) -> None:
     heatmap = NccEngine(LIKE).infer(cut(ground, *centre, side), ground)
     np.testing.assert_allclose(heatmap.peak_xy_px, centre, atol=0.15)
     assert heatmap.probability.shape == (321, 321)
@@ -133,9 +127,7 @@ def test_similarity_finds_the_centre_among_chance_matches() -> None:
     middle = np.array([50.0, 50.0])
     agreed = similarity_agreement(points, found, middle, np.array([400.0, 400.0]))
     assert agreed is not None
-    np.testing.assert_allclose(
-        agreed.centre_xy_px, similar(middle, 70.0, 1.2, (150.0, 90.0)), atol=4 * 0.5 / 30**0.5
-    )
+    np.testing.assert_allclose(agreed.centre_xy_px, similar(middle, 70.0, 1.2, (150.0, 90.0)), atol=4 * 0.5 / 30**0.5)
     assert 30 <= agreed.votes <= 32
     assert agreed.second_votes < 10
 
@@ -156,9 +148,7 @@ def test_certainty_falls_with_distance_from_the_matches() -> None:
         assert np.mean(stated) == pytest.approx(np.trace(np.cov(np.array(estimates).T)), rel=0.25)
 
 
-@pytest.mark.parametrize(
-    ("scale", "shift"), [(2.0, (100.0, 100.0)), (0.4, (100.0, 100.0)), (1.0, (900.0, 100.0))]
-)
+@pytest.mark.parametrize(("scale", "shift"), [(2.0, (100.0, 100.0)), (0.4, (100.0, 100.0)), (1.0, (900.0, 100.0))])
 def test_impossible_motions_are_no_answer(scale: float, shift: tuple[float, float]) -> None:
     points = np.random.default_rng(1).uniform(0, 100, (30, 2))
     found = similar(points, 0.0, scale, shift)

@@ -14,14 +14,7 @@ from geoloc_ros.cli.main import main
 from geoloc_ros.core.bags.bag import Bag
 from geoloc_ros.core.bags.bag_writer import write_bag
 from geoloc_ros.core.evaluation.cold_start import Start, summarize_starts
-from geoloc_ros.core.evaluation.kidnap import (
-    BLANK_S,
-    MOVED_M,
-    WRONG_PRIOR_M,
-    Kidnap,
-    kidnapped,
-    times_to_relocalize_s,
-)
+from geoloc_ros.core.evaluation.kidnap import BLANK_S, MOVED_M, WRONG_PRIOR_M, Kidnap, kidnapped, times_to_relocalize_s
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import nadir_rotation
@@ -53,11 +46,7 @@ def test_a_bag_is_kidnapped_as_its_flight_is(tmp_path: Path) -> None:
     bag_steps, bag_events = kidnapped(Bag(tmp_path / "bag"), seed=3)
     assert events == bag_events
     for mine, theirs in zip(steps, bag_steps, strict=True):
-        assert (mine.truth, mine.prior, mine.frame.stamp_s) == (
-            theirs.truth,
-            theirs.prior,
-            theirs.frame.stamp_s,
-        )
+        assert (mine.truth, mine.prior, mine.frame.stamp_s) == (theirs.truth, theirs.prior, theirs.frame.stamp_s)
         np.testing.assert_array_equal(mine.frame.image, theirs.frame.image)
 
 

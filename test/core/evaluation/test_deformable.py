@@ -41,9 +41,6 @@ def test_equals_the_definition() -> None:
 
 def test_without_offsets_it_is_a_convolution() -> None:
     generator = torch.Generator().manual_seed(3)
-    picture, weight = (
-        torch.randn(1, 2, 6, 8, generator=generator),
-        torch.randn(5, 2, 3, 3, generator=generator),
-    )
+    picture, weight = (torch.randn(1, 2, 6, 8, generator=generator), torch.randn(5, 2, 3, 3, generator=generator))
     got = deform_conv2d(picture, torch.zeros(1, 18, 6, 8), weight, padding=(1, 1))
     torch.testing.assert_close(got, F.conv2d(picture, weight, padding=1), atol=1e-5, rtol=1e-4)

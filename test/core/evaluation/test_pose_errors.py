@@ -24,9 +24,7 @@ def frames() -> list[FrameScore]:
     rng = np.random.default_rng(3)
     enu = LocalEnu(*ORIGIN)
     heading = np.cumsum(rng.normal(0.0, 0.15, 300))
-    east_m, north_m = np.cumsum(
-        rng.uniform(8.0, 18.0, 300) * np.array([np.sin(heading), np.cos(heading)]), axis=1
-    )
+    east_m, north_m = np.cumsum(rng.uniform(8.0, 18.0, 300) * np.array([np.sin(heading), np.cos(heading)]), axis=1)
     frames = []
     for index, (x, y) in enumerate(zip(east_m, north_m, strict=True)):
         off = rng.normal(0.0, 2.0, 2) + (40.0 if 150 <= index < 160 else 0.0)
@@ -62,9 +60,7 @@ def close_to(figures: dict[str, float]) -> object:
     return pytest.approx({name: float(value) for name, value in figures.items()}, rel=1e-5, abs=1e-5)
 
 
-def test_ape_is_evos(
-    frames: list[FrameScore], trajectories: tuple[PoseTrajectory3D, PoseTrajectory3D]
-) -> None:
+def test_ape_is_evos(frames: list[FrameScore], trajectories: tuple[PoseTrajectory3D, PoseTrajectory3D]) -> None:
     metric = APE(PoseRelation.translation_part)
     metric.process_data(trajectories)
     ours = summarize(Run("ours", "tracking", "", "", frames))["ape_m"]
@@ -73,8 +69,7 @@ def test_ape_is_evos(
 
 
 @pytest.mark.parametrize(
-    ("step", "delta", "unit"),
-    [("1 frame", 1, Unit.frames), ("10 m", 10.0, Unit.meters), ("100 m", 100.0, Unit.meters)],
+    ("step", "delta", "unit"), [("1 frame", 1, Unit.frames), ("10 m", 10.0, Unit.meters), ("100 m", 100.0, Unit.meters)]
 )
 def test_rpe_is_evos(
     frames: list[FrameScore],

@@ -35,9 +35,7 @@ def raster(small_flight: Path) -> RasterMap:
     return RasterMap(Flight.open(small_flight).map_path)
 
 
-def test_tracking_follows_a_flight_from_a_wrong_prior(
-    small_flight: Path, engine: NccEngine, raster: RasterMap
-) -> None:
+def test_tracking_follows_a_flight_from_a_wrong_prior(small_flight: Path, engine: NccEngine, raster: RasterMap) -> None:
     ticks: list[int] = []
     evaluation = Evaluation(engine, raster, advance=lambda: ticks.append(1))
     run = evaluation.tracking(Flight.open(small_flight), 15.0, 2)
@@ -60,11 +58,7 @@ def test_tracking_follows_a_flight_from_a_wrong_prior(
 
 def evaluate(evaluation: Evaluation, frames: Iterable[Frame], crop_m: float | None, seed: int = 0) -> Run:
     """Tracked without a crop, else independent."""
-    return (
-        evaluation.tracking(frames, 5.0, seed)
-        if crop_m is None
-        else evaluation.independent(frames, crop_m, seed)
-    )
+    return evaluation.tracking(frames, 5.0, seed) if crop_m is None else evaluation.independent(frames, crop_m, seed)
 
 
 def without_times(run: Run) -> list[tuple[Any, ...]]:
@@ -79,9 +73,7 @@ def without_times(run: Run) -> list[tuple[Any, ...]]:
 def test_figures_repeat_to_the_last_digit(
     small_flight: Path, engine: NccEngine, raster: RasterMap, crop_m: float | None
 ) -> None:
-    runs = [
-        evaluate(Evaluation(engine, raster), Flight.open(small_flight), crop_m, seed) for seed in (4, 4, 5)
-    ]
+    runs = [evaluate(Evaluation(engine, raster), Flight.open(small_flight), crop_m, seed) for seed in (4, 4, 5)]
     assert without_times(runs[0]) == without_times(runs[1])
     assert without_times(runs[0]) != without_times(runs[2])
 
@@ -145,9 +137,7 @@ def test_bad_frames_are_misses(small_flight: Path, engine: NccEngine, raster: Ra
         assert all(math.isnan(f.error_m) for f in run.frames[4:7])
 
 
-def test_dropped_frames_and_stages_are_noted(
-    small_flight: Path, engine: NccEngine, raster: RasterMap
-) -> None:
+def test_dropped_frames_and_stages_are_noted(small_flight: Path, engine: NccEngine, raster: RasterMap) -> None:
     frames = list(Flight.open(small_flight))[:6]
     frames[3] = dataclasses.replace(frames[3], image=None, problem="frames/x.jpg does not decode")
     for crop_m in (None, 130.0):
@@ -187,9 +177,7 @@ class Wandering(Stubborn):
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         heatmap = super().infer(query, search_map)
         off_px = 3.0 * (len(self.sides_m) * 7 % 24)
-        return dataclasses.replace(
-            heatmap, peak_xy_px=(heatmap.peak_xy_px[0] + off_px, heatmap.peak_xy_px[1])
-        )
+        return dataclasses.replace(heatmap, peak_xy_px=(heatmap.peak_xy_px[0] + off_px, heatmap.peak_xy_px[1]))
 
 
 def test_pictures_of_the_worst_frames_alone_are_made(
@@ -236,9 +224,7 @@ def test_only_long_searches_keep_their_pictures() -> None:
     assert min(shown) >= 30.0
 
 
-def test_frames_without_truth_are_not_scored(
-    small_flight: Path, engine: NccEngine, raster: RasterMap
-) -> None:
+def test_frames_without_truth_are_not_scored(small_flight: Path, engine: NccEngine, raster: RasterMap) -> None:
     frames = [dataclasses.replace(frame, truth=None) for frame in list(Flight.open(small_flight))[:3]]
     with pytest.raises(GeolocError, match="true position"):
         Evaluation(engine, raster).tracking(frames)

@@ -32,9 +32,7 @@ def samples(pair_set: PairSet) -> list[PairSample]:
 def misfit_m(sample: PairSample) -> float:
     """Distance between the label and where template matching finds the view."""
     found = np.array(
-        NccEngine(EngineSpec("net", "cpu", 96, 16, (0.2, 2.0)))
-        .infer(sample.query, sample.search_map)
-        .peak_xy_px
+        NccEngine(EngineSpec("net", "cpu", 96, 16, (0.2, 2.0))).infer(sample.query, sample.search_map).peak_xy_px
     )
     return float(np.hypot(*(found - sample.target_xy_px))) * sample.gsd_m
 
@@ -46,9 +44,7 @@ def rasters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(6)
     ground = sum(
-        cv2.resize(
-            rng.uniform(0, 80, (n, n, 3)).astype(np.float32), (1600, 1600), interpolation=cv2.INTER_CUBIC
-        )
+        cv2.resize(rng.uniform(0, 80, (n, n, 3)).astype(np.float32), (1600, 1600), interpolation=cv2.INTER_CUBIC)
         for n in (20, 80, 320)
     )
     for name, gsd_m, west in (("pre", 0.5, 500_000.0), ("post", 0.6, 500_003.3)):
@@ -77,9 +73,7 @@ def test_views_of_one_raster_lie_where_the_label_says_in_the_other(rasters: Path
 
 
 def test_rasters_are_only_searched_where_both_have_data(rasters: Path) -> None:
-    town = TwoDateRasters(
-        rasters / "pre.tif", rasters / "post.tif", "town", dataclasses.replace(EXACT, limit=None)
-    )
+    town = TwoDateRasters(rasters / "pre.tif", rasters / "post.tif", "town", dataclasses.replace(EXACT, limit=None))
     for index in range(0, len(town), 20):
         sample = town.draw(index)
         assert sample is not None
@@ -126,15 +120,11 @@ def test_a_stressed_frame_turns_about_the_same_place(small_flight: Path) -> None
         for stress in ("none", "heading")
     )
     assert plain is not None and turned is not None
-    assert turned.target_xy_px[0] * turned.gsd_m == pytest.approx(
-        plain.target_xy_px[0] * plain.gsd_m, abs=0.5
-    )
+    assert turned.target_xy_px[0] * turned.gsd_m == pytest.approx(plain.target_xy_px[0] * plain.gsd_m, abs=0.5)
     side = min(plain.query.shape[0], turned.query.shape[0]) // 2
     best = -1.0
     for angle_deg in range(0, 360, 2):
-        matrix = cv2.getRotationMatrix2D(
-            ((turned.query.shape[1] - 1) / 2,) * 2, angle_deg, turned.gsd_m / plain.gsd_m
-        )
+        matrix = cv2.getRotationMatrix2D(((turned.query.shape[1] - 1) / 2,) * 2, angle_deg, turned.gsd_m / plain.gsd_m)
         matrix[:, 2] += (plain.query.shape[0] - turned.query.shape[0]) / 2
         back = cv2.warpAffine(turned.query, matrix, plain.query.shape[1::-1])
         middle = np.s_[side // 2 : -side // 2, side // 2 : -side // 2]

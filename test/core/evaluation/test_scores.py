@@ -79,9 +79,9 @@ def test_summary() -> None:
     assert figures["coverage_3sigma"] == pytest.approx(0.75)
     assert figures["ape_m"]["max"] == pytest.approx(30.0, rel=1e-6)
     assert figures["rpe_m"]["1 frame"]["pairs"] == 3
-    assert figures["rpe_m"]["10 m"] == dict.fromkeys(
-        ("rmse", "mean", "median", "std", "min", "max", "sse"), None
-    ) | {"pairs": 0}  # the truth never moves
+    assert figures["rpe_m"]["10 m"] == dict.fromkeys(("rmse", "mean", "median", "std", "min", "max", "sse"), None) | {
+        "pairs": 0
+    }  # the truth never moves
     assert figures["recovery_s"] == {"count": 1, "median": 1.0, "max": 1.0}
     assert figures["gaps"] == [{"begin_s": 2.0, "duration_s": 1.0, "frames": 1, "reason": "frame 2 is dark"}]
     assert figures["dropped_frames"] == 0

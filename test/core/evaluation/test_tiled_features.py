@@ -7,12 +7,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from geoloc_ros.core.evaluation.baselines import tiled_features
-from geoloc_ros.core.evaluation.baselines.tiled_features import (
-    MARGIN_PX,
-    TILE_PX,
-    Features,
-    features_in_tiles,
-)
+from geoloc_ros.core.evaluation.baselines.tiled_features import MARGIN_PX, TILE_PX, Features, features_in_tiles
 
 
 class Dots:
@@ -73,9 +68,7 @@ def test_sift_of_tiles_is_sift_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
     def extract(part: np.ndarray) -> Features:
         points, descriptors = sift.detectAndCompute(part, None)
         return Features(
-            np.array([point.pt for point in points]) + 0.5,
-            descriptors,
-            np.array([point.response for point in points]),
+            np.array([point.pt for point in points]) + 0.5, descriptors, np.array([point.response for point in points])
         )
 
     whole = extract(grey)

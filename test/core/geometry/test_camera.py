@@ -188,14 +188,7 @@ def test_impossible_input_is_refused_with_the_reason(change: dict, message: str)
         **change,
     }
     with pytest.raises(GeolocError, match=message):
-        rectify(
-            values["image"],
-            camera_with("pinhole"),
-            values["rotation"],
-            values["height_m"],
-            values["gsd_m"],
-            64,
-        )
+        rectify(values["image"], camera_with("pinhole"), values["rotation"], values["height_m"], values["gsd_m"], 64)
 
 
 def test_tilt_limit() -> None:
@@ -237,12 +230,7 @@ def test_camera_file_round_trip(lens: str, tmp_path: Path) -> None:
     camera.to_yaml(tmp_path / "camera.yaml")
     back = CameraModel.from_yaml(tmp_path / "camera.yaml")
     np.testing.assert_array_equal(back.matrix, camera.matrix)
-    assert (back.width, back.height, back.distortion, back.model) == (
-        960,
-        540,
-        camera.distortion,
-        camera.model,
-    )
+    assert (back.width, back.height, back.distortion, back.model) == (960, 540, camera.distortion, camera.model)
 
 
 def test_cameras_are_equal_by_value() -> None:

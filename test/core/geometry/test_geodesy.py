@@ -8,15 +8,7 @@ from pyproj import Geod
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 
-ORIGINS = [
-    (0.0, 0.0),
-    (27.08, 112.78),
-    (-45.0, 170.2),
-    (60.0, 25.0),
-    (80.0, -40.0),
-    (-16.5, 180.0),
-    (80.0, 179.999),
-]
+ORIGINS = [(0.0, 0.0), (27.08, 112.78), (-45.0, 170.2), (60.0, 25.0), (80.0, -40.0), (-16.5, 180.0), (80.0, 179.999)]
 
 
 @pytest.mark.parametrize(("lat_deg", "lon_deg"), ORIGINS)

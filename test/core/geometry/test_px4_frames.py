@@ -18,9 +18,7 @@ def test_quaternion_is_that_of_the_matrices(seed: int) -> None:
     ned_from_frd = Rotation.random(random_state=seed)
     x, y, z, w = ned_from_frd.as_quat()
     found = Rotation.from_quat(enu_from_flu_quaternion(w, x, y, z))
-    np.testing.assert_allclose(
-        found.as_matrix(), ENU_FROM_NED @ ned_from_frd.as_matrix() @ FRD_FROM_FLU, atol=1e-12
-    )
+    np.testing.assert_allclose(found.as_matrix(), ENU_FROM_NED @ ned_from_frd.as_matrix() @ FRD_FROM_FLU, atol=1e-12)
 
 
 @pytest.mark.parametrize(("yaw_ned_deg", "nose_enu"), [(0, (0, 1, 0)), (90, (1, 0, 0)), (-90, (-1, 0, 0))])

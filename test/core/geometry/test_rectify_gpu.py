@@ -23,18 +23,13 @@ LENSES = {
     "distorted": CameraModel(640, 480, MATRIX, (-0.12, 0.03, 1e-3, -5e-4, 0.0)),
     "fisheye": CameraModel(640, 480, MATRIX, (0.02, -0.01, 0.0, 0.0), "equidistant"),
 }
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
 
 
 def picture(seed: int = 0) -> np.ndarray:
     """(480, 640, 3) uint8 with detail at all scales."""
     rng = np.random.default_rng(seed)
-    layers = [
-        rng.uniform(0, 255, (480 // cell, 640 // cell, 3)).astype(np.float32) for cell in (1, 4, 16, 80)
-    ]
+    layers = [rng.uniform(0, 255, (480 // cell, 640 // cell, 3)).astype(np.float32) for cell in (1, 4, 16, 80)]
     return np.mean([cv2.resize(layer, (640, 480)) for layer in layers], axis=0).astype(np.uint8)
 
 
@@ -97,16 +92,9 @@ def test_an_engine_takes_a_view_from_its_device(device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "takes_tensors", "on_device"),
-    [
-        ("cuda:0", True, True),
-        ("cuda:0", False, False),
-        ("cpu", True, False),
-    ],
+    ("device", "takes_tensors", "on_device"), [("cuda:0", True, True), ("cuda:0", False, False), ("cpu", True, False)]
 )
-def test_views_are_made_where_the_engine_takes_them(
-    device: str, takes_tensors: bool, on_device: bool
-) -> None:
+def test_views_are_made_where_the_engine_takes_them(device: str, takes_tensors: bool, on_device: bool) -> None:
     engine = NccEngine(TorchEngine("mix_compact", "cpu").spec)
     engine.spec = replace(engine.spec, device=device, takes_tensors=takes_tensors)
     assert isinstance(matching._rectifier(engine), DeviceRectifier) == on_device

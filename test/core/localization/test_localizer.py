@@ -176,10 +176,7 @@ def bad_frames(good: Frame) -> dict[str, tuple[Frame, str]]:
     other = CameraModel(640, 480, CAMERA.matrix)
     return {
         "no image": (replace(good, image=None, problem="image is damaged"), "image is damaged"),
-        "attitude": (
-            replace(good, rotation_enu_from_optical=np.full((3, 3), np.nan)),
-            "attitude is not finite",
-        ),
+        "attitude": (replace(good, rotation_enu_from_optical=np.full((3, 3), np.nan)), "attitude is not finite"),
         "no rotation": (replace(good, rotation_enu_from_optical=np.zeros((3, 3))), "no rotation"),
         "height 0": (replace(good, height_m=0.0), "height above ground is 0.0 m"),
         "height below": (replace(good, height_m=-3.0), "height above ground is -3.0 m"),
@@ -215,9 +212,7 @@ def test_no_prior_no_fix(world: tuple[RasterMap, CameraSimulator, LocalEnu]) -> 
     assert math.isnan(estimate.lat_deg)
 
 
-def test_prior_off_the_map_says_so(
-    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
-) -> None:
+def test_prior_off_the_map_says_so(world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer) -> None:
     localizer.set_prior(10.0, 20.0, 50.0, 0.0)
     estimate = localizer.process(seen(world, 0.0, 0.0, 0.0))
     assert not estimate.valid
@@ -339,12 +334,7 @@ def test_stamp_beyond_reason_is_told(
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [
-        ("track.confirm_frames", 0),
-        ("gate.min_peak", 1.5),
-        ("track.lost_after_s", -1.0),
-        ("gate.max_sigma", math.nan),
-    ],
+    [("track.confirm_frames", 0), ("gate.min_peak", 1.5), ("track.lost_after_s", -1.0), ("gate.max_sigma", math.nan)],
 )
 def test_impossible_setting_is_refused(name: str, number: float) -> None:
     with pytest.raises(GeolocError, match=f"^{name} is {number}; it must be"):

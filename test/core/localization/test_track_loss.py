@@ -21,12 +21,7 @@ def heatmap(spread: float) -> Heatmap:
 
 @pytest.mark.parametrize(
     ("shown", "contradicts", "rate"),
-    [
-        (None, False, 1.0),
-        (heatmap(1.0), False, 1.0),
-        (heatmap(30.0), False, 1.5),
-        (heatmap(1.0), True, 3.0),
-    ],
+    [(None, False, 1.0), (heatmap(1.0), False, 1.0), (heatmap(30.0), False, 1.5), (heatmap(1.0), True, 3.0)],
 )
 def test_what_a_frame_shows_sets_the_rate_of_the_loss_score(
     shown: Heatmap | None, contradicts: bool, rate: float

@@ -60,43 +60,25 @@ def pixel_grid(crs: str, lat: float, lon: float, gsd_m: float, size_px: int, tur
         dx = (dx + period / 2) % period - period / 2  # the other side of the antimeridian is next door
         unit[name] = float(np.hypot(dx, dy))
     cos, sin = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
-    a, b, d, e = (
-        cos * unit["x"] * gsd_m,
-        sin * unit["y"] * gsd_m,
-        sin * unit["x"] * gsd_m,
-        -cos * unit["y"] * gsd_m,
-    )
+    a, b, d, e = (cos * unit["x"] * gsd_m, sin * unit["y"] * gsd_m, sin * unit["x"] * gsd_m, -cos * unit["y"] * gsd_m)
     return Affine(a, b, x - (a + b) * size_px / 2, d, e, y - (d + e) * size_px / 2)
 
 
 def apply(transform: Affine, col: Any, row: Any) -> tuple[Any, Any]:
     """Pixel-edge coordinates to CRS coordinates (or back, with the inverse)."""
-    return (
-        transform.a * col + transform.b * row + transform.c,
-        transform.d * col + transform.e * row + transform.f,
-    )
+    return (transform.a * col + transform.b * row + transform.c, transform.d * col + transform.e * row + transform.f)
 
 
 def write_raster(path: Path, pixels: np.ndarray, crs: str | None, transform: Affine, **options: Any) -> Path:
     """Write (h, w, bands) pixels as a GeoTIFF."""
     bands = np.moveaxis(pixels, -1, 0)
-    profile = {
-        "driver": "GTiff",
-        "dtype": pixels.dtype,
-        "count": len(bands),
-        "crs": crs,
-        "transform": transform,
-    }
-    with rasterio.open(
-        path, "w", height=bands.shape[1], width=bands.shape[2], **profile, **options
-    ) as target:
+    profile = {"driver": "GTiff", "dtype": pixels.dtype, "count": len(bands), "crs": crs, "transform": transform}
+    with rasterio.open(path, "w", height=bands.shape[1], width=bands.shape[2], **profile, **options) as target:
         target.write(bands)
     return path
 
 
-def paint_spots(
-    crs: str, lat: float, lon: float, transform: Affine, size_px: int, gsd_m: float
-) -> np.ndarray:
+def paint_spots(crs: str, lat: float, lon: float, transform: Affine, size_px: int, gsd_m: float) -> np.ndarray:
     """Black raster with a soft white spot of 2 m at every one of SPOTS_M around the place."""
     to_crs = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
     from_crs = pyproj.Transformer.from_crs(crs, 4326, always_xy=True)
@@ -127,9 +109,7 @@ def spot_at(image: np.ndarray, x: float, y: float, reach: int) -> tuple[float, f
     return left + (cols * part).sum() / part.sum(), top + (rows * part).sum() / part.sum()
 
 
-@pytest.mark.parametrize(
-    ("place", "turn_deg"), [*((place, 0.0) for place in PLACES), ("utm", 33.0), ("polar", -70.0)]
-)
+@pytest.mark.parametrize(("place", "turn_deg"), [*((place, 0.0) for place in PLACES), ("utm", 33.0), ("polar", -70.0)])
 def test_landmarks_lie_where_geodesics_say(place: str, turn_deg: float, tmp_path: Path) -> None:
     crs, lat, lon = PLACES[place]
     gsd_m, size_px = 0.5, 512
@@ -185,9 +165,7 @@ def test_crop_georeference_round_trip(tmp_path: Path) -> None:
     corner = crop.pixel_to_geodetic(0, 0)
     azimuth_deg, _, distance_m = pyproj.Geod(ellps="WGS84").inv(lon, lat, corner[1], corner[0])
     assert (azimuth_deg, distance_m) == pytest.approx((-45.0, 50 * 2**0.5), abs=1e-3)
-    assert crop.geodetic_to_pixel(*crop.pixel_to_geodetic(31.5, 200.25)) == pytest.approx(
-        (31.5, 200.25), abs=1e-4
-    )
+    assert crop.geodetic_to_pixel(*crop.pixel_to_geodetic(31.5, 200.25)) == pytest.approx((31.5, 200.25), abs=1e-4)
 
 
 def test_edge_of_the_map_is_filled_with_the_mean_and_reported(tmp_path: Path) -> None:
@@ -195,9 +173,7 @@ def test_edge_of_the_map_is_filled_with_the_mean_and_reported(tmp_path: Path) ->
     transform = pixel_grid(crs, lat, lon, 0.5, 400)
     pixels = texture(400, 400)
     path = write_raster(tmp_path / "map.tif", pixels, crs, transform)
-    edge_lon, edge_lat = pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform(
-        *apply(transform, 400, 200)
-    )
+    edge_lon, edge_lat = pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform(*apply(transform, 400, 200))
     with RasterMap(path) as source:
         crop = source.crop(edge_lat, edge_lon, 100.0, 200)
         outside = source.crop(edge_lat, edge_lon + 0.01, 100.0, 200)
@@ -241,9 +217,7 @@ def test_coarse_crop_of_a_map_whose_last_blocks_are_empty(tmp_path: Path) -> Non
         crop = source.crop(lat, lon, 560.0, 40)
     assert crop.status is CropStatus.PARTLY_COVERED
     assert crop.coverage == pytest.approx(0.5, abs=0.04)
-    np.testing.assert_allclose(
-        crop.image[:18].mean(axis=(0, 1)), pixels[40:540, 40:1160].mean(axis=(0, 1)), atol=3
-    )
+    np.testing.assert_allclose(crop.image[:18].mean(axis=(0, 1)), pixels[40:540, 40:1160].mean(axis=(0, 1)), atol=3)
 
 
 @pytest.mark.parametrize("kind", ["alpha", "mask", "nodata", "lossy_nodata"])
@@ -257,9 +231,7 @@ def test_every_way_of_saying_no_data(kind: str, tmp_path: Path) -> None:
     if kind == "lossy_nodata":
         options.update(tiled=True, compress="jpeg", photometric="ycbcr")
     if kind == "alpha":
-        pixels = np.dstack([pixels, np.where(np.arange(400) < 200, 255, 0)[None].repeat(400, 0)]).astype(
-            np.uint8
-        )
+        pixels = np.dstack([pixels, np.where(np.arange(400) < 200, 255, 0)[None].repeat(400, 0)]).astype(np.uint8)
     path = write_raster(tmp_path / "map.tif", pixels, crs, transform, **options)
     if kind == "alpha":
         with rasterio.open(path, "r+") as target:
@@ -347,18 +319,13 @@ def expected_waves(lat: float, lon: float, size_m: float, size_px: int) -> np.nd
     offset = (np.arange(size_px) + 0.5) / size_px * size_m - size_m / 2
     east, north = np.meshgrid(offset, -offset)
     lons, lats, _ = pyproj.Geod(ellps="WGS84").fwd(
-        np.full_like(east, lon),
-        np.full_like(east, lat),
-        np.degrees(np.arctan2(east, north)),
-        np.hypot(east, north),
+        np.full_like(east, lon), np.full_like(east, lat), np.degrees(np.arctan2(east, north)), np.hypot(east, north)
     )
     to_mercator = pyproj.Transformer.from_crs(4326, 3857, always_xy=True)
     x, y = to_mercator.transform(lons, lats)
     x0, y0 = to_mercator.transform(lon, lat)
     x, y = x - x0, y - y0
-    return np.dstack(
-        [128 + 90 * np.sin(x / 30) * np.cos(y / 21), 128 + 90 * np.cos(x / 47), 128 + 90 * np.sin(y / 38)]
-    )
+    return np.dstack([128 + 90 * np.sin(x / 30) * np.cos(y / 21), 128 + 90 * np.cos(x / 47), 128 + 90 * np.sin(y / 38)])
 
 
 def test_tile_folder(tmp_path: Path) -> None:
@@ -496,9 +463,7 @@ def test_prefetch_decodes_ahead(tmp_path: Path) -> None:
 
 def test_track_is_decoded_ahead_and_a_search_is_not(tmp_path: Path) -> None:
     crs, lat, lon = PLACES["utm"]
-    path = write_raster(
-        tmp_path / "map.tif", texture(256, 256), crs, pixel_grid(crs, lat, lon, 0.5, 256), **TILED
-    )
+    path = write_raster(tmp_path / "map.tif", texture(256, 256), crs, pixel_grid(crs, lat, lon, 0.5, 256), **TILED)
     plane = LocalEnu(lat, lon)
 
     class Noting(RasterMap):
@@ -560,12 +525,7 @@ def test_parallel_reads_of_mbtiles_are_those_of_one_thread(tmp_path: Path) -> No
 def test_truncated_file_is_unreadable_not_a_crash(tmp_path: Path) -> None:
     crs, lat, lon = PLACES["utm"]
     path = write_raster(
-        tmp_path / "map.tif",
-        texture(512, 512),
-        crs,
-        pixel_grid(crs, lat, lon, 0.5, 512),
-        **TILED,
-        compress="deflate",
+        tmp_path / "map.tif", texture(512, 512), crs, pixel_grid(crs, lat, lon, 0.5, 512), **TILED, compress="deflate"
     )
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 4])
@@ -638,9 +598,7 @@ def test_real_flight_lies_on_its_map(shared_data: Path) -> None:
             assert frame.image is not None
             assert frame.truth is not None
             assert frame.rotation_enu_from_optical is not None
-            view = rectify(
-                frame.image, frame.camera, frame.rotation_enu_from_optical, frame.height_m, gsd_m, size_px
-            )
+            view = rectify(frame.image, frame.camera, frame.rotation_enu_from_optical, frame.height_m, gsd_m, size_px)
             truth = LocalEnu(frame.truth.lat_deg, frame.truth.lon_deg)
             lat, lon = truth.to_geodetic(*view.centre_offset_enu_m)
             wide_px = size_px + 2 * margin_px

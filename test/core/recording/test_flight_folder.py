@@ -54,9 +54,7 @@ def test_round_trip(folder: Path) -> None:
         assert read.image is not None
         assert written.image is not None
         assert np.abs(read.image.astype(int) - written.image).mean() < 2.0
-        np.testing.assert_allclose(
-            read.rotation_enu_from_optical, written.rotation_enu_from_optical, atol=1e-8
-        )
+        np.testing.assert_allclose(read.rotation_enu_from_optical, written.rotation_enu_from_optical, atol=1e-8)
     assert cv2.imdecode(np.frombuffer(flight[0].encoded, np.uint8), cv2.IMREAD_COLOR).shape == (48, 64, 3)
 
 
@@ -101,17 +99,11 @@ def test_damaged_attitude_is_nan_not_a_guess(folder: Path, quaternion: str) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda text: text.replace("height_above_ground_m", "height"),
-            "lacks the column.*height_above_ground_m",
-        ),
+        (lambda text: text.replace("height_above_ground_m", "height"), "lacks the column.*height_above_ground_m"),
         (lambda text: text.replace("60.000010000", "north"), "line 3: latitude_deg is 'north'"),
         (lambda text: text.replace("60.000010000", "nan"), "line 3: .*must be finite"),
         (lambda text: text.replace("60.000010000", "95.0"), "line 3: latitude_deg is 95.0, the limit is 90"),
-        (
-            lambda text: "\n".join([text.splitlines()[0], *reversed(text.splitlines()[1:])]),
-            "sort the lines by stamp_s",
-        ),
+        (lambda text: "\n".join([text.splitlines()[0], *reversed(text.splitlines()[1:])]), "sort the lines by stamp_s"),
         (lambda text: text.splitlines()[0], "lists no frames"),
         (lambda text: text.rsplit(",", 2)[0], "line 4: qz is 'None'"),
         (lambda _: "", "lacks the column"),
@@ -125,8 +117,7 @@ def test_malformed_table_is_refused(folder: Path, change: Callable[[str], str], 
 
 
 @pytest.mark.parametrize(
-    ("remove", "message"),
-    [("flight.csv", "flight.csv cannot be read"), ("camera.yaml", "camera.yaml cannot be read")],
+    ("remove", "message"), [("flight.csv", "flight.csv cannot be read"), ("camera.yaml", "camera.yaml cannot be read")]
 )
 def test_missing_part_is_named(folder: Path, remove: str, message: str) -> None:
     (folder / remove).unlink()

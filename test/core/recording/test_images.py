@@ -72,9 +72,7 @@ def test_both_ways(encoding: str) -> None:
     np.testing.assert_allclose(decoded[inner].astype(int), expected[inner].astype(int), atol=tolerance)
 
 
-@pytest.mark.parametrize(
-    "encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "bayer_rggb8", "yuv422_yuy2"]
-)
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "bayer_rggb8", "yuv422_yuy2"])
 def test_agrees_with_an_independent_library(encoding: str) -> None:
     rosbags_image = pytest.importorskip("rosbags.image")
     from rosbags.typesys import Stores, get_typestore
@@ -82,13 +80,9 @@ def test_agrees_with_an_independent_library(encoding: str) -> None:
     types = get_typestore(Stores.ROS2_HUMBLE).types
     data, step = encode_image(smooth_picture(), encoding)
     header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](0, 0), "camera")
-    message = types["sensor_msgs/msg/Image"](
-        header, 24, 32, encoding, 0, step, np.frombuffer(data, dtype=np.uint8)
-    )
+    message = types["sensor_msgs/msg/Image"](header, 24, 32, encoding, 0, step, np.frombuffer(data, dtype=np.uint8))
     reference = rosbags_image.message_to_cvimage(message, "rgb8")
-    np.testing.assert_allclose(
-        decode_image(encoding, 24, 32, step, data).astype(int), reference.astype(int), atol=1
-    )
+    np.testing.assert_allclose(decode_image(encoding, 24, 32, step, data).astype(int), reference.astype(int), atol=1)
 
 
 def test_padded_rows_and_any_buffer() -> None:

@@ -16,12 +16,8 @@ GREY = np.full((60, 80, 3), 99, np.uint8)
 WritePhoto = Callable[..., Path]
 
 
-@pytest.mark.parametrize(
-    ("lat_deg", "lon_deg"), [(49.123456, 9.654321), (-33.8568, 151.2153), (-0.25, -78.5)]
-)
-def test_position_of_every_quarter(
-    lat_deg: float, lon_deg: float, tmp_path: Path, write_photo: WritePhoto
-) -> None:
+@pytest.mark.parametrize(("lat_deg", "lon_deg"), [(49.123456, 9.654321), (-33.8568, 151.2153), (-0.25, -78.5)])
+def test_position_of_every_quarter(lat_deg: float, lon_deg: float, tmp_path: Path, write_photo: WritePhoto) -> None:
     photo = Photo.read(write_photo(tmp_path / "a.jpg", GREY, lat_deg, lon_deg))
     # EXIF's fractions keep a millimetre or so.
     assert (photo.lat_deg, photo.lon_deg) == pytest.approx((lat_deg, lon_deg), abs=2e-8)
@@ -84,9 +80,7 @@ def test_what_is_missing_is_told(tmp_path: Path, write_photo: WritePhoto) -> Non
     (tmp_path / "c.jpg").write_bytes(b"no image")
     with pytest.raises(GeolocError, match="is no readable image"):
         Photo.read(tmp_path / "c.jpg")
-    path = write_photo(
-        tmp_path / "d.jpg", np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8), 40, 9
-    )
+    path = write_photo(tmp_path / "d.jpg", np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8), 40, 9)
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(GeolocError, match="is damaged"):
         Photo.read(path).pixels()

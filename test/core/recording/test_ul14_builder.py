@@ -33,11 +33,7 @@ def ground() -> np.ndarray:
     """A texture of many scales, (n, n, 3) uint8."""
     rng = np.random.default_rng(5)
     layers = [
-        cv2.resize(
-            rng.uniform(0, 62, (n, n, 3)).astype(np.float32),
-            (SIDE_PX, SIDE_PX),
-            interpolation=cv2.INTER_CUBIC,
-        )
+        cv2.resize(rng.uniform(0, 62, (n, n, 3)).astype(np.float32), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC)
         for n in (10, 40, 160, 500)
     ]
     return np.clip(sum(layers), 0, 255).astype(np.uint8)
@@ -115,9 +111,7 @@ def likeness(view: np.ndarray, search_map: np.ndarray, row_px: float, col_px: fl
     matrix[:, 2] += scale / 2 - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     patch = cv2.warpAffine(search_map, matrix, (96, 96), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    inside = (
-        cv2.warpAffine(np.full(search_map.shape[:2], 255, np.uint8), matrix, (96, 96), flags=flags) == 255
-    )
+    inside = cv2.warpAffine(np.full(search_map.shape[:2], 255, np.uint8), matrix, (96, 96), flags=flags) == 255
     small = cv2.resize(view, (96, 96), interpolation=cv2.INTER_AREA)
     pictures = [cv2.GaussianBlur(picture, (0, 0), 1)[inside].ravel() for picture in (patch, small)]
     return float(np.corrcoef(*pictures)[0, 1])
@@ -135,10 +129,7 @@ def built_set(photos: Path, raster: Path, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp("built_set")
     built = run(PhotoShots(photos), raster, root, BuildSettings("Field", "test"))
     assert [(b.name, len(b.coverages) > 0) for b in built[:3]] == [(f"DJI_{n}.JPG", True) for n in range(3)]
-    assert [b.skipped for b in built[3:]] == [
-        "shows ground outside the map",
-        "has no GPS position in its EXIF",
-    ]
+    assert [b.skipped for b in built[3:]] == ["shows ground outside the map", "has no GPS position in its EXIF"]
     return root
 
 
@@ -155,9 +146,7 @@ def test_test_maps_show_the_photo_at_their_label(built_set: Path) -> None:
 def matches(pair: Ul14TestPair, view_m: float) -> float:
     search_map = read_rgb(pair.satellite)
     row_px, col_px = np.multiply(pair.target, search_map.shape[0])
-    return likeness(
-        read_rgb(pair.uav), search_map, row_px, col_px, view_m / pair.size_m * search_map.shape[0]
-    )
+    return likeness(read_rgb(pair.uav), search_map, row_px, col_px, view_m / pair.size_m * search_map.shape[0])
 
 
 def test_turned_and_tilted_photos_come_out_north_up(photos: Path, raster: Path, tmp_path: Path) -> None:
@@ -205,9 +194,7 @@ def test_flight_becomes_a_data_set(small_flight: Path, tmp_path: Path) -> None:
     assert targets.min() >= 0.025 and targets.max() <= 0.975
     assert check_dataset(tmp_path).faults == []
     first = load_test(tmp_path)[0]
-    assert (first.lat_deg, first.lon_deg) == pytest.approx(
-        (flight.truth(0).lat_deg, flight.truth(0).lon_deg), abs=3e-4
-    )
+    assert (first.lat_deg, first.lon_deg) == pytest.approx((flight.truth(0).lat_deg, flight.truth(0).lon_deg), abs=3e-4)
 
 
 def test_maps_of_two_dates_give_two_maps_of_each_photo(photos: Path, raster: Path, tmp_path: Path) -> None:
@@ -220,9 +207,7 @@ def test_maps_of_two_dates_give_two_maps_of_each_photo(photos: Path, raster: Pat
 def test_a_place_is_built_once_and_in_one_split(photos: Path, raster: Path, tmp_path: Path) -> None:
     run(PhotoShots(photos), raster, tmp_path, BuildSettings("North_Field", "train"))
     for place, split in (("North_Field", "train"), ("North_Field", "test")):
-        with pytest.raises(
-            GeolocError, match="train already holds 3 sequences of place North_Field; give another"
-        ):
+        with pytest.raises(GeolocError, match="train already holds 3 sequences of place North_Field; give another"):
             run(PhotoShots(photos), raster, tmp_path, BuildSettings(place, split))
     # A name that only begins alike is another place.
     run(PhotoShots(photos), raster, tmp_path, BuildSettings("North", "train"))

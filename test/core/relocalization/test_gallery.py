@@ -17,24 +17,14 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.core.relocalization.gallery import (
-    Area,
-    Gallery,
-    GalleryInfo,
-    is_flat,
-    probe,
-    probe_rows,
-    write_header,
-)
+from geoloc_ros.core.relocalization.gallery import Area, Gallery, GalleryInfo, is_flat, probe, probe_rows, write_header
 
 DIM = 24
 INFO = GalleryInfo("map.tif", "0" * 12, "small-1234", (100.0,), 50.0, 0, 0)
 LAT, LON = 47.85, 15.0
 
 
-def write_gallery(
-    path: Path, tiles: int = 60, source: RasterMap | None = None, **changes: np.ndarray
-) -> Path:
+def write_gallery(path: Path, tiles: int = 60, source: RasterMap | None = None, **changes: np.ndarray) -> Path:
     """A gallery of random vectors on a diagonal line about (LAT, LON); `changes` replace arrays."""
     rng = np.random.default_rng(3)
     vectors = rng.standard_normal((tiles, DIM))
@@ -263,9 +253,7 @@ def test_a_gallery_knows_its_map(tmp_path: Path, write_patchwork: Callable[..., 
         Gallery(path, source=source)
     with (
         RasterMap(write_patchwork(tmp_path / "c.tif", seed=1)) as other,
-        pytest.raises(
-            GeolocError, match=r"is of another map than this one, map\.tif: at .* differ by \d+ grey levels"
-        ),
+        pytest.raises(GeolocError, match=r"is of another map than this one, map\.tif: at .* differ by \d+ grey levels"),
     ):
         Gallery(path, source=other)
 

@@ -27,9 +27,7 @@ GEOD = Geod(ellps="WGS84")
 
 
 @pytest.fixture(scope="module")
-def source(
-    tmp_path_factory: pytest.TempPathFactory, write_patchwork: Callable[..., Path]
-) -> Iterator[RasterMap]:
+def source(tmp_path_factory: pytest.TempPathFactory, write_patchwork: Callable[..., Path]) -> Iterator[RasterMap]:
     with RasterMap(write_patchwork(tmp_path_factory.mktemp("map") / "map.tif")) as opened:
         yield opened
 
@@ -40,9 +38,7 @@ def retriever(small_retriever: Path) -> Retriever:
 
 
 @pytest.fixture
-def build(
-    source: RasterMap, retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> GalleryBuild:
+def build(source: RasterMap, retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GalleryBuild:
     """Parts of 16 tiles, batches of 4."""
     monkeypatch.setattr(gallery_build, "PART_TILES", 16)
     return GalleryBuild("map.tif", source, retriever, tmp_path / "map.gallery", (60.0, 100.0), 40.0, batch=4)
@@ -129,9 +125,7 @@ def test_a_killed_build_ends_like_a_whole_one(build: GalleryBuild) -> None:
     assert build.out.read_bytes() == whole.out.read_bytes()
 
 
-def test_several_processes_make_the_same_gallery(
-    build: GalleryBuild, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_make_the_same_gallery(build: GalleryBuild, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = replace(build, out=build.out.with_name("whole.gallery"))
     whole.run(ALONE)
     barrier = threading.Barrier(2)
@@ -160,9 +154,7 @@ def test_parts_of_another_build_are_refused(build: GalleryBuild) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build.run(ALONE, stop)
-    with pytest.raises(
-        GeolocError, match=r"map\.gallery\.parts holds parts of a build with another stride_m"
-    ):
+    with pytest.raises(GeolocError, match=r"map\.gallery\.parts holds parts of a build with another stride_m"):
         replace(build, stride_m=30.0).run(ALONE)
     for part in range(20):
         build._part(part).write_bytes(b"cut")
@@ -182,8 +174,7 @@ def test_a_map_without_pictures_is_refused(
     with (
         RasterMap(write_patchwork(tmp_path / "thin.tif", width_m=120)) as empty,
         pytest.raises(
-            GeolocError,
-            match=r"map map\.tif has no tile to embed: \d+ without data, \d+ of one colour; check",
+            GeolocError, match=r"map map\.tif has no tile to embed: \d+ without data, \d+ of one colour; check"
         ),
     ):
         replace(build, source=empty).run(ALONE)

@@ -14,13 +14,7 @@ from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.frame import Frame
-from geoloc_ros.core.relocalization.hypotheses import (
-    Hypothesis,
-    HypothesisFilter,
-    Sighting,
-    turned,
-    with_heading,
-)
+from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting, turned, with_heading
 
 HOME = LocalEnu(58.4, 26.7)
 VIEW_M = 100.0
@@ -69,10 +63,7 @@ def test_odds_are_bayes_rule() -> None:
         search.predict(frame(2.0 * step, (20.0, 0.0)))
         first, second = search.hypotheses
         search.weigh(
-            [again(first, 40.0 * step, 2.0), again(second, 400.0 + 40.0 * step, 0.5)],
-            2.0 * step,
-            VIEW_M,
-            200.0,
+            [again(first, 40.0 * step, 2.0), again(second, 400.0 + 40.0 * step, 0.5)], 2.0 * step, VIEW_M, 200.0
         )
         odds = [odds[0] * math.exp(2.0), odds[1] * math.exp(0.5)]
     assert [h.log_odds for h in search.hypotheses] == pytest.approx(np.log(odds))
@@ -117,9 +108,7 @@ def test_two_equal_places_are_never_accepted() -> None:
     for step in range(1, 20):
         search.predict(frame(1.0 * step, (25.0, 0.0)))
         first, second = sorted(search.hypotheses, key=lambda h: h.tracker.place[1])
-        search.weigh(
-            [again(first, 25.0 * step, 9.0), again(second, 400.0 + 25.0 * step, 9.0)], step, VIEW_M, 100.0
-        )
+        search.weigh([again(first, 25.0 * step, 9.0), again(second, 400.0 + 25.0 * step, 9.0)], step, VIEW_M, 100.0)
         winner, reason = search.verdict()
         assert winner is None
     assert "the best of 2 places leads 1:1" in reason
@@ -155,9 +144,7 @@ def test_a_frame_that_does_not_confirm_never_helps(sharp: bool, evidence: float,
 
 def test_the_best_are_kept_and_one_place_once() -> None:
     search = HypothesisFilter(LocalizerSettings.of(VALUES | {"search.hypotheses": 3}))
-    search.weigh(
-        [named(100.0 * n + (10.0 if n == 5 else 0.0), float(n)) for n in range(6)], 0.0, VIEW_M, 50.0
-    )
+    search.weigh([named(100.0 * n + (10.0 if n == 5 else 0.0), float(n)) for n in range(6)], 0.0, VIEW_M, 50.0)
     search.weigh([named(515.0, 9.0)], 0.5, VIEW_M, 50.0)  # where there is one already
     assert [round(h.log_odds + math.log(50.0), 6) for h in search.hypotheses] == [5.0, 4.0, 3.0]
 

@@ -65,9 +65,7 @@ class World:
         heading_error_deg: float = 0.0,
     ) -> Frame:
         """Seen with the image's top to 30 degrees; the IMU says so with an error."""
-        picture = (camera or self.here).render(
-            *self.home.to_geodetic(east_m, north_m), HEIGHT_M, nadir_rotation(30.0)
-        )
+        picture = (camera or self.here).render(*self.home.to_geodetic(east_m, north_m), HEIGHT_M, nadir_rotation(30.0))
         return Frame(picture, stamp_s, nadir_rotation(30.0 - heading_error_deg), HEIGHT_M, CAMERA)
 
     def error_m(self, place: tuple[float, float], east_m: float, north_m: float) -> float:
@@ -77,9 +75,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(
-    tmp_path_factory: pytest.TempPathFactory,
-    small_retriever: Path,
-    write_texture: Callable[[Path, int], Path],
+    tmp_path_factory: pytest.TempPathFactory, small_retriever: Path, write_texture: Callable[[Path, int], Path]
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     here, elsewhere = write_texture(folder / "map.tif", 0), write_texture(folder / "other.tif", 1)
@@ -229,14 +225,9 @@ def test_one_query_over_many_maps_is_each_by_itself(world: World) -> None:
     for name in ("mix_compact", "mix_hybrid"):
         engine = TorchEngine(name, "cpu")
         query = cv2.resize(view, (engine.spec.query_px,) * 2)
-        side_px = (
-            2 * engine.spec.map_multiple_px * math.ceil(engine.spec.query_px / engine.spec.map_multiple_px)
-        )
+        side_px = 2 * engine.spec.map_multiple_px * math.ceil(engine.spec.query_px / engine.spec.map_multiple_px)
         maps = np.stack(
-            [
-                world.raster.crop(*world.home.to_geodetic(60.0 * n, 0.0), side_px * 0.6, side_px).image
-                for n in range(3)
-            ]
+            [world.raster.crop(*world.home.to_geodetic(60.0 * n, 0.0), side_px * 0.6, side_px).image for n in range(3)]
         )
         together, stride_px = engine.logits(query[None], maps)
         alone = [engine.logits(query[None], one[None]) for one in maps]

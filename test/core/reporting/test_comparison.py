@@ -65,9 +65,7 @@ def test_what_does_not_compare_is_told(folders: list[Path]) -> None:
 
 def test_another_place_at_the_same_times_is_told(folders: list[Path], walk: Walk, tmp_path: Path) -> None:
     elsewhere = walk("geoloc", 2.0)
-    elsewhere.frames = [
-        replace(frame, truth_lat_deg=frame.truth_lat_deg + 0.01) for frame in elsewhere.frames
-    ]
+    elsewhere.frames = [replace(frame, truth_lat_deg=frame.truth_lat_deg + 0.01) for frame in elsewhere.frames]
     write_figures(tmp_path / "elsewhere", [elsewhere], "elsewhere")
     warnings = compare(read_reports([folders[0], tmp_path / "elsewhere"]), {}).warnings
     assert warnings == ["Not the same truth: elsewhere and before differ by over a metre."]

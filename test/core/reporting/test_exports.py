@@ -15,9 +15,7 @@ from geoloc_ros.core.reporting.exports import write_geojson, write_kml, write_tu
 KML = {"kml": "http://www.opengis.net/kml/2.2"}
 
 
-def frame(
-    index: int, truth: tuple[float, float], fix: tuple[float, float] | None, **known: float
-) -> FrameScore:
+def frame(index: int, truth: tuple[float, float], fix: tuple[float, float] | None, **known: float) -> FrameScore:
     return score_fix(
         index=index,
         stamp_s=100.0 + index,
@@ -39,10 +37,7 @@ def run() -> Run:
         "tracking",
         "w",
         "cpu",
-        [
-            frame(index, place, None if index == 2 else (47.00001, place[1]))
-            for index, place in enumerate(places)
-        ],
+        [frame(index, place, None if index == 2 else (47.00001, place[1])) for index, place in enumerate(places)],
     )
 
 
@@ -105,9 +100,7 @@ def test_lines_break_at_the_antimeridian(tmp_path: Path) -> None:
     """RFC 7946, section 3.1.9: no line may go around the world the other way."""
     enu = LocalEnu(-17.0, 179.999)
     places = [enu.to_geodetic(50.0 * index, 0.0) for index in range(6)]
-    run = Run(
-        "geoloc", "tracking", "", "", [frame(index, place, place) for index, place in enumerate(places)]
-    )
+    run = Run("geoloc", "tracking", "", "", [frame(index, place, place) for index, place in enumerate(places)])
     write_geojson(tmp_path / "tracks.geojson", [run])
     for feature in json.loads((tmp_path / "tracks.geojson").read_text())["features"][:2]:
         east, west = feature["geometry"]["coordinates"]

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 
 from geoloc_ros.core.evaluation.scores import FrameScore, Run, score_fix, summarize
-from geoloc_ros.core.reporting.figures import (
-    COVERAGE_EXPECTED,
-    FIGURES,
-    NEES_EXPECTED,
-    table_rows,
-    write_summary_csv,
-)
+from geoloc_ros.core.reporting.figures import COVERAGE_EXPECTED, FIGURES, NEES_EXPECTED, table_rows, write_summary_csv
 from geoloc_ros.core.reporting.records import frames_of, table, write_errors_csv
 
 
@@ -98,17 +92,7 @@ def test_frames_come_back_from_their_table(run: Run, tmp_path: Path) -> None:
     for before, after in zip(run.frames, frames_of(columns, rows), strict=True):
         for name in ("index", "state", "valid", "dropped", "stages_ms", "reason"):
             assert getattr(after, name) == getattr(before, name)
-        for name in (
-            "stamp_s",
-            "lat_deg",
-            "lon_deg",
-            "height_m",
-            "error_m",
-            "nees",
-            "rds",
-            "latency_ms",
-            "peak",
-        ):
+        for name in ("stamp_s", "lat_deg", "lon_deg", "height_m", "error_m", "nees", "rds", "latency_ms", "peak"):
             assert getattr(after, name) == pytest.approx(getattr(before, name), nan_ok=True, rel=1e-4), name
         np.testing.assert_allclose(after.covariance_enu_m2, before.covariance_enu_m2, rtol=1e-4)
     write_errors_csv(tmp_path / "errors.csv", run.frames)

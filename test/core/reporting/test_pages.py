@@ -24,9 +24,7 @@ PLOT = 'document.querySelector("picture img").currentSrc'
 
 
 @pytest.fixture(scope="module")
-def pages(
-    tmp_path_factory: pytest.TempPathFactory, walk: Callable[..., Run], flat_map: MapSource
-) -> dict[str, Path]:
+def pages(tmp_path_factory: pytest.TempPathFactory, walk: Callable[..., Run], flat_map: MapSource) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     gap = range(5, 9)
     stopped = walk("stopped", 3.0, gap)

@@ -21,14 +21,7 @@ from rasterio.transform import from_origin
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.maps.raster import RasterMap
-from geoloc_ros.core.simulation.gazebo import (
-    VEHICLE,
-    Camera,
-    World,
-    blocks_of,
-    plan_ground,
-    write_world,
-)
+from geoloc_ros.core.simulation.gazebo import VEHICLE, Camera, World, blocks_of, plan_ground, write_world
 from geoloc_ros.core.simulation.gazebo_check import check_served_map, likeness
 
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -87,10 +80,7 @@ class Rendered:
         corners = np.array([line.split()[1:3] for line in lines if line.startswith("v ")], float)
         texture = np.array([line.split()[1:3] for line in lines if line.startswith("vt ")], float)
         faces = [
-            tuple(map(int, part.split("/")[:2]))
-            for line in lines
-            if line.startswith("f ")
-            for part in line.split()[1:]
+            tuple(map(int, part.split("/")[:2])) for line in lines if line.startswith("f ") for part in line.split()[1:]
         ]
         assert all(vertex == coordinate for vertex, coordinate in faces)
         scale = np.array(str(visual.findtext(".//mesh/scale")).split(), float)[:2]
@@ -104,9 +94,7 @@ class Rendered:
         east, north, _ = self.to_local.transform(lon_deg, lat_deg, 0.0)
         for visual in self.visuals:
             corners, texture = self.mesh(visual)
-            affine, *_ = np.linalg.lstsq(
-                np.column_stack([corners, np.ones(len(corners))]), texture, rcond=None
-            )
+            affine, *_ = np.linalg.lstsq(np.column_stack([corners, np.ones(len(corners))]), texture, rcond=None)
             u, v = np.array([east, north, 1.0]) @ affine
             if 0 <= u < 1 and 0 <= v < 1:
                 picture = cv2.imread(str(self.folder / str(visual.findtext(".//albedo_map"))))
@@ -139,9 +127,7 @@ def make(raster: Path, out: Path, name: str = "geoloc", **options: object) -> Wo
         ("EPSG:3413", 82.0, 120.0, 1.0),  # north is not up
     ],
 )
-def test_every_place_lies_where_it_is(
-    tmp_path: Path, crs: str, lat_deg: float, lon_deg: float, gsd: float
-) -> None:
+def test_every_place_lies_where_it_is(tmp_path: Path, crs: str, lat_deg: float, lon_deg: float, gsd: float) -> None:
     raster = write_raster(tmp_path / "map.tif", crs, lat_deg, lon_deg, gsd)
     world = make(raster, tmp_path / "world", tile_px=256)
     assert len(world.plan.tiles) > 4
@@ -244,9 +230,7 @@ def test_outside_the_map_is_of_one_colour(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "map.tif", "EPSG:32633", 58.4, 15.0, 1.0)
     world = make(raster, tmp_path / "world", centre=(58.4, 15.0), size_m=1000.0, tile_px=512)
     assert world.coverage == pytest.approx(600 * 500 / 1000**2, abs=0.01)
-    corners = [
-        cv2.imread(str(world.ground / f"tile_{row}_{col}.png"))[-row, -col] for row, col in ((0, 0), (1, 1))
-    ]
+    corners = [cv2.imread(str(world.ground / f"tile_{row}_{col}.png"))[-row, -col] for row, col in ((0, 0), (1, 1))]
     np.testing.assert_array_equal(corners[0], corners[1])
 
 
@@ -311,18 +295,13 @@ def test_camera_and_bridge_name_the_same_topics(tmp_path: Path) -> None:
         world = write_world(source, "m", tmp_path / "w", plan, Camera(800, 600, 60.0, 15.0), "hill", 123.5)
     model = ElementTree.parse(world.models / "geoloc_camera" / "model.sdf").getroot()
     topics = {str(sensor.get("type")): sensor.findtext("topic") for sensor in model.iter("sensor")}
-    bridged = {
-        entry["ros_topic_name"]: entry
-        for entry in yaml.safe_load((tmp_path / "w" / "bridge.yaml").read_text())
-    }
+    bridged = {entry["ros_topic_name"]: entry for entry in yaml.safe_load((tmp_path / "w" / "bridge.yaml").read_text())}
     assert bridged["/clock"]["gz_topic_name"] == "/world/hill/clock"
     assert bridged["truth"]["gz_topic_name"] == topics["navsat"]
     # Gazebo publishes camera_info beside the image.
     assert bridged["camera_info"]["gz_topic_name"] == str(topics["camera"]).rsplit("/", 1)[0] + "/camera_info"
     vehicle = ElementTree.parse(world.flight_sdf).getroot().findtext(".//include/name")
-    assert (
-        vehicle == VEHICLE == ElementTree.parse(world.models / VEHICLE / "model.sdf").getroot()[0].get("name")
-    )
+    assert vehicle == VEHICLE == ElementTree.parse(world.models / VEHICLE / "model.sdf").getroot()[0].get("name")
     assert {entry["direction"] for entry in bridged.values()} == {"GZ_TO_ROS"}
     assert float(str(model.findtext(".//horizontal_fov"))) == pytest.approx(np.radians(60.0), abs=1e-6)
     assert [model.findtext(f".//image/{side}") for side in ("width", "height")] == ["800", "600"]

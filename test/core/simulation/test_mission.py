@@ -33,13 +33,7 @@ from mavlink_vehicle import STREAMS_HZ, MavlinkVehicle, mavlink
 
 HOME = (58.37, 26.73, 60.0)
 PLAN = MissionPlan(
-    pattern="line",
-    size_m=100.0,
-    height_m=20.0,
-    speed_m_s=8.0,
-    gnss_loss_s=0.3,
-    max_error_m=8.0,
-    needs_fixes=False,
+    pattern="line", size_m=100.0, height_m=20.0, speed_m_s=8.0, gnss_loss_s=0.3, max_error_m=8.0, needs_fixes=False
 )
 
 
@@ -113,10 +107,7 @@ def test_plan_says_what_does_not_fit() -> None:
         ({"pattern": "spiral"}, "pattern 'spiral' is unknown; use one of lawnmower, loop, line"),
         ({"height_m": 0.0}, "height_m is 0 m; it must be positive"),
         ({"speed_m_s": math.nan}, "speed_m_s is nan m/s"),
-        (
-            {"gnss_loss_s": 60.0},
-            f"GNSS would go after 60 s of {PLAN.duration_s:.0f} s; lose it at least 10 s before",
-        ),
+        ({"gnss_loss_s": 60.0}, f"GNSS would go after 60 s of {PLAN.duration_s:.0f} s; lose it at least 10 s before"),
     ):
         with pytest.raises(GeolocError, match=message):
             replace(PLAN, **changes)
@@ -282,9 +273,7 @@ def test_what_becomes_of_a_lost_vehicle_is_told(
     assert flight.has_gnss()
 
 
-def test_a_silent_vehicle_ends_the_mission(
-    make: Callable[..., Flight], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_vehicle_ends_the_mission(make: Callable[..., Flight], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ground_station, "SILENT_S", 1.5)
     flight = make()
 
@@ -318,13 +307,9 @@ def test_report(tmp_path: Path) -> None:
     time_s = np.arange(-5.0, 40.0, 0.1)
     truth = np.stack([8.0 * np.clip(time_s, 0, None), np.zeros_like(time_s)], axis=1)
     error_m = np.where(time_s < 10.0, 0.5, 2.0)
-    samples = Samples(
-        time_s, truth + np.stack([0 * error_m, error_m], axis=1), truth, np.full_like(time_s, 20.0)
-    )
+    samples = Samples(time_s, truth + np.stack([0 * error_m, error_m], axis=1), truth, np.full_like(time_s, 20.0))
     fix_times_s = np.arange(0.0, 30.0, 0.25)
-    flown = Flown(
-        PLAN, "PX4, system 1", "", 10.0, 30.0, 39.0, samples, fix_times_s, ("a", "a", "b"), "bridge: late"
-    )
+    flown = Flown(PLAN, "PX4, system 1", "", 10.0, 30.0, 39.0, samples, fix_times_s, ("a", "a", "b"), "bridge: late")
     found = figures(flown)
     assert found["ok"]
     assert found["error_m"]["with_gnss"] == {"median": 0.5, "p95": 0.5, "max": 0.5}
@@ -336,9 +321,7 @@ def test_report(tmp_path: Path) -> None:
         "(with GNSS 0.5 m off, 0.5 m at most), 4.0 fixes/s"
     )
     lost = outcome(replace(flown, trouble="it fell", plan=replace(PLAN, needs_fixes=True)))
-    assert lost.startswith("lost: it fell, after 20 s without GNSS") and lost.endswith(
-        "4.0 fixes/s; bridge: late"
-    )
+    assert lost.startswith("lost: it fell, after 20 s without GNSS") and lost.endswith("4.0 fixes/s; bridge: late")
     write_mission(tmp_path, flown)
     written = json.loads((tmp_path / "mission.json").read_text(encoding="utf-8"))
     assert len(written["samples"]) == len(time_s)

@@ -30,15 +30,7 @@ def write_raster(path: Path, image: np.ndarray, crs: str | None = "EPSG:32633", 
     transform = from_origin(*ORIGIN, gsd_m, gsd_m)
     height, width = image.shape[:2]
     with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=width,
-        height=height,
-        count=3,
-        dtype="uint8",
-        crs=crs,
-        transform=transform,
+        path, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", crs=crs, transform=transform
     ) as target:
         target.write(image.transpose(2, 0, 1))
     return path
@@ -62,9 +54,7 @@ def at_utm(east: float, north: float) -> tuple[float, float]:
     return lat, lon
 
 
-def pinhole(
-    camera: CameraModel, rotation: np.ndarray, east_m: float, north_m: float, height_m: float
-) -> np.ndarray:
+def pinhole(camera: CameraModel, rotation: np.ndarray, east_m: float, north_m: float, height_m: float) -> np.ndarray:
     """Pixel of a ground point east and north of the camera, written out; Brown's k1 only."""
     x, y, z = np.linalg.inv(rotation) @ np.array([east_m, north_m, -height_m])
     x, y = x / z, y / z
@@ -83,8 +73,7 @@ def red_centroid(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("distortion", [(), (-0.12, 0.0, 0.0, 0.0, 0.0)], ids=["pinhole", "barrel"])
 @pytest.mark.parametrize(
-    ("height_m", "angles_deg"),
-    [(80, (0, 0, 0)), (120, (7, -5, 130)), (150, (-9, 11, -40)), (330, (3, 4, 77))],
+    ("height_m", "angles_deg"), [(80, (0, 0, 0)), (120, (7, -5, 130)), (150, (-9, 11, -40)), (330, (3, 4, 77))]
 )
 def test_marker_lands_where_pinhole_arithmetic_says(
     marked_map: Path, height_m: float, angles_deg: tuple[float, float, float], distortion: tuple[float, ...]
@@ -141,9 +130,7 @@ def test_degradation_does_what_it_says(marked_map: Path) -> None:
     inner = (clean > 40) & (clean < 215)
     assert np.std((first.astype(float) - clean)[inner]) == pytest.approx(6.0, rel=0.05)
     assert np.any(first != second)
-    again = CameraSimulator(marked_map, CAMERA, Degradation(noise=6.0), seed=4).render(
-        lat, lon, 100.0, rotation
-    )
+    again = CameraSimulator(marked_map, CAMERA, Degradation(noise=6.0), seed=4).render(lat, lon, 100.0, rotation)
     assert np.array_equal(first, again)
 
     dark = CameraSimulator(marked_map, CAMERA, Degradation(exposure=0.5)).render(lat, lon, 100.0, rotation)
@@ -182,9 +169,7 @@ def test_flights_are_smooth_stay_over_the_map_and_repeat(marked_map: Path, patte
     simulator = CameraSimulator(marked_map, CAMERA)
     poses = list(Trajectory.over(simulator, pattern, 100.0, 12.0, seed=7).sample(5.0))
     again = list(Trajectory.over(simulator, pattern, 100.0, 12.0, seed=7).sample(5.0))
-    assert [(p.lat_deg, p.lon_deg, p.height_m) for p in poses] == [
-        (p.lat_deg, p.lon_deg, p.height_m) for p in again
-    ]
+    assert [(p.lat_deg, p.lon_deg, p.height_m) for p in poses] == [(p.lat_deg, p.lon_deg, p.height_m) for p in again]
 
     to_utm = Transformer.from_crs("EPSG:4326", "EPSG:32633", always_xy=True)
     east, north = to_utm.transform([p.lon_deg for p in poses], [p.lat_deg for p in poses])
@@ -204,9 +189,7 @@ def test_flights_are_smooth_stay_over_the_map_and_repeat(marked_map: Path, patte
     # Attitude is continuous and its rate is the stated one.
     for before, after in itertools.pairwise(poses[10:60]):
         turn = after.rotation_enu_from_optical @ before.rotation_enu_from_optical.T
-        vector = (
-            np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2 * 5.0
-        )
+        vector = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2 * 5.0
         middle = (np.array(before.angular_velocity_enu_rad_s) + after.angular_velocity_enu_rad_s) / 2
         assert np.linalg.norm(vector - middle) < 0.25
 

@@ -15,17 +15,7 @@ from geoloc_ros.core.simulation.sitl_setup import (
     server_config,
 )
 
-ALL = (
-    "gazebo",
-    "px4",
-    "agent",
-    "ros_gz_bridge",
-    "ros_gz_image",
-    "map_server",
-    "localizer",
-    "px4_bridge",
-    "mission",
-)
+ALL = ("gazebo", "px4", "agent", "ros_gz_bridge", "ros_gz_image", "map_server", "localizer", "px4_bridge", "mission")
 
 
 class Machine:
@@ -75,9 +65,7 @@ def test_bare_machine_lacks_all_and_is_told_how_to_get_it(machine: Machine) -> N
 
 def test_humble_has_harmonic_under_another_name(machine: Machine) -> None:
     machine.environment["ROS_DISTRO"] = "humble"
-    assert all(
-        "ros-humble-ros-gzharmonic" in sentence for sentence in machine.missing("gazebo", "ros_gz_image")
-    )
+    assert all("ros-humble-ros-gzharmonic" in sentence for sentence in machine.missing("gazebo", "ros_gz_image"))
 
 
 def test_what_is_switched_off_is_not_asked_for(machine: Machine) -> None:
@@ -132,12 +120,7 @@ def test_gazebo_finds_models_and_plugins(machine: Machine, tmp_path: Path) -> No
     environment = {"GZ_SIM_RESOURCE_PATH": "/mine", "GZ_SIM_SYSTEM_PLUGIN_PATH": "/my/plugins"}
     found = gazebo_environment(tmp_path / "models", tmp_path / "server.config", machine.px4, environment)
     paths = found["GZ_SIM_RESOURCE_PATH"].split(":")
-    assert paths == [
-        str(tmp_path / "models"),
-        str(machine.px4 / "Tools/simulation/gz/models"),
-        "/mine",
-        "/px4/models",
-    ]
+    assert paths == [str(tmp_path / "models"), str(machine.px4 / "Tools/simulation/gz/models"), "/mine", "/px4/models"]
     assert found["GZ_SIM_SYSTEM_PLUGIN_PATH"] == "/my/plugins:/px4/plugins"
     assert found["GZ_SIM_SERVER_CONFIG_PATH"] == str(tmp_path / "server.config")
 

@@ -36,20 +36,10 @@ class DeclareLaunchArgument(Action):
     """An argument with its default, choices and description."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        default_value: Any = None,
-        description: str,
-        choices: list[str] | None = None,
+        self, name: str, *, default_value: Any = None, description: str, choices: list[str] | None = None
     ) -> None:
         super().__init__()
-        self.name, self.default_value, self.description, self.choices = (
-            name,
-            default_value,
-            description,
-            choices,
-        )
+        self.name, self.default_value, self.description, self.choices = (name, default_value, description, choices)
 
     def run(self, context: LaunchContext) -> None:
         given = context.launch_configurations
@@ -58,9 +48,7 @@ class DeclareLaunchArgument(Action):
                 raise RuntimeError(f"required launch argument '{self.name}' was not provided")
             given[self.name] = context.text(self.default_value)
         if self.choices is not None and given[self.name] not in self.choices:
-            raise RuntimeError(
-                f"argument '{self.name}' has the value '{given[self.name]}', not one of {self.choices}"
-            )
+            raise RuntimeError(f"argument '{self.name}' has the value '{given[self.name]}', not one of {self.choices}")
 
 
 class SetEnvironmentVariable(Action):
@@ -99,9 +87,7 @@ class OpaqueFunction(Action):
 class IncludeLaunchDescription(Action):
     """Another launch file with values for its arguments, which hold from then on for all, as in `launch`."""
 
-    def __init__(
-        self, launch_description_source: Any, *, launch_arguments: Iterable[tuple[str, Any]] = ()
-    ) -> None:
+    def __init__(self, launch_description_source: Any, *, launch_arguments: Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__()
         self._source, self._arguments = launch_description_source, list(launch_arguments)
 
@@ -163,8 +149,4 @@ class ExecuteProcess(Action):
         context.processes.append(process)
         context.ends_with[process] = self._on_exit
         context.quiet_kill_s[process] = self._patience_s
-        print(
-            f"[INFO] [{name}]: process started with pid [{process.pid}]: {command}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"[INFO] [{name}]: process started with pid [{process.pid}]: {command}", file=sys.stderr, flush=True)

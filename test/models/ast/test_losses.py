@@ -57,9 +57,7 @@ def test_soft_margin_equals_the_double_loop_in_both_of_its_forms() -> None:
 def test_max_margin_equals_the_double_loop() -> None:
     drone, satellite = _features()
     found = max_margin_triplet(drone, satellite, torch.tensor(LABELS)).item()
-    expected = _naive_triplets(
-        drone, satellite, LABELS, lambda p, n: max(0.0, (2 - 2 * p) - (2 - 2 * n) + 0.3)
-    )
+    expected = _naive_triplets(drone, satellite, LABELS, lambda p, n: max(0.0, (2 - 2 * p) - (2 - 2 * n) + 0.3))
     assert found == pytest.approx(expected, rel=1e-5)
 
 

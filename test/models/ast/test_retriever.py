@@ -37,14 +37,7 @@ from geoloc_models.training.trainer import train
 
 SMALL = replace(AST, input_px=64, blocks=2, head_width=64, dropout=0.0)
 QUICK = replace(
-    AST_PAPER,
-    epochs=6,
-    per_place=4,
-    optimiser="adamw",
-    head_rate=2e-3,
-    trunk_rate=2e-4,
-    schedule="cosine",
-    seed=3,
+    AST_PAPER, epochs=6, per_place=4, optimiser="adamw", head_rate=2e-3, trunk_rate=2e-4, schedule="cosine", seed=3
 )
 
 
@@ -64,9 +57,7 @@ def test_the_papers_sizes() -> None:
     assert sum(p.numel() for p in built.parameters()) == 23_919_732
     assert sum(p.numel() for p in built.heads[0].parameters()) == 557_757
     assert sum(p.numel() for p in built.trunk.parameters()) == 21_688_704
-    assert count_cost(built.trunk, torch.zeros(1, 3, 256, 256)).counted_macs / 1e9 == pytest.approx(
-        5.53, abs=5e-3
-    )
+    assert count_cost(built.trunk, torch.zeros(1, 3, 256, 256)).counted_macs / 1e9 == pytest.approx(5.53, abs=5e-3)
     assert built.dim == 2048
 
 
@@ -98,10 +89,7 @@ def test_an_unknown_preset_names_the_others() -> None:
 def test_a_product_is_the_mean_cosine_of_the_parts() -> None:
     features = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     joined = descriptor(features)
-    cosines = [
-        float(features[0, p] @ features[1, p] / features[0, p].norm() / features[1, p].norm())
-        for p in range(4)
-    ]
+    cosines = [float(features[0, p] @ features[1, p] / features[0, p].norm() / features[1, p].norm()) for p in range(4)]
     assert float(joined[0] @ joined[1]) == pytest.approx(np.mean(cosines), abs=1e-6)
 
 
@@ -194,11 +182,7 @@ def test_dinov2_starts_the_trunk(shared_data: Path, tmp_path: Path) -> None:
 
 
 def trained_on(
-    model: SegmentTransformer,
-    places: TrainingSet,
-    out: Path,
-    recipe: RetrieverRecipe,
-    check: Check | None = None,
+    model: SegmentTransformer, places: TrainingSet, out: Path, recipe: RetrieverRecipe, check: Check | None = None
 ) -> SegmentTransformer:
     alone = Processes(0, 1, torch.device("cpu"))
     trained = train(RetrieverTask("small", model, places, out, recipe, alone, check), out, alone).model
@@ -226,8 +210,7 @@ def test_training_learns_both_tasks(university_tree: Path, tmp_path: Path) -> No
 def _margin(retriever: Retriever, task: RetrievalTask) -> float:
     """By how much the right image is nearer than the nearest wrong one, mean over queries."""
     vectors = [
-        retriever.embed_stream(map(side.read, range(side.count)), side.view)
-        for side in (task.queries, task.gallery)
+        retriever.embed_stream(map(side.read, range(side.count)), side.view) for side in (task.queries, task.gallery)
     ]
     similarity = vectors[0] @ vectors[1].T
     right = np.where(task.correct, similarity, -1.0).max(1)
@@ -249,15 +232,11 @@ def _train_as_test(tree: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("blocks", [None, 1, 0])
-def test_an_interrupted_run_ends_like_a_whole_one(
-    blocks: int | None, university_tree: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_ends_like_a_whole_one(blocks: int | None, university_tree: Path, tmp_path: Path) -> None:
     """All of the trunk, its last block, or the heads alone; what is frozen stays to the last bit."""
     places = training_set("university1652", university_tree, 32)
     shape = replace(SMALL, input_px=32, dropout=0.2)
-    recipe = replace(
-        QUICK, epochs=3, per_place=2, trainable_blocks=blocks, optimiser="sgd", schedule="plateau"
-    )
+    recipe = replace(QUICK, epochs=3, per_place=2, trainable_blocks=blocks, optimiser="sgd", schedule="plateau")
     whole = trained_on(network(shape, 6), places, tmp_path / "whole", recipe)
 
     epochs = iter(range(2))
@@ -296,10 +275,7 @@ def test_a_checkpoint_of_another_network_is_refused(university_tree: Path, tmp_p
 def test_impossible_recipes_are_refused(university_tree: Path, tmp_path: Path) -> None:
     places = training_set("university1652", university_tree, 32)
     for recipe, told in (
-        (
-            replace(QUICK, per_place=1, pairs_per_batch=8),
-            "6 places, 1 draws each, do not fill a batch of 8 pairs",
-        ),
+        (replace(QUICK, per_place=1, pairs_per_batch=8), "6 places, 1 draws each, do not fill a batch of 8 pairs"),
         (replace(QUICK, trainable_blocks=3), "3 trainable blocks of a trunk of 2: give 0 to 2"),
     ):
         with pytest.raises(GeolocError, match=told):

@@ -124,9 +124,7 @@ def test_the_gradient_reaches_the_scores_through_the_weights_alone() -> None:
         step = torch.zeros_like(scores)
         step[0, patch] = 1e-3
         with torch.no_grad():
-            up, down = (
-                segment_tokens(patches, scores + sign * step, assigned, 3, True).sum() for sign in (1, -1)
-            )
+            up, down = (segment_tokens(patches, scores + sign * step, assigned, 3, True).sum() for sign in (1, -1))
         assert scores.grad[0, patch].item() == pytest.approx((up - down).item() / 2e-3, abs=2e-2)
 
 
@@ -134,18 +132,13 @@ def test_adaptive_groups_leave_the_least_spread() -> None:
     """Natural breaks against all splits tried one by one."""
     rng = np.random.default_rng(7)
     count, groups, least = 14, 3, 1
-    scores = np.concatenate(
-        [rng.normal(4, 0.3, (3, 3)), rng.normal(1, 0.5, (3, 4)), rng.normal(-1, 0.4, (3, 7))], 1
-    )
+    scores = np.concatenate([rng.normal(4, 0.3, (3, 3)), rng.normal(1, 0.5, (3, 4)), rng.normal(-1, 0.4, (3, 7))], 1)
     assigned = assign_groups(torch.from_numpy(scores), groups, "adaptive")
     spread = score_spread(torch.from_numpy(scores), assigned, groups)
     for picture in range(3):
         ranked = sorted(scores[picture].astype(np.float32).astype(np.float64), reverse=True)
         best = min(
-            sum(
-                ((np.array(part) - np.mean(part)) ** 2).sum()
-                for part in (ranked[:i], ranked[i:j], ranked[j:])
-            )
+            sum(((np.array(part) - np.mean(part)) ** 2).sum() for part in (ranked[:i], ranked[i:j], ranked[j:]))
             for i, j in itertools.combinations(range(least, count), 2)
         )
         assert spread[picture].item() == pytest.approx(best / count, rel=1e-5)

@@ -65,9 +65,7 @@ def naive_norm(t: Tensor, norm: nn.Module) -> Tensor:
     return (t - mean) / torch.sqrt(variance + 1e-5) * norm.weight + norm.bias
 
 
-def naive_projection(
-    tokens: Tensor, grid: tuple[int, int], projection: nn.Module, linear: nn.Module
-) -> Tensor:
+def naive_projection(tokens: Tensor, grid: tuple[int, int], projection: nn.Module, linear: nn.Module) -> Tensor:
     """One image's tokens (n, C) through depthwise convolution, batch norm and linear layer, by loops."""
     height, width = grid
     stride = projection.conv.stride[0]
@@ -160,9 +158,7 @@ def small_stream() -> CvtStream:
     return backbone
 
 
-def naive_project_all(
-    tokens: Tensor, count: int, grid: tuple[int, int], attn: nn.Module, part: str
-) -> Tensor:
+def naive_project_all(tokens: Tensor, count: int, grid: tuple[int, int], attn: nn.Module, part: str) -> Tensor:
     """Queries, keys or values of tokens whose first `count` pass the convolution by."""
     linear = getattr(attn, f"proj_{part}")
     patches = naive_projection(tokens[count:], grid, getattr(attn, f"conv_proj_{part}"), linear)
@@ -186,11 +182,7 @@ def naive_stream(backbone: CvtStream, image: Tensor) -> Tensor:
             attended = naive_attend(q, k, v, attn.heads)
             tokens = tokens + attended @ attn.proj.weight.T + attn.proj.bias
             hidden = naive_norm(tokens, block.norm2) @ block.mlp.fc1.weight.T + block.mlp.fc1.bias
-            tokens = (
-                tokens
-                + (hidden / (1 + torch.exp(-1.702 * hidden))) @ block.mlp.fc2.weight.T
-                + block.mlp.fc2.bias
-            )
+            tokens = tokens + (hidden / (1 + torch.exp(-1.702 * hidden))) @ block.mlp.fc2.weight.T + block.mlp.fc2.bias
         image = tokens[index:].T.reshape(-1, *size)
     return image
 
@@ -201,9 +193,7 @@ def test_one_stream_with_class_token_equals_a_naive_one() -> None:
     with torch.no_grad():
         level = backbone(image)[-1]
         for sample in range(2):
-            torch.testing.assert_close(
-                level[sample], naive_stream(backbone, image[sample]), rtol=1e-10, atol=1e-10
-            )
+            torch.testing.assert_close(level[sample], naive_stream(backbone, image[sample]), rtol=1e-10, atol=1e-10)
 
 
 def test_batch_norms_of_one_stream_learn() -> None:
@@ -287,15 +277,9 @@ def zoo_checkpoint(backbone: CvtMix) -> dict[str, Tensor]:
     """The backbone's weights in the dress of a classification checkpoint."""
     state = {key: value.clone() for key, value in backbone.state_dict().items()}
     counters = {
-        key.replace("running_var", "num_batches_tracked"): torch.tensor(5)
-        for key in state
-        if "running_var" in key
+        key.replace("running_var", "num_batches_tracked"): torch.tensor(5) for key in state if "running_var" in key
     }
-    extra = {
-        "stage1.cls_token": torch.zeros(1, 1, 48),
-        "norm.weight": torch.ones(48),
-        "norm.bias": torch.ones(48),
-    }
+    extra = {"stage1.cls_token": torch.zeros(1, 1, 48), "norm.weight": torch.ones(48), "norm.bias": torch.ones(48)}
     return {**state, **counters, **extra, "head.weight": torch.ones(10, 48), "head.bias": torch.ones(10)}
 
 

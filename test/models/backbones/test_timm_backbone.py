@@ -47,9 +47,7 @@ def resnet() -> Any:
     return import_timm().create_model("resnet50").eval()
 
 
-def test_level_equals_timms_own_and_the_checkpoint_of_the_classifier_loads(
-    resnet: Any, tmp_path: Path
-) -> None:
+def test_level_equals_timms_own_and_the_checkpoint_of_the_classifier_loads(resnet: Any, tmp_path: Path) -> None:
     path = tmp_path / "resnet50.safetensors"
     save_file(resnet.state_dict(), path)
     network = build("post_resnet50_ccn_gc", path).eval()
@@ -91,9 +89,7 @@ def test_missing_timm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_declarations_are_made_only_where_the_plain_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A torchvision that imports is left alone; another failure than that of its operators is not hidden."""
     declared: list[str] = []
-    monkeypatch.setattr(
-        ours, "_SIGNATURES", type("Library", (), {"define": lambda _, text: declared.append(text)})()
-    )
+    monkeypatch.setattr(ours, "_SIGNATURES", type("Library", (), {"define": lambda _, text: declared.append(text)})())
     monkeypatch.setattr(importlib, "import_module", lambda _: None)
     ours.import_torchvision()
     assert declared == []

@@ -65,8 +65,7 @@ def naive_dinov2(image: Tensor, state: dict[str, Tensor], heads: int, blocks: in
     def norm(t: Tensor, name: str) -> Tensor:
         centred = t - t.mean(-1, keepdim=True)
         return (
-            centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6) * w[f"{name}.weight"]
-            + w[f"{name}.bias"]
+            centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6) * w[f"{name}.weight"] + w[f"{name}.bias"]
         )
 
     for index in range(blocks):
@@ -106,18 +105,14 @@ def test_shared_weights_give_dinov2_features(dinov2: dict[str, Tensor]) -> None:
     image = torch.rand(1, 3, 126, 98, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours = backbone.encode_query(image).pyramid[0][0].flatten(1).T
-        expected = naive_dinov2(
-            ((image - backbone.mean) / backbone.std)[0].double(), dinov2, heads=6, blocks=12
-        )
+        expected = naive_dinov2(((image - backbone.mean) / backbone.std)[0].double(), dinov2, heads=6, blocks=12)
     assert expected.abs().max() > 1  # features, not zeros
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=2e-3)
 
 
 def test_query_never_sees_the_map_and_the_map_sees_the_query() -> None:
     backbone = small_vit()
-    z1, z2, x1, x2 = (
-        torch.rand(2, 3, h, w, dtype=torch.float64) for h, w in ((42, 42), (42, 42), (70, 70), (56, 84))
-    )
+    z1, z2, x1, x2 = (torch.rand(2, 3, h, w, dtype=torch.float64) for h, w in ((42, 42), (42, 42), (70, 70), (56, 84)))
     with torch.no_grad():
         first_z, first_x = backbone(z1, x1)
         second_z, _ = backbone(z1, x2)

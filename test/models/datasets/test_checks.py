@@ -210,9 +210,7 @@ def test_maps_that_are_no_squares_are_one_fault(tree: Path) -> None:
     for path in tree.glob("train/*/Satellite/0.tif"):
         resize(path.relative_to(tree), 1280, 960)(tree)
     faults = check_dataset(tree).faults
-    assert [(f.path, f.text) for f in faults] == [
-        (tree / "train", "its maps are 960x1280 px; cut them square")
-    ]
+    assert [(f.path, f.text) for f in faults] == [(tree / "train", "its maps are 960x1280 px; cut them square")]
 
 
 def test_val_copied_from_test_is_warned_of(tree: Path) -> None:
@@ -252,9 +250,7 @@ def denseuav_tree(tmp_path: Path) -> Path:
                 picture(drone / f"H{height}.JPG", 64)
                 picture(satellite / f"H{height}.tif", 64)
                 picture(satellite / f"H{height}_old.tif", 64)
-                lines[split].append(
-                    f"./{split}/drone/{place}/H{height}.JPG E120.3{place} N30.3{place} {height}.5"
-                )
+                lines[split].append(f"./{split}/drone/{place}/H{height}.JPG E120.3{place} N30.3{place} {height}.5")
     for split, text in lines.items():
         (root / f"Dense_GPS_{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
     return root

@@ -31,9 +31,7 @@ def test_letters_tell_longitude_from_latitude(line: str, tmp_path: Path) -> None
 def root(tmp_path: Path) -> Path:
     """Empty files in place of images: the loader does not open them."""
     files = [f"train/drone/000007/H{height}.JPG" for height in (80, 90, 100)]
-    files += [
-        f"train/satellite/000007/H{height}{year}.tif" for height in (80, 90, 100) for year in ("", "_old")
-    ]
+    files += [f"train/satellite/000007/H{height}{year}.tif" for height in (80, 90, 100) for year in ("", "_old")]
     files += ["test/query_drone/000008/H80.JPG", "test/gallery_satellite/000008/H80.tif"]
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +58,7 @@ def test_pictures_by_role_with_the_position_of_their_height(root: Path) -> None:
 
 def test_the_first_fault_is_told(root: Path) -> None:
     (root / "Dense_GPS_ALL.txt").write_text("train/drone/000007/H80.JPG E120.1.1 N30 80")
-    with pytest.raises(
-        GeolocError, match=r"ALL\.txt: line 1 holds 'E120\.1\.1', which is no number \(2 more"
-    ):
+    with pytest.raises(GeolocError, match=r"ALL\.txt: line 1 holds 'E120\.1\.1', which is no number \(2 more"):
         load_train(root)
     with pytest.raises(GeolocError, match="has no folder train; give the root"):
         load_train(root / "test")

@@ -26,9 +26,7 @@ def spot_of(image: np.ndarray) -> np.ndarray:
 
 def spotted(xy: tuple[float, float], size: int = 400) -> np.ndarray:
     image = np.full((size, size, 3), 90, np.uint8)
-    cv2.circle(
-        image, (round((xy[0] - 0.5) * 16), round((xy[1] - 0.5) * 16)), 5 * 16, (255, 0, 0), -1, cv2.LINE_AA, 4
-    )
+    cv2.circle(image, (round((xy[0] - 0.5) * 16), round((xy[1] - 0.5) * 16)), 5 * 16, (255, 0, 0), -1, cv2.LINE_AA, 4)
     return image
 
 
@@ -76,12 +74,8 @@ def test_strong_reduction_averages() -> None:
 
 
 def test_scenes_are_never_split() -> None:
-    assert scene_of("test_1031_new_Base_istrain_True_195_1_2") == scene_of(
-        "test1011_1_istrain_True_195_501_6"
-    )
-    assert is_held_out("test_1031_new_Base_istrain_True_195_1_2") == is_held_out(
-        "test1011_1_istrain_True_195_501_6"
-    )
+    assert scene_of("test_1031_new_Base_istrain_True_195_1_2") == scene_of("test1011_1_istrain_True_195_501_6")
+    assert is_held_out("test_1031_new_Base_istrain_True_195_1_2") == is_held_out("test1011_1_istrain_True_195_501_6")
 
 
 def test_a_fifth_of_scenes_is_held_out() -> None:
@@ -91,8 +85,7 @@ def test_a_fifth_of_scenes_is_held_out() -> None:
 
 def test_scenes_that_overlap_training_scenes_are_in_neither_set(shared_data: Path) -> None:
     both = {
-        held_out: {scene_of(p.name) for p in list_pairs(shared_data, "levir", held_out)}
-        for held_out in (True, False)
+        held_out: {scene_of(p.name) for p in list_pairs(shared_data, "levir", held_out)} for held_out in (True, False)
     }
     everything = {scene_of(p.name) for p in list_pairs(shared_data, "levir")}
     assert not both[True] & both[False]
@@ -110,9 +103,7 @@ def test_missing_data_says_which_layout(tmp_path: Path) -> None:
 def test_training_targets_are_where_the_view_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A red spot lies as far from the target on the map as from the centre in the view."""
     cv2.imwrite(str(tmp_path / "a.png"), spotted((210.0, 190.0), 400)[..., ::-1])
-    pair = ImagePair(
-        "a", "test", tmp_path / "a.png", tmp_path / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    )
+    pair = ImagePair("a", "test", tmp_path / "a.png", tmp_path / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
     settings = SampleSettings(tilt_deg=0, heading_deg=0, height_share=0, map_scale=(1.0, 1.1))
     rng = np.random.default_rng(3)
     # Geometry alone: shadows, erasing, blur and other places' buildings would move the spot's centroid.
@@ -142,9 +133,7 @@ def _plain(chw: np.ndarray) -> np.ndarray:
 
 def test_stream_repeats_with_its_seed(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8))
-    pair = ImagePair(
-        "a", "test", tmp_path / "a.png", tmp_path / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    )
+    pair = ImagePair("a", "test", tmp_path / "a.png", tmp_path / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
     first, second, other = (next(iter(PairSamples([pair], SampleSettings(), seed))) for seed in (5, 5, 6))
     assert torch.equal(first["query"], second["query"])
     assert not torch.equal(first["query"], other["query"])

@@ -75,9 +75,7 @@ def test_text_names_the_variants_of_table_vi() -> None:
     assert drawn("768-1000") == set(range(768, 1000, 2))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "512-", "1000-512", "512-512", "0", "1", "512,", "512;768", "a", "-5", "0-10"]
-)
+@pytest.mark.parametrize("text", ["", "512-", "1000-512", "512-512", "0", "1", "512,", "512;768", "a", "-5", "0-10"])
 def test_text_that_names_nothing_is_told(text: str) -> None:
     with pytest.raises(GeolocError, match=r"names no crop sides; give px as 512 \(single\)"):
         scales_from_text(text)

@@ -30,11 +30,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_items_and_pairs_of_the_layout(ul14_tree: Path) -> None:
     items, pairs = load_train(ul14_tree), load_test(ul14_tree)
-    assert [(item.place, item.height_m) for item in items] == [
-        ("Place1", 80),
-        ("Place1", 90),
-        ("Place1", 100),
-    ]
+    assert [(item.place, item.height_m) for item in items] == [("Place1", 80), ("Place1", 90), ("Place1", 100)]
     assert all(item.uav.name == "0.JPG" and [s.name for s in item.satellites] == ["0.tif"] for item in items)
     assert len(pairs) == 9
     assert {pair.sequence for pair in pairs} == {f"Place2_{h}_0" for h in (80, 90, 100)}
@@ -163,9 +159,7 @@ def test_transposed_data_are_told_loudly(tree: Path, damage: Callable[[Path], No
 def test_coordinates_of_other_data_are_told(tree: Path) -> None:
     for path in tree.glob("test/*/GPS_info.json"):
         edit(path, lambda v: v["UAV"].update(N=v["UAV"]["N"] + 0.001))
-    with pytest.warns(
-        UserWarning, match=r"\(111\.\d m, median\) where 2 px are allowed; labels, corners and UAV"
-    ):
+    with pytest.warns(UserWarning, match=r"\(111\.\d m, median\) where 2 px are allowed; labels, corners and UAV"):
         load_test(tree)
 
 
@@ -178,9 +172,7 @@ def test_sound_data_give_no_warning(ul14_tree: Path) -> None:
 def test_the_first_fault_and_the_number_of_others_are_told(tree: Path) -> None:
     for sequence in (tree / "test").iterdir():
         (sequence / "labels.json").unlink()
-    with pytest.raises(
-        GeolocError, match=r"labels\.json: is missing; restore it \(2 more; `geoloc dataset check`"
-    ):
+    with pytest.raises(GeolocError, match=r"labels\.json: is missing; restore it \(2 more; `geoloc dataset check`"):
         load_test(tree)
     with pytest.raises(GeolocError, match="has no folder train; give the root"):
         load_train(tree / "test")

@@ -32,9 +32,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Ul14TrainItem]:
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_the_label_is_where_the_centre_of_the_stored_map_went(
-    items: list[Ul14TrainItem], augment: bool
-) -> None:
+def test_the_label_is_where_the_centre_of_the_stored_map_went(items: list[Ul14TrainItem], augment: bool) -> None:
     samples = Ul14Samples(items, Ul14Settings(satellite_gsd_m=0.46), augment=augment)
     for index in range(8):
         sample = samples[index]
@@ -74,9 +72,7 @@ def test_a_sample_depends_on_its_number_alone(items: list[Ul14TrainItem]) -> Non
 
 
 def test_three_in_ten_views_lose_a_patch(items: list[Ul14TrainItem], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "geoloc_models.datasets.ul14_samples.occlude", lambda image, _: np.full_like(image, 255)
-    )
+    monkeypatch.setattr("geoloc_models.datasets.ul14_samples.occlude", lambda image, _: np.full_like(image, 255))
     small = [Ul14TrainItem(item.uav, (item.uav,), item.place, item.height_m) for item in items]
     samples = Ul14Samples(small, Ul14Settings(query_px=8, map_px=8, rsc="64"))
     share = np.mean([bool((samples[index]["query"] == 255).all()) for index in range(300)])

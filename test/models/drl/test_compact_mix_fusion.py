@@ -90,9 +90,7 @@ def textured_pair(tmp_path_factory: pytest.TempPathFactory) -> ImagePair:
     for octave in (7, 14, 28, 60, 140):
         picture += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (420, 420)) * 28
     cv2.imwrite(str(folder / "a.png"), np.clip(picture + 120, 0, 255))
-    return ImagePair(
-        "a", "test", folder / "a.png", folder / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    )
+    return ImagePair("a", "test", folder / "a.png", folder / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
 
 
 def test_training_learns_and_resumes(textured_pair: ImagePair, tmp_path: Path) -> None:
@@ -176,9 +174,7 @@ def test_shipped_weights_are_small_and_have_a_card() -> None:
 def test_engine_pads_maps_and_keeps_coordinates() -> None:
     """A map whose sides are no multiple of 16 gives the place it gives inside a larger one."""
     rng = np.random.default_rng(2)
-    picture = cv2.resize(
-        rng.integers(0, 255, (40, 40, 3), np.uint8), (330, 330), interpolation=cv2.INTER_CUBIC
-    )
+    picture = cv2.resize(rng.integers(0, 255, (40, 40, 3), np.uint8), (330, 330), interpolation=cv2.INTER_CUBIC)
     engine = TorchEngine(device="cpu")
     x, y = 137, 171
     query = picture[y - 48 : y + 48, x - 48 : x + 48]

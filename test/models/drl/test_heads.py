@@ -40,8 +40,7 @@ def naive_correlation(x: np.ndarray, z: np.ndarray, padding: bool) -> np.ndarray
 
 @pytest.mark.parametrize("padding", [True, False])
 @pytest.mark.parametrize(
-    ("map_size", "kernel_size"),
-    [((24, 24), (8, 8)), ((15, 22), (6, 10)), ((12, 13), (3, 5)), ((9, 30), (8, 7))],
+    ("map_size", "kernel_size"), [((24, 24), (8, 8)), ((15, 22), (6, 10)), ((12, 13), (3, 5)), ((9, 30), (8, 7))]
 )
 def test_correlation_by_fft_equals_naive_loops(
     map_size: tuple[int, int], kernel_size: tuple[int, int], padding: bool
@@ -65,9 +64,7 @@ def test_published_group_correlation() -> None:
     with torch.no_grad():
         logits = head(z, x)
         kernel, source = head.project_z(z), head.project_x(x)
-        expected = (
-            functional.conv2d(source.reshape(1, 3 * 128, 24, 24), kernel, padding=4, groups=3)[0] * head.scale
-        )
+        expected = functional.conv2d(source.reshape(1, 3 * 128, 24, 24), kernel, padding=4, groups=3)[0] * head.scale
     assert logits.shape == (3, 1, 25, 25)
     torch.testing.assert_close(logits[:, 0].double(), expected, rtol=1e-4, atol=1e-6)
     # Without padding 17x17: the inner part.
@@ -143,9 +140,7 @@ def naive_layer(layer: nn.Module, tokens: np.ndarray, context: np.ndarray, resid
         cols = slice(head * width, (head + 1) * width)
         for row in range(len(q)):
             score = np.exp([q[row, cols] @ key / width**0.5 for key in k[:, cols]])
-            mixed[row, cols] = (
-                sum(s * value for s, value in zip(score, v[:, cols], strict=True)) / score.sum()
-            )
+            mixed[row, cols] = sum(s * value for s, value in zip(score, v[:, cols], strict=True)) / score.sum()
     mixed = mixed @ weights["attention.out_proj.weight"].T + weights["attention.out_proj.bias"]
     t = tokens + mixed
     t = (t - t.mean(1, keepdims=True)) / np.sqrt(t.var(1, keepdims=True) + 1e-5)
@@ -213,10 +208,7 @@ def test_channel_convert() -> None:
     neck = ChannelConvert(384, 128)
     assert parameters(neck) == 49_280
     coarse = torch.randn(1, 384, 3, 4)
-    expected = (
-        torch.einsum("oc,bchw->bohw", neck.convert.weight[:, :, 0, 0], coarse)
-        + neck.convert.bias[:, None, None]
-    )
+    expected = torch.einsum("oc,bchw->bohw", neck.convert.weight[:, :, 0, 0], coarse) + neck.convert.bias[:, None, None]
     torch.testing.assert_close(neck((torch.zeros(1, 64, 12, 16), coarse)), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -241,11 +233,7 @@ def test_feature_pyramid_equals_its_definition() -> None:
 
 def test_feature_pyramid_at_stride_eight_leaves_the_finest_level_out() -> None:
     neck = FeaturePyramid((64, 192, 384), 128, finest=1)
-    low, mid, top = (
-        torch.full((1, 64, 12, 8), torch.nan),
-        torch.randn(1, 192, 6, 4),
-        torch.randn(1, 384, 3, 2),
-    )
+    low, mid, top = (torch.full((1, 64, 12, 8), torch.nan), torch.randn(1, 192, 6, 4), torch.randn(1, 384, 3, 2))
     merged = neck.lateral[0](mid) + neck.lateral[1](top).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(neck((low, mid, top)), neck.smooth(merged), rtol=1e-4, atol=1e-5)
 

@@ -104,9 +104,7 @@ def test_prior_is_bayes_rule() -> None:
     for row in range(20):
         for col in range(24):
             off = np.array([col * 4 - 40.0, row * 4 - 30.0])
-            expected[row, col] = alone.probability[row, col] * np.exp(
-                -0.5 * off @ np.linalg.inv(covariance) @ off
-            )
+            expected[row, col] = alone.probability[row, col] * np.exp(-0.5 * off @ np.linalg.inv(covariance) @ off)
     np.testing.assert_allclose(given.probability, expected / expected.sum(), rtol=1e-4, atol=1e-9)
 
 

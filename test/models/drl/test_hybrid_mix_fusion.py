@@ -74,11 +74,7 @@ def test_queries_of_one_map_equal_each_alone(model: HybridMixFusion) -> None:
 def test_larger_queries_are_seen_in_larger_cells(model: HybridMixFusion) -> None:
     assert [model.cell_px(side) for side in (96, 128, 192)] == [16, 16, 24]
     view = model.encode(pictures(1, 192), 24)
-    assert (view.semantic.shape[-2:], view.coarse.shape[-2:], view.fine.shape[-2:]) == (
-        (8, 8),
-        (12, 12),
-        (48, 48),
-    )
+    assert (view.semantic.shape[-2:], view.coarse.shape[-2:], view.fine.shape[-2:]) == ((8, 8), (12, 12), (48, 48))
     assert model(pictures(1, 192), pictures(1, 240, 1)).shape == (1, 1, 61, 61)
 
 

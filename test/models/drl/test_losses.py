@@ -219,16 +219,11 @@ def test_published_losses_survive_extreme_logits(name: PublishedLoss) -> None:
 def naive_spatial(logits: np.ndarray, row: float, col: float, sigma: float) -> float:
     height, width = logits.shape
     target = np.array(
-        [
-            [math.exp(-((r - row) ** 2 + (c - col) ** 2) / (2 * sigma**2)) for c in range(width)]
-            for r in range(height)
-        ]
+        [[math.exp(-((r - row) ** 2 + (c - col) ** 2) / (2 * sigma**2)) for c in range(width)] for r in range(height)]
     )
     target /= target.sum()
     total = sum(math.exp(v) for v in logits.ravel())
-    return -sum(
-        t * math.log(math.exp(v) / total) for t, v in zip(target.ravel(), logits.ravel(), strict=True)
-    )
+    return -sum(t * math.log(math.exp(v) / total) for t, v in zip(target.ravel(), logits.ravel(), strict=True))
 
 
 NODES = torch.tensor([[3.4, 8.0], [0.0, 0.2], [10.9, 6.5]], dtype=torch.float64)

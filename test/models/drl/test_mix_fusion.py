@@ -36,9 +36,7 @@ def small_network(correlates: bool) -> MixFusion:
 
 
 def pictures(*shape: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape))
-    )
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_the_vit_fits_the_limit_for_weights_that_ship() -> None:

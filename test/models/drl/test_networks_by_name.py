@@ -15,12 +15,9 @@ from geoloc_models.weights import WeightsInfo, load_weights, save_weights
 
 
 @pytest.mark.parametrize(
-    ("name", "stride_px", "nodes"),
-    [("mix_vits14_pyramid_gc", 3.5, (41, 43)), ("mix_cvt13_ccn_gc", 16.0, (9, 10))],
+    ("name", "stride_px", "nodes"), [("mix_vits14_pyramid_gc", 3.5, (41, 43)), ("mix_cvt13_ccn_gc", 16.0, (9, 10))]
 )
-def test_engine_runs_weights_of_every_kind(
-    name: str, stride_px: float, nodes: tuple[int, int], tmp_path: Path
-) -> None:
+def test_engine_runs_weights_of_every_kind(name: str, stride_px: float, nodes: tuple[int, int], tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "weights.safetensors"
     save_weights(path, build(name), WeightsInfo(name, PRESETS[name].query_px, 0.25, 1.2, 1.0))
@@ -45,9 +42,7 @@ def test_weights_of_another_preset_say_which(tmp_path: Path, monkeypatch: pytest
     # Building all of them takes seconds.
     names = ("mix_cvt13_ccn_gc", "mix_cvt13_ccn_gem")
     monkeypatch.setattr(
-        weights,
-        "distinct_structures",
-        lambda family, _: ((n, build_on_meta(n)) for n in names if family == "mix"),
+        weights, "distinct_structures", lambda family, _: ((n, build_on_meta(n)) for n in names if family == "mix")
     )
     path = tmp_path / "weights.safetensors"
     network = build("mix_cvt13_ccn_gem")
@@ -57,9 +52,7 @@ def test_weights_of_another_preset_say_which(tmp_path: Path, monkeypatch: pytest
     ):
         load_weights(path)
     save_weights(path, network.neck, WeightsInfo("mix_compact", 128, 0.25, 1.2, 1.0))
-    with pytest.raises(
-        GeolocError, match=r"do not fit the network mix_compact .* more\); they look like no preset"
-    ):
+    with pytest.raises(GeolocError, match=r"do not fit the network mix_compact .* more\); they look like no preset"):
         load_weights(path)
 
 

@@ -77,9 +77,7 @@ def pyramid() -> MixFusion:
 
 def post(head: nn.Module, shared: bool = False) -> PostFusion:
     second = None if shared else CvtStream(WITH_CLASS_TOKEN)
-    return PostFusion(
-        CvtStream(WITH_CLASS_TOKEN), second, ChannelConvert(48, WIDTH), ChannelConvert(48, WIDTH), head
-    )
+    return PostFusion(CvtStream(WITH_CLASS_TOKEN), second, ChannelConvert(48, WIDTH), ChannelConvert(48, WIDTH), head)
 
 
 def fusion(joint: bool) -> AttentionFusion:
@@ -102,13 +100,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], int, float, str, int]] = {
     "mix fpn": (pyramid, 100, 3e-3, "balance", 5),
     "mix vit": (vit, 80, 5e-3, "balance", 1),
     "post gc": (lambda: post(GroupCorrelation(WIDTH, scale=1e-4)), 110, 4e-3, "balance", 1),
-    "post gc shared": (
-        lambda: post(GroupCorrelation(WIDTH, scale=1e-4), shared=True),
-        100,
-        5e-3,
-        "balance",
-        1,
-    ),
+    "post gc shared": (lambda: post(GroupCorrelation(WIDTH, scale=1e-4), shared=True), 100, 5e-3, "balance", 1),
     "post caf": (lambda: post(fusion(joint=False)), 110, 4e-3, "balance", 1),
     "post saf": (lambda: post(fusion(joint=True)), 120, 4e-3, "balance", 1),
 }
@@ -132,9 +124,7 @@ def test_every_loss_teaches(loss: str, memory: Memory, tmp_path: Path) -> None:
     assert hits(network, memory, side_cells=3).all()
 
 
-def learn(
-    network: nn.Module, memory: Memory, out: Path, batches: int, rate: float, loss: str, side_cells: int
-) -> None:
+def learn(network: nn.Module, memory: Memory, out: Path, batches: int, rate: float, loss: str, side_cells: int) -> None:
     """Train in place by the paper's recipe, but for the length of the run."""
     settings = replace(
         DRL_PAPER,

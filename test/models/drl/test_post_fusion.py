@@ -43,9 +43,7 @@ parametrise_heads = pytest.mark.parametrize("head", HEADS)
 
 
 def pictures(*shape: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape))
-    )
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_equals_its_parts_by_hand() -> None:

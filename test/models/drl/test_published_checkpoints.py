@@ -71,9 +71,7 @@ def dressed(name: str) -> dict[str, Tensor]:
     """A random network's state as the published code would have saved it, unread parts included."""
     torch.manual_seed(1)
     network = build(name)
-    state = {
-        theirs: network.state_dict()[key] for key, theirs in published._names(network, PRESETS[name]).items()
-    }
+    state = {theirs: network.state_dict()[key] for key, theirs in published._names(network, PRESETS[name]).items()}
     extra = {
         "union_backbone.backbone.backbone.stage2.cls_token": torch.zeros(1, 1, 384),
         "union_backbone.backbone.backbone.norm.weight": torch.ones(384),
@@ -104,9 +102,7 @@ def test_checkpoint_is_converted_to_a_weights_file(checkpoint: Path, tmp_path: P
     weights = load_weights(out)
     assert (weights.info.network, weights.info.query_px) == ("mix_cvt13_fpn_linear", 128)
     published_network = load_published("mix_cvt13_fpn_linear", checkpoint)
-    torch.testing.assert_close(
-        weights.model.state_dict(), published_network.state_dict(), rtol=1e-3, atol=1e-5
-    )
+    torch.testing.assert_close(weights.model.state_dict(), published_network.state_dict(), rtol=1e-3, atol=1e-5)
 
 
 def test_checkpoint_of_another_network_is_named(
@@ -114,9 +110,7 @@ def test_checkpoint_of_another_network_is_named(
 ) -> None:
     # Building all candidates takes seconds.
     names = ("mix_cvt13_ccn_gem", "mix_cvt13_fpn_linear")
-    monkeypatch.setattr(
-        published, "distinct_structures", lambda *_: ((name, build_on_meta(name)) for name in names)
-    )
+    monkeypatch.setattr(published, "distinct_structures", lambda *_: ((name, build_on_meta(name)) for name in names))
     with pytest.raises(GeolocError, match=r"lacks neck_satellite.*looks like mix_cvt13_fpn_linear\.$"):
         load_published("mix_cvt13_ccn_gem", checkpoint)
     state = {**dressed("mix_cvt13_fpn_linear"), "neck_extra.weight": torch.ones(1)}
@@ -127,8 +121,6 @@ def test_checkpoint_of_another_network_is_named(
         load_published("mix_compact", checkpoint)
 
 
-def test_conversion_needs_one_preset(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conversion_needs_one_preset(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--convert", str(checkpoint), str(tmp_path / "out.safetensors")]) == 2
     assert "needs one preset" in capsys.readouterr().err

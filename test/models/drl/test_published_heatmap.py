@@ -35,9 +35,7 @@ def test_equals_a_naive_loop_with_reflected_borders() -> None:
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     padded = np.pad(p, 2, mode="reflect")  # without repeating the edge
     kernel = hann_kernel(5)
-    expected = np.array(
-        [[(padded[r : r + 5, c : c + 5] * kernel).sum() for c in range(12)] for r in range(12)]
-    )
+    expected = np.array([[(padded[r : r + 5, c : c + 5] * kernel).sum() for c in range(12)] for r in range(12)])
     np.testing.assert_allclose(score, expected, atol=1e-6)
     assert (row, col) == np.unravel_index(expected.argmax(), expected.shape)
 

@@ -27,9 +27,7 @@ def mix(head: nn.Module, correlates: bool) -> MixFusion:
 
 
 def post(head: nn.Module) -> PostFusion:
-    return PostFusion(
-        CvtStream(SMALL), CvtStream(SMALL), ChannelConvert(48, 16), ChannelConvert(48, 16), head
-    )
+    return PostFusion(CvtStream(SMALL), CvtStream(SMALL), ChannelConvert(48, 16), ChannelConvert(48, 16), head)
 
 
 NETWORKS: dict[str, Callable[[], MixFusion | PostFusion]] = {
@@ -51,9 +49,7 @@ def network(request: pytest.FixtureRequest) -> MixFusion | PostFusion:
 
 
 def pictures(*shape: int) -> Tensor:
-    return torch.randint(
-        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape))
-    )
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_cached_query_is_exact(network: MixFusion | PostFusion) -> None:

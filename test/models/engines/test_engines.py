@@ -131,9 +131,7 @@ def test_a_map_is_encoded_once_and_another_never_answered_for_it(exact: TorchEng
     assert engine.ran.count("map") == 4
     # Another size of view needs another spectrum of the same map.
     smaller = ground(96, 96)[None]
-    np.testing.assert_allclose(
-        engine.logits(smaller, search)[0], exact_again(exact, smaller, search), atol=1e-4
-    )
+    np.testing.assert_allclose(engine.logits(smaller, search)[0], exact_again(exact, smaller, search), atol=1e-4)
     assert engine.ran.count("map") == 5
     engine.forget_maps()
     engine.logits(view, search)
@@ -295,10 +293,7 @@ def test_engines_that_do_not_fit_are_refused(exported: Path, exact: TorchEngine)
             open_engine(weights, "cpu", 1, name, folder)
 
     refused(exported, rf"not exported for the weights mix_hybrid-\w+ to .*only for {own}", "default")
-    refused(
-        edited(exported, path, weights_id="mix_compact-0"),
-        "is of openvino-bf16 for the weights mix_compact-0",
-    )
+    refused(edited(exported, path, weights_id="mix_compact-0"), "is of openvino-bf16 for the weights mix_compact-0")
     refused(edited(exported, path, failure="it is wrong"), "failed its check: it is wrong")
     refused(edited(exported, path, check=None), "cannot be read")
     damaged = edited(exported, path, samples=2)
@@ -356,9 +351,7 @@ def test_a_wrong_engine_fails_its_check(
         open_engine(WEIGHTS, "cpu", 1, name, tmp_path)
 
 
-def test_nothing_half_is_left_behind(
-    exact: TorchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_nothing_half_is_left_behind(exact: TorchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def stopped(*_: object) -> Iterator[None]:
         raise KeyboardInterrupt
 

@@ -36,9 +36,7 @@ def test_answer_is_the_published_pixel() -> None:
 
 
 def test_a_map_without_any_score_is_flat() -> None:
-    heatmap = PublishedEngine(network(np.full((24, 24), -200.0, np.float32)), 1).infer(
-        picture(128), picture(384)
-    )
+    heatmap = PublishedEngine(network(np.full((24, 24), -200.0, np.float32)), 1).infer(picture(128), picture(384))
     assert heatmap.probability.sum() == pytest.approx(1.0, abs=1e-4)
     assert heatmap.peak == 0.0
 

@@ -41,9 +41,7 @@ def test_calibration_error_equals_the_loop(draws: tuple[np.ndarray, np.ndarray])
 def test_an_honest_engine_and_a_boaster(draws: tuple[np.ndarray, np.ndarray]) -> None:
     stated, right = draws
     assert expected_calibration_error(stated, right) < 0.03
-    assert expected_calibration_error(np.full(4000, 0.95), right) == pytest.approx(
-        0.95 - right.mean(), abs=1e-9
-    )
+    assert expected_calibration_error(np.full(4000, 0.95), right) == pytest.approx(0.95 - right.mean(), abs=1e-9)
     rows = reliability(stated, right)
     assert len(rows) == BINS and sum(row["samples"] for row in rows) == 4000
     assert all(abs(row["stated"] - row["true"]) < 0.08 for row in rows)

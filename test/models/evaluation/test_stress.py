@@ -61,9 +61,7 @@ def test_night_is_dark_noisy_and_cast_but_still_the_scene(picture: np.ndarray) -
         assert dark.mean() < 0.75 * picture.mean()
         smooth = [cv2.GaussianBlur(p, (0, 0), 3).mean(axis=2) for p in (picture, dark)]
         assert np.corrcoef(smooth[0].ravel(), smooth[1].ravel())[0, 1] > 0.85
-        grain = [
-            np.std(p.astype(float) - cv2.GaussianBlur(p, (0, 0), 1.5)) / p.mean() for p in (picture, dark)
-        ]
+        grain = [np.std(p.astype(float) - cv2.GaussianBlur(p, (0, 0), 1.5)) / p.mean() for p in (picture, dark)]
         assert grain[1] > 2 * grain[0]
         red, blue = dark[..., 0].mean(), dark[..., 2].mean()
         casts.append(red / max(blue, 1e-9))

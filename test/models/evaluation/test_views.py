@@ -141,9 +141,7 @@ def test_attitude_errors_stay_centred_on_the_label() -> None:
 
 
 def test_fit_keeps_one_scale_and_one_centre() -> None:
-    sample = PairSample(
-        "", np.zeros((140, 140, 3), np.uint8), np.zeros((400, 400, 3), np.uint8), 0.5, (1.0, 2.0)
-    )
+    sample = PairSample("", np.zeros((140, 140, 3), np.uint8), np.zeros((400, 400, 3), np.uint8), 0.5, (1.0, 2.0))
     sample.query[:] = sample.search_map[0, 0]
     cv2.circle(sample.query, (90, 40), 8, (255, 0, 0), -1)
     cv2.circle(sample.search_map, (290, 340), 8, (255, 0, 0), -1)

@@ -34,9 +34,7 @@ def network(kind: str) -> MixFusion | PostFusion:
         stages = tuple(replace(stage, drop_path=0.0) for stage in STAGES)
         return MixFusion(CvtMix(stages), ChannelConvert(16, 16), LinearChain((16, 1)))
     head = AttentionFusion(16, joint=True, layers=1, heads=2, hidden=32)
-    return PostFusion(
-        CvtStream(STAGES), CvtStream(STAGES), ChannelConvert(16, 16), ChannelConvert(16, 16), head
-    )
+    return PostFusion(CvtStream(STAGES), CvtStream(STAGES), ChannelConvert(16, 16), ChannelConvert(16, 16), head)
 
 
 def main(picture: Path, out: Path, kind: str, batches: int) -> None:

@@ -27,9 +27,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 def test_loss_is_the_divergence_of_two_posteriors() -> None:
     rng = np.random.default_rng(0)
     student, taught = rng.normal(size=(2, 3, 1, 5, 7))
-    p, q = (
-        np.exp(x.reshape(3, -1)) / np.exp(x.reshape(3, -1)).sum(1, keepdims=True) for x in (taught, student)
-    )
+    p, q = (np.exp(x.reshape(3, -1)) / np.exp(x.reshape(3, -1)).sum(1, keepdims=True) for x in (taught, student))
     expected = (p * (np.log(p) - np.log(q))).sum(1).mean()
     found = distillation_loss(torch.from_numpy(student), torch.from_numpy(taught))
     assert float(found) == pytest.approx(expected, rel=1e-9)

@@ -23,13 +23,7 @@ def test_the_best_of_the_paper(ul14_tree: Path) -> None:
     plan = ul14_data(ul14_tree, PRESETS["mix_cvt13_fpn_linear"], replace(DRL_PAPER, maps_per_batch=1))
     s = plan.recipe
     assert DRL_PAPER.maps_per_batch == 8
-    assert (s.learning_rate, s.weight_decay, s.decay_all, s.warmup_batches, s.seed) == (
-        1.5e-4,
-        5e-4,
-        True,
-        500,
-        666,
-    )
+    assert (s.learning_rate, s.weight_decay, s.decay_all, s.warmup_batches, s.seed) == (1.5e-4, 5e-4, True, 500, 666)
     assert (s.loss, s.positive_cells, s.negative_weight) == ("wbl", 31, 130)
     assert (s.samples, s.check_batches, s.average_decay, s.half) == (12 * 3, 3, 0.0, False)
     drawn = plan.samples.settings
@@ -41,9 +35,7 @@ def test_the_best_of_the_paper(ul14_tree: Path) -> None:
 
 def test_rows_of_the_tables_differ_as_the_paper_says(ul14_tree: Path) -> None:
     plans = {
-        name: ul14_data(
-            ul14_tree, PRESETS[name], replace(DRL_PAPER, maps_per_batch=1, loss=PRESETS[name].loss)
-        )
+        name: ul14_data(ul14_tree, PRESETS[name], replace(DRL_PAPER, maps_per_batch=1, loss=PRESETS[name].loss))
         for name in (
             "mix_cvt13_ccn_avg",
             "post_cvt13_ccn_caf",

@@ -68,12 +68,7 @@ class Lookup(nn.Module):
 
 
 def trained(
-    name: str,
-    model: nn.Module,
-    samples: PairSamples,
-    held_out: HeldOut | None,
-    out: Path,
-    recipe: LocalizerRecipe,
+    name: str, model: nn.Module, samples: PairSamples, held_out: HeldOut | None, out: Path, recipe: LocalizerRecipe
 ) -> Trained:
     return train(LocalizerTask(name, model, samples, held_out, recipe, ALONE), out, ALONE)
 
@@ -90,9 +85,7 @@ def log(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def test_killed_and_resumed_training_ends_the_same(
-    picture: Path, whole: dict[str, Path], tmp_path: Path
-) -> None:
+def test_killed_and_resumed_training_ends_the_same(picture: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """SIGKILL somewhere in the middle, then the same command again: same weights, same figures."""
     command = [sys.executable, str(SCRIPT), str(picture), str(tmp_path), "random", "30"]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)

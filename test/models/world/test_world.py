@@ -104,24 +104,9 @@ def test_both_geotiffs_lie_on_the_same_ground(world: World, tmp_path: Path) -> N
 
 
 def test_command_writes_both_maps_and_a_preview(tmp_path: Path) -> None:
-    arguments = [
-        "sim",
-        "world",
-        "--out",
-        str(tmp_path / "w"),
-        "--size-m",
-        "120",
-        "--gsd-m",
-        "0.4",
-        "--seed",
-        "2",
-    ]
+    arguments = ["sim", "world", "--out", str(tmp_path / "w"), "--size-m", "120", "--gsd-m", "0.4", "--seed", "2"]
     assert main(arguments) == 0
-    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == [
-        "map_date1.tif",
-        "map_date2.tif",
-        "preview.png",
-    ]
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["map_date1.tif", "map_date2.tif", "preview.png"]
     with rasterio.open(tmp_path / "w" / "map_date2.tif") as source:
         assert source.shape == (300, 300)
 

@@ -76,9 +76,7 @@ class FeatureEngine(Baseline):
         bump = np.exp(-0.5 * np.einsum("rci,ij,rcj->rc", offset, np.linalg.inv(drawn), offset))
         probability = peak * bump / bump.sum() + (1.0 - peak) / bump.size
         x_px, y_px = (float(value) for value in agreed.centre_xy_px)
-        return Heatmap(
-            probability.astype(np.float32), self.STRIDE_PX, (x_px, y_px), covariance, peak, max(odds, 1.0)
-        )
+        return Heatmap(probability.astype(np.float32), self.STRIDE_PX, (x_px, y_px), covariance, peak, max(odds, 1.0))
 
 
 ENLARGE = 2.0
@@ -91,9 +89,7 @@ def enlarged(query: np.ndarray, search_map: np.ndarray) -> tuple[list[np.ndarray
     """View and map, both larger by the returned factor, never smaller than they were."""
     side_px = max(search_map.shape[:2])
     factor = max(1.0, min(ENLARGE, LARGEST_PX / side_px))
-    sizes = [
-        (round(factor * image.shape[1]), round(factor * image.shape[0])) for image in (query, search_map)
-    ]
+    sizes = [(round(factor * image.shape[1]), round(factor * image.shape[0])) for image in (query, search_map)]
     pictures = [
         cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         for image, size in zip((query, search_map), sizes, strict=True)

@@ -25,9 +25,7 @@ class Baseline(Engine):
     name: str
 
     def __init__(self, like: EngineSpec, device: str = "cpu") -> None:
-        self.spec = replace(
-            like, weights_id=self.name, name="", device=device, takes_tensors=False, keeps_maps=False
-        )
+        self.spec = replace(like, weights_id=self.name, name="", device=device, takes_tensors=False, keeps_maps=False)
 
 
 class NccEngine(Baseline):
@@ -51,12 +49,7 @@ class NccEngine(Baseline):
         grey = cv2.cvtColor(query[:side, :side], cv2.COLOR_RGB2GRAY)
         border = side // 2
         padded = cv2.copyMakeBorder(
-            cv2.cvtColor(search_map, cv2.COLOR_RGB2GRAY),
-            border,
-            border,
-            border,
-            border,
-            cv2.BORDER_REFLECT_101,
+            cv2.cvtColor(search_map, cv2.COLOR_RGB2GRAY), border, border, border, border, cv2.BORDER_REFLECT_101
         )
         response = cv2.matchTemplate(padded, grey, cv2.TM_CCOEFF_NORMED)
         # A flat view or a flat piece of map has no correlation at all.
@@ -69,9 +62,7 @@ class NccEngine(Baseline):
             row + _parabola_peak(response[max(row - 1, 0) : row + 2, col]),
         )
         shift = (query.shape[1] - side) / 2, (query.shape[0] - side) / 2
-        return heatmap_around(
-            probability, 1.0, (centre_xy[0] + shift[0], centre_xy[1] + shift[1]), self.REACH_PX
-        )
+        return heatmap_around(probability, 1.0, (centre_xy[0] + shift[0], centre_xy[1] + shift[1]), self.REACH_PX)
 
 
 BASELINES = ("ncc", "sift", "xfeat", "aliked-lightglue")
@@ -80,11 +71,7 @@ BASELINES = ("ncc", "sift", "xfeat", "aliked-lightglue")
 def make_baseline(name: str, like: EngineSpec) -> Engine:
     """The baseline of this name, fed as `like` is fed; GeolocError if unknown or not installed."""
     # Feature matching builds on this module.
-    from geoloc_ros.core.evaluation.baselines.feature_matching import (
-        AlikedLightGlueEngine,
-        SiftEngine,
-        XFeatEngine,
-    )
+    from geoloc_ros.core.evaluation.baselines.feature_matching import AlikedLightGlueEngine, SiftEngine, XFeatEngine
 
     made: tuple[type[Baseline], ...] = (NccEngine, SiftEngine, XFeatEngine, AlikedLightGlueEngine)
     if name not in BASELINES:

@@ -71,6 +71,5 @@ def _spans(length: int) -> list[_Span]:
     borders = [(first + size + second) / 2 for first, second in itertools.pairwise(starts)]
     edges = [-math.inf, *borders, math.inf]
     return [
-        _Span(start, start + size, low, high)
-        for start, low, high in zip(starts, edges[:-1], edges[1:], strict=True)
+        _Span(start, start + size, low, high) for start, low, high in zip(starts, edges[:-1], edges[1:], strict=True)
     ]
