@@ -3,7 +3,7 @@
 
 
 class GeolocError(ValueError):
-    """A mistake in input or set-up, said in one sentence: the value, the limit, the remedy.
+    """A mistake in input or set-up, in one sentence: the value, the limit, the remedy.
 
     The command line prints it as one line and exits with 2; a node turns it into a diagnostic.
     """

@@ -92,7 +92,7 @@ def sdm_at_k(lat_deg: float, lon_deg: float, ranked_lat_deg: ArrayLike, ranked_l
 def nees(errors_m: ArrayLike, covariances_m2: ArrayLike) -> Floats:
     """Normalised estimation error squared e' P^-1 e, (N,), of (N, 2) errors and (N, 2, 2) covariances.
 
-    An honest 2-D covariance has a mean NEES of 2. A covariance that cannot be inverted gives infinity: it
+    A calibrated 2-D covariance has a mean NEES of 2. A covariance that cannot be inverted gives infinity: it
     claims certainty in some direction. NaN errors stay NaN.
     """
     errors = np.asarray(errors_m, dtype=np.float64).reshape(-1, 2)

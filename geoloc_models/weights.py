@@ -161,7 +161,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
 
 
 def _likely(shapes: Mapping[str, Size]) -> str:
-    """What network a state dictionary of these shapes seems to be of, in words."""
+    """A sentence on which network a state dictionary of these shapes seems to belong to."""
     streams = any(key.startswith("query_backbone.") for key in shapes)
     family = "post" if streams else "mix" if any(key.startswith("backbone.") for key in shapes) else ""
     of_timm = any(key.startswith("query_backbone.model.") for key in shapes)

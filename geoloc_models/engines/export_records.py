@@ -61,7 +61,7 @@ class Record:
 
 
 def default_folder() -> Path:
-    """Where exported engines are looked for unless told otherwise: $XDG_CACHE_HOME/geoloc/engines."""
+    """The default folder of exported engines: $XDG_CACHE_HOME/geoloc/engines."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "geoloc" / "engines"
 
@@ -72,7 +72,7 @@ def engine_folder(folder: Path, weights_id: str, engine: str) -> Path:
 
 
 def processor_name() -> str:
-    """The processor in words, as the system tells it."""
+    """Name of the processor, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

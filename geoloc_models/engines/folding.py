@@ -10,7 +10,7 @@
   enlarged.
 - GC's 1x1 projections go into the necks' last convolutions: a 1x1 convolution behind a padded one pads nothing.
 
-What else saves is in the networks themselves: one attention kernel (`mixed_attention`), pyramid levels that nobody
+What else saves is in the networks themselves: one attention kernel (`mixed_attention`), pyramid levels that nothing
 reads are not there, a view's features and keys serve all maps, and a map's features all views.
 """
 

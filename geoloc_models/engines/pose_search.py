@@ -40,7 +40,7 @@ class PoseSearch(Engine):
 
     @classmethod
     def all_headings(cls, engine: NetworkEngine) -> PoseSearch:
-        """For a view whose heading nobody knows."""
+        """For a view whose heading is unknown."""
         return cls(engine, np.arange(0.0, 360.0, HEADING_STEP_DEG).tolist())
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:

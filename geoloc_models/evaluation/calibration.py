@@ -76,7 +76,7 @@ def risk_coverage(stated: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.float
     return counts / truths.size, np.cumsum(truths[order]) / counts
 
 
-def honesty(peaks: ArrayLike, errors_m: ArrayLike, nees: ArrayLike) -> dict[str, Any]:
+def calibration_of(peaks: ArrayLike, errors_m: ArrayLike, nees: ArrayLike) -> dict[str, Any]:
     """2 sigma coverage with its 95 % interval, calibration error, and accuracy of the most certain answers."""
     inside = np.asarray(nees, dtype=np.float64) <= 4.0
     right = np.asarray(errors_m, dtype=np.float64) <= RIGHT_WITHIN_M
@@ -137,7 +137,7 @@ def fit_temperature(answers: Sequence[Answer]) -> float:
     return float(TEMPERATURES[int(np.argmin(losses))])
 
 
-def peak_honesty(answers: Sequence[Answer], temperature: float) -> tuple[float, float]:
+def peak_calibration(answers: Sequence[Answer], temperature: float) -> tuple[float, float]:
     """(expected calibration error, share of truths within 2 sigma) under a temperature."""
     stated, right = _stated_and_right(answers, temperature)
     inside = []

@@ -22,7 +22,7 @@ from geoloc_models.datasets.homography import warp
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.engines import Engine
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation.calibration import honesty
+from geoloc_models.evaluation.calibration import calibration_of
 from geoloc_models.evaluation.view_sets import PairSample, PairSet, shift
 
 PUBLISHED_MAP_PX = 384
@@ -112,7 +112,7 @@ class PairScores:
             "skipped": self.skipped,
             "nees_median": round(float(np.median(self.column("nees"))), 6),
             "sigma_median_m": round(float(np.median(self.column("sigma_m"))), 6),
-            **honesty(self.column("peak"), self.column("error_m"), self.column("nees")),
+            **calibration_of(self.column("peak"), self.column("error_m"), self.column("nees")),
             "latency_ms": {f"p{p}": round(float(np.percentile(latency, p)), 3) for p in (50, 95)},
             "by_map_size_m": self.by_map_size(),
             "by_offset": self.by_offset(),

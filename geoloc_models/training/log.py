@@ -18,7 +18,7 @@ SCALAR_BATCHES = 10
 class TrainingLog:
     """The log of one run, of which `start` batches are done; `quiet` ones (all processes but one) tell nothing.
 
-    What an interrupted run had told of batches after its last checkpoint is dropped: they come again.
+    Lines of an interrupted run about batches after its last checkpoint are dropped: these batches are repeated.
     """
 
     def __init__(

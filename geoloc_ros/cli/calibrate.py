@@ -62,7 +62,7 @@ def calibrate_file(
     """Write `weights` with a new temperature; the file's SHA-256."""
     from dataclasses import replace
 
-    from geoloc_models.evaluation.calibration import fit_temperature, peak_honesty
+    from geoloc_models.evaluation.calibration import fit_temperature, peak_calibration
     from geoloc_models.weights import load_weights, save_weights
 
     fitted, judged = (_answers(weights, data, device, limit, part) for part in PARTS)
@@ -72,7 +72,7 @@ def calibrate_file(
     print(f"temperature {loaded.info.temperature} -> {temperature}, fitted on {len(fitted)} samples")
     print(f"on {len(judged)} samples of other places:")
     for title, stated in (("before", 1.0), ("after", factor)):
-        error, coverage = peak_honesty(judged, stated)
+        error, coverage = peak_calibration(judged, stated)
         print(f"  {title:6s} calibration error {error:.3f}, truth within 2 sigma {coverage:.3f}")
     return save_weights(out, loaded.model, replace(loaded.info, temperature=temperature), eight_bit)
 

@@ -49,7 +49,7 @@ class MapSearch(Relocalizer):
         engine.warm_up((2 * engine.spec.query_px,), settings.search.places)
 
     def process(self, frame: Frame) -> Search:
-        """As Relocalizer's; GeolocError as long as the served map is another one, or not to be had."""
+        """As Relocalizer's; GeolocError as long as the served map is another one or not available."""
         if not self._is_of_served_map:
             self.gallery.check_map(self._served)
             self._is_of_served_map = True

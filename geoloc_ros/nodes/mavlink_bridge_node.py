@@ -267,7 +267,7 @@ class MavlinkBridgeNode(Node):
             self._on_height(message)
 
     def _on_attitude(self, message: Any, stamp_s: float) -> None:
-        # Autopilots stream both to whoever asked for either of them earlier.
+        # Autopilots stream both to every peer that asked for either of them earlier.
         if message.get_type() == "ATTITUDE_QUATERNION":
             self._quaternion_s = time.monotonic()
         elif time.monotonic() - self._quaternion_s < ATTITUDE_AGE_S:

@@ -29,7 +29,7 @@ from geoloc_ros.cli.shared.ros import require_ros
 if TYPE_CHECKING:
     from geoloc_ros.cli.bench.autopilot_ends import End
     from geoloc_ros.cli.bench.px4_peer import ScriptedLocalizer
-    from geoloc_ros.core.autopilot.bridge_soak import Planned, Said, Verdict
+    from geoloc_ros.core.autopilot.bridge_soak import Planned, Published, Verdict
 
 PLACE = (47.4, 8.5, 500.0)  # lat_deg, lon_deg, ellipsoidal altitude in m
 DISORDER_S, STEP_S = 0.02, 0.001
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if verdict.violations else 0
 
 
-def _fly(end: End, args: argparse.Namespace) -> tuple[list[Said], dict[str, str]]:
+def _fly(end: End, args: argparse.Namespace) -> tuple[list[Published], dict[str, str]]:
     """What was published, and the final counts of the bridge's diagnostics."""
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
@@ -125,12 +125,12 @@ def _fly(end: End, args: argparse.Namespace) -> tuple[list[Said], dict[str, str]
     return published, totals
 
 
-def _publish(localizer: ScriptedLocalizer, args: argparse.Namespace) -> list[Said]:
+def _publish(localizer: ScriptedLocalizer, args: argparse.Namespace) -> list[Published]:
     """Publish the script at its rate."""
     from geoloc_ros.core.autopilot.bridge_soak import Kind, script
 
     chance = random.Random(args.seed)
-    published: list[Said] = []
+    published: list[Published] = []
     begun = time.monotonic()
     frames = max(1, round(args.seconds * args.rate_hz))
     newest_s = 0.0
@@ -165,12 +165,12 @@ def _stamp_s(planned: Planned, now_s: float, newest_s: float) -> float:
     return max(now_s - planned.age_s, newest_s + STEP_S)
 
 
-def _publish_one(localizer: ScriptedLocalizer, planned: Planned, stamp_s: float) -> Said:
-    from geoloc_ros.core.autopilot.bridge_soak import Kind, Said
+def _publish_one(localizer: ScriptedLocalizer, planned: Planned, stamp_s: float) -> Published:
+    from geoloc_ros.core.autopilot.bridge_soak import Kind, Published
 
     # Whole microseconds, as in PX4: the stamp identifies the sample when it arrives.
     stamp_us = round(stamp_s * 1e6)
-    said = Said(planned, stamp_us, _now_s(localizer))
+    said = Published(planned, stamp_us, _now_s(localizer))
     localizer.frame(
         state=planned.state,
         valid=planned.kind != Kind.REFUSED,
@@ -181,7 +181,7 @@ def _publish_one(localizer: ScriptedLocalizer, planned: Planned, stamp_s: float)
     return said
 
 
-def _print(verdict: Verdict, published: list[Said], totals: dict[str, str], limit_s: float) -> None:
+def _print(verdict: Verdict, published: list[Published], totals: dict[str, str], limit_s: float) -> None:
     console = Console()
     table = plain_table(("what",), ("count",))
     table.add_row("frames published", str(len(published)))

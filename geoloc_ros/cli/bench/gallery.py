@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _verdict(row: dict[str, Any]) -> str:
-    """Whether a gallery's figures are within the targets, in words."""
+    """A sentence on whether a gallery's figures are within the targets."""
     limit_ms, limit_mb = TARGETS[row["tiles"]]
     within = row["ms"]["p50"] < limit_ms and row["recall"] >= LEAST_RECALL
     target = f"{limit_ms:.0f} ms p50 and a recall of {LEAST_RECALL}"

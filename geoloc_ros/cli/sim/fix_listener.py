@@ -56,7 +56,7 @@ class FixListener:
         return self._count
 
     def words(self) -> str:
-        """What localizer and bridge last said about themselves."""
+        """The last diagnostics of localizer and bridge."""
         return f"localizer: {self._localizer}; bridge: {self._bridge}"
 
     def _on_status(self, message: LocalizerStatus) -> None:

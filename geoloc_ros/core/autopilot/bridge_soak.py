@@ -3,7 +3,7 @@
 
 The script mixes what a localizer may say: good fixes, refused frames, losses and relocalizations, and what a faulty
 system may say on top of it: not-a-number, old and repeated stamps, stamps out of order or from the future. The judge
-sees only what was said and what arrived, so it knows nothing of how the bridge decides.
+sees only what was published and what arrived, so it knows nothing of how the bridge decides.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Said:
+class Published:
     """A frame as the localizer published it."""
 
     planned: Planned
@@ -105,17 +105,17 @@ def script(seed: int, fault_share: float, limit_s: float) -> Iterator[Planned]:
         yield from frames(State.RELOCALIZING, 1, 6)
 
 
-def judge(said: Sequence[Said], arrived: Sequence[Arrived], limit_s: float) -> Verdict:
+def judge(published: Sequence[Published], arrived: Sequence[Arrived], limit_s: float) -> Verdict:
     """Compare what arrived with what was published, each in its order."""
     # A repeated stamp counts as what it was the first time.
     index: dict[int, int] = {}
-    for number, frame in enumerate(said):
+    for number, frame in enumerate(published):
         index.setdefault(frame.stamp_us, number)
     violations: list[str] = []
     oldest_s = 0.0
     for sample in arrived:
         number = index.get(sample.stamp_us, -1)
-        wrong = _wrong(sample, said[number].planned if number >= 0 else None, limit_s)
+        wrong = _wrong(sample, published[number].planned if number >= 0 else None, limit_s)
         violations += [f"sample of stamp {sample.stamp_us} µs: {text}" for text in wrong]
         oldest_s = max(oldest_s, sample.sent_s - sample.stamp_us * 1e-6)
     bumps = relocalizations = 0
@@ -125,7 +125,7 @@ def judge(said: Sequence[Said], arrived: Sequence[Arrived], limit_s: float) -> V
             continue
         if before.counter is None or after.counter is None:
             continue
-        between = said[index.get(before.stamp_us, 0) : index.get(after.stamp_us, 0)]
+        between = published[index.get(before.stamp_us, 0) : index.get(after.stamp_us, 0)]
         expected = any(frame.planned.state != State.TRACKING for frame in between)
         found = (after.counter - before.counter) % COUNTER_SIZE
         bumps, relocalizations = bumps + found, relocalizations + expected
@@ -133,7 +133,7 @@ def judge(said: Sequence[Said], arrived: Sequence[Arrived], limit_s: float) -> V
             violations.append(f"counter went up by {found} at {after.stamp_us} µs, expected {int(expected)}")
     due = [
         frame.stamp_us
-        for frame in said
+        for frame in published
         if _sendable(frame.planned) and frame.said_s - frame.stamp_us * 1e-6 < SURELY_FRESH * limit_s
     ]
     came = sum(stamp_us in {sample.stamp_us for sample in arrived} for stamp_us in due) if due else 0

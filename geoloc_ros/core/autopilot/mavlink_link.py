@@ -2,7 +2,7 @@
 """Bytes to and from an autopilot: UDP, TCP or a serial port, by one small interface; no MAVLink in here.
 
 A link is opened where it is used, on one thread. What breaks it is an OSError; the caller closes it and opens a new
-one. Everything that is not such a fault, as a datagram to a port where nobody listens yet, is no error.
+one. Everything that is not such a fault, as a datagram to a port without a listener yet, is no error.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 RPE_FRAMES = (1,)
 RPE_DISTANCES_M = (10, 100)
-"""Over which steps the relative error is told: fixes, and metres along the truth."""
+"""Steps of the relative error: fixes, and metres along the truth."""
 
 
 def statistics(errors_m: Floats) -> dict[str, float]:

@@ -70,7 +70,7 @@ def draw_candidates(estimate: Estimate, truth: tuple[float, float] | None = None
 
 
 def odds_text(log_odds: float) -> str:
-    """Odds in words, such as 250:1 or 1:30, from their natural logarithm."""
+    """Odds as text, such as 250:1 or 1:30, from their natural logarithm."""
     decimal = abs(log_odds) / math.log(10)
     size = f"{10**decimal:.0f}" if decimal < 4 else f"1e{min(decimal, 999):.0f}"
     return f"{size}:1" if log_odds >= 0 else f"1:{size}"

@@ -143,7 +143,7 @@ class GalleryBuild:
         self._keep_plan(lattice, processes.rank)
         parts = range(math.ceil(len(lattice) / PART_TILES))
         own = [part for part in parts[processes.rank :: processes.count] if not self._part(part).is_file()]
-        # Nobody may join and clear the parts before all have seen which are there.
+        # No process may join and clear the parts before all have seen which are there.
         processes.wait_for_all()
         start = time.monotonic()
         done, total = 0, sum(len(_tiles_of(part, lattice)) for part in own)

@@ -105,7 +105,7 @@ class HypothesisFilter:
         self.hypotheses = []
         for hypothesis in sorted(known, key=lambda h: -h.log_odds):
             near = any(_apart_m(hypothesis.tracker.place, h) < SAME_PLACE_M for h in self.hypotheses)
-            # Worse than a place that nobody has looked at.
+            # Worse than a place that was never examined.
             if not near and hypothesis.log_odds >= prior:
                 self.hypotheses.append(hypothesis)
         del self.hypotheses[s.hypotheses :]

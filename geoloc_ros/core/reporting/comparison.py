@@ -359,7 +359,7 @@ def _groups(reports: Sequence[LoadedReport]) -> list[dict[str, Any]]:
 
 
 def _changes(first: Run, other: Run, pairing: Pairing) -> dict[str, Any]:
-    """One run against the first in words, and the frames that changed most."""
+    """Sentences on one run against the first, and the frames that changed most."""
 
     def metres(error_m: float) -> str:
         return "no fix" if math.isnan(error_m) else f"{error_m:.2f} m"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Truth and fixes of runs as files that others read: TUM, GeoJSON, KML.
 
-A line of fixes breaks where frames had none, so that no viewer draws a way that nobody was told, and at the
+A line of fixes breaks where frames had none, so that no viewer draws a path that was never published, and at the
 antimeridian, where RFC 7946 asks for it.
 """
 

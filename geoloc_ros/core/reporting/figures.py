@@ -45,7 +45,7 @@ class Figure:
         return "–" if value is None else f"{value:{'+' if signed else ''}.{self.digits}f}"
 
     def worse_by(self, first: float | None, other: float | None) -> float:
-        """How much worse `other` is than `first`, negative if better; NaN where that cannot be said.
+        """How much worse `other` is than `first`, negative if better; NaN if that is undefined.
 
         No figure where there was one, as without any fix, is infinitely worse.
         """

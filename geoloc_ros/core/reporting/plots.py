@@ -53,7 +53,7 @@ MAX_RUNS = len(_RUNS)
 
 _WIDTHS_IN = {"wide": 10.0, "narrow": 4.4}
 _MOST_POINTS = 600
-"""Points of a line; more are told by their median and extremes."""
+"""Points of a line; more are drawn as their median and extremes."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _NUMBERS = {
 def table(frames: Sequence[FrameScore]) -> tuple[list[str], list[list[Any]]]:
     """Column names and one row a frame; None where there is no position, or nothing was measured.
 
-    The covariance is told as standard deviations and correlation, the stages of the latency as STAGE_ms.
+    The covariance is given as standard deviations and correlation, the stages of the latency as STAGE_ms.
     """
     names = stages(frames)
     columns = ["index", "stamp_s", "state", "valid", "dropped", *_NUMBERS, "sigma_east_m", "sigma_north_m",

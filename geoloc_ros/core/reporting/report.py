@@ -151,7 +151,7 @@ def partial_words(summary: Mapping[str, Any]) -> str:
 
 
 def _tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """The figures that a reader wants first, in words and units."""
+    """The figures that a reader wants first, with names and units."""
 
     def number(value: float | None, digits: int, unit: str) -> str:
         return "–" if value is None else f"{value:.{digits}f}{unit}"
@@ -215,7 +215,7 @@ def _words(value: Any) -> str:
 
 
 def _outages(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The longest gaps of a run, in the order of time, and all of them in words."""
+    """The longest gaps of a run, in the order of time, and a sentence on all of them."""
     every = gaps(run.frames)
     shown = sorted(every, key=lambda gap: -gap.frames)[:_MOST_GAPS]
     first_s = run.frames[0].stamp_s if run.frames else 0.0
@@ -258,7 +258,7 @@ def _latency(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _searches(run: Run) -> dict[str, Any]:
-    """The searches of a run in words, with their pictures as data URIs."""
+    """The searches of a run as text, with their pictures as data URIs."""
     first_s = run.frames[0].stamp_s if run.frames else 0.0
     return {
         "headings": ["begin", "took", "frames", "end", "odds", "distance"],

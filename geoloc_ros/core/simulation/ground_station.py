@@ -141,7 +141,7 @@ class GroundStation:
         return bool(self._latest["HEARTBEAT"].custom_mode == number)
 
     def last_words(self) -> str:
-        """What it last said, to end an error message with."""
+        """Its last texts, to end an error message with."""
         words = list(dict.fromkeys(self.texts))[-3:]
         return f"; it says: {' | '.join(words)}" if words else ""
 
@@ -176,7 +176,7 @@ class GroundStation:
         return False
 
     def try_command(self, command: int, *numbers: float) -> bool:
-        """Whether a command was accepted; False, too, where nobody answers."""
+        """Whether a command was accepted; False, too, without an answer."""
         numbers = (*numbers, *[0.0] * (7 - len(numbers)))
         message = mavlink.MAVLink_command_long_message(*self._target, command, 0, *numbers)
 

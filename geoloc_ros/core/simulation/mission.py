@@ -57,7 +57,7 @@ class Fixes(Protocol):
         """Fixes sent to the autopilot so far."""
 
     def words(self) -> str:
-        """What they last said about themselves."""
+        """The last diagnostics of localizer and bridge."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class MissionPlan:
     speed_m_s: float
     gnss_loss_s: float  # after the pattern began; infinite: never
     max_error_m: float  # of the vehicle's estimate, before it counts as lost
-    needs_fixes: bool  # False: GNSS is taken away though nobody sends fixes
+    needs_fixes: bool  # False: GNSS is taken away although no fixes are sent
 
     def __post_init__(self) -> None:
         if self.pattern not in PATTERNS:
@@ -121,13 +121,13 @@ class Flown:
     landed_s: float
     samples: Samples
     fix_times_s: np.ndarray  # (fixes,)
-    texts: tuple[str, ...]  # what the vehicle said
-    words: str  # what localizer and bridge last said on the way
+    texts: tuple[str, ...]  # of the vehicle
+    words: str  # last diagnostics of localizer and bridge on the way
 
 
 @dataclass
 class Mission:
-    """One flight of a plan. tell: milestones, in words; show: progress, ten times a second."""
+    """One flight of a plan. tell: milestones, as text; show: progress, ten times a second."""
 
     station: GroundStation
     recorder: Recorder

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from geoloc_ros.core.autopilot.bridge_soak import Arrived, Kind, Planned, Said, judge, script
+from geoloc_ros.core.autopilot.bridge_soak import Arrived, Kind, Planned, Published, judge, script
 from geoloc_ros.core.localization.state import State
 
 LIMIT_S = 0.3
@@ -15,12 +15,12 @@ GOOD = Planned(State.TRACKING, Kind.GOOD, 0.05)
 LOST = Planned(State.LOST, Kind.GOOD, 0.05)
 
 
-def flight(*planned: Planned) -> list[Said]:
+def flight(*planned: Planned) -> list[Published]:
     """Frames 0.1 s apart, said 0.05 s after their stamps."""
-    return [Said(p, 1_000_000 + 100_000 * i, 1.05 + 0.1 * i) for i, p in enumerate(planned)]
+    return [Published(p, 1_000_000 + 100_000 * i, 1.05 + 0.1 * i) for i, p in enumerate(planned)]
 
 
-def arrived(said: Said, counter: int = 0) -> Arrived:
+def arrived(said: Published, counter: int = 0) -> Arrived:
     return Arrived(said.stamp_us, said.said_s + 0.01, (47.0, 8.0, 450.0, 2.0, 3.0), counter)
 
 

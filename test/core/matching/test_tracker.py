@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter against a batch least-squares solution, and its honesty about uncertainty."""
+"""The filter against a batch least-squares solution, and whether its covariance is true."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of honesty against loops over samples and against what is known of made-up engines."""
+"""Figures of calibration against loops over samples and against what is known of made-up engines."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.calibration import (
     BINS,
     Answer,
+    calibration_of,
     expected_calibration_error,
     fit_temperature,
-    honesty,
-    peak_honesty,
+    peak_calibration,
     reliability,
     risk_coverage,
     wilson_interval,
@@ -64,7 +64,7 @@ def test_interval_holds_the_true_share_as_often_as_it_says(share: float) -> None
 
 
 def test_summary_counts_what_it_says() -> None:
-    figures = honesty([0.9, 0.8, 0.1, 0.3], [1.0, 9.9, 10.1, 400.0], [0.5, 4.0, 4.1, np.inf])
+    figures = calibration_of([0.9, 0.8, 0.1, 0.3], [1.0, 9.9, 10.1, 400.0], [0.5, 4.0, 4.1, np.inf])
     assert figures["coverage_2sigma"] == 0.5
     low, high = figures["coverage_2sigma_95"]
     assert low < 0.5 < high
@@ -95,11 +95,11 @@ def _answers(sharpness: float, count: int = 400) -> list[Answer]:
 def test_temperature_undoes_what_made_the_posterior_dishonest(sharpness: float) -> None:
     answers = _answers(sharpness)
     assert fit_temperature(answers) == pytest.approx(sharpness, rel=0.15)
-    error, coverage = peak_honesty(answers, sharpness)
+    error, coverage = peak_calibration(answers, sharpness)
     assert error < 0.06
     assert coverage > 0.9
     if sharpness != 1.0:
-        assert peak_honesty(answers, 1.0)[0] > 1.5 * error
+        assert peak_calibration(answers, 1.0)[0] > 1.5 * error
 
 
 def test_nothing_to_calibrate_on_is_said() -> None:

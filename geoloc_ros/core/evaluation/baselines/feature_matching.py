@@ -58,7 +58,7 @@ class FeatureEngine(Baseline):
         return similarity_agreement(points, found, middle, size)
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
-        """A Gaussian at the agreed place on a floor of doubt; flat with peak 0 if nothing agrees."""
+        """A Gaussian at the agreed place on a uniform floor; flat with peak 0 if nothing agrees."""
         size = np.array([search_map.shape[1], search_map.shape[0]], dtype=np.float64)
         middle = np.array([query.shape[1], query.shape[0]]) / 2
         shape = (round(size[1] / self.STRIDE_PX) + 1, round(size[0] / self.STRIDE_PX) + 1)
