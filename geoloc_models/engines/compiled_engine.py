@@ -17,7 +17,7 @@ from geoloc_models.engines.torch_engine import Precision, TorchEngine
 from geoloc_models.errors import GeolocError
 
 MOST_GRAPHS = 24
-"""CUDA graphs that are kept: each holds the memory of its inputs, outputs and what lies between."""
+"""CUDA graphs that are cached: each holds the memory of its inputs, outputs and what lies between."""
 
 
 class CompiledEngine(TorchEngine):
