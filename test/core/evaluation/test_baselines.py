@@ -28,14 +28,14 @@ LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.
 def ground() -> np.ndarray:
     """An image with structure at all scales and corners to hold on to."""
     rng = np.random.default_rng(5)
-    picture = np.zeros((320, 320, 3), np.float32)
+    image = np.zeros((320, 320, 3), np.float32)
     for side in (5, 10, 20, 40, 80):
         noise = rng.uniform(0, 255, (side, side, 3)).astype(np.float32)
-        picture += cv2.resize(noise, (320, 320), interpolation=cv2.INTER_CUBIC) / 5
+        image += cv2.resize(noise, (320, 320), interpolation=cv2.INTER_CUBIC) / 5
     for _ in range(60):
         x, y, w, h = (int(v) for v in (*rng.integers(0, 300, 2), *rng.integers(6, 24, 2)))
-        cv2.rectangle(picture, (x, y), (x + w, y + h), rng.uniform(0, 255, 3).tolist(), -1)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        cv2.rectangle(image, (x, y), (x + w, y + h), rng.uniform(0, 255, 3).tolist(), -1)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def cut(ground: np.ndarray, x: float, y: float, side: int) -> np.ndarray:
@@ -185,8 +185,8 @@ def test_large_pictures_are_never_taken_whole(
     engine: Any = SiftEngine(LIKE) if name == "sift" else request.getfixturevalue("aliked")
     sides: list[int] = []
 
-    def extract(picture: np.ndarray) -> tiled_features.Features:
-        sides.extend(picture.shape[:2])
+    def extract(image: np.ndarray) -> tiled_features.Features:
+        sides.extend(image.shape[:2])
         return tiled_features.Features(np.zeros((1, 2)), np.zeros((1, 128), np.float32), np.zeros(1))
 
     monkeypatch.setattr(engine, "_extract", extract)

@@ -16,30 +16,30 @@ class Dots:
     def __init__(self) -> None:
         self.sides: list[int] = []
 
-    def __call__(self, picture: np.ndarray) -> Features:
-        self.sides += picture.shape[:2]
-        rows, cols = np.nonzero(picture > 50)
-        around = np.pad(picture, 2)
+    def __call__(self, image: np.ndarray) -> Features:
+        self.sides += image.shape[:2]
+        rows, cols = np.nonzero(image > 50)
+        around = np.pad(image, 2)
         patches = [around[r : r + 5, c : c + 5].ravel() for r, c in zip(rows, cols, strict=True)]
         descriptors = np.array(patches, np.float32).reshape(-1, 25)
-        return Features(np.stack([cols, rows], axis=1) + 0.5, descriptors, picture[rows, cols].astype(float))
+        return Features(np.stack([cols, rows], axis=1) + 0.5, descriptors, image[rows, cols].astype(float))
 
 
 def dotted(height: int, width: int) -> np.ndarray:
     """Dots of different strengths, among them on both sides of every border that tiles could have."""
     rng = np.random.default_rng(4)
-    picture = rng.integers(0, 50, (height, width)).astype(np.uint16)
+    image = rng.integers(0, 50, (height, width)).astype(np.uint16)
     places = rng.choice(height * width, 900, replace=False)
-    picture.flat[places] = 51 + np.arange(900)
-    return picture
+    image.flat[places] = 51 + np.arange(900)
+    return image
 
 
 @pytest.mark.parametrize(
     "shape", [(TILE_PX + 1, 300), (2100, 2309), (400, 3 * (TILE_PX - MARGIN_PX)), (TILE_PX, TILE_PX)]
 )
 def test_tiles_find_what_the_whole_picture_has(shape: tuple[int, int]) -> None:
-    picture, tiled = dotted(*shape), Dots()
-    found, whole = features_in_tiles(tiled, picture, 1000), Dots()(picture)
+    image, tiled = dotted(*shape), Dots()
+    found, whole = features_in_tiles(tiled, image, 1000), Dots()(image)
     assert max(tiled.sides) <= TILE_PX
     assert len(found.xy_px) == 900  # none lost between tiles, none found twice
     ours, theirs = np.argsort(found.strength), np.argsort(whole.strength)
@@ -48,8 +48,8 @@ def test_tiles_find_what_the_whole_picture_has(shape: tuple[int, int]) -> None:
 
 
 def test_the_strongest_of_all_tiles_are_kept() -> None:
-    picture = dotted(1500, 1500)
-    found = features_in_tiles(Dots(), picture, 100)
+    image = dotted(1500, 1500)
+    found = features_in_tiles(Dots(), image, 100)
     np.testing.assert_array_equal(found.strength, np.arange(950, 850, -1))
 
 

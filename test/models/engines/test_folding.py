@@ -37,7 +37,7 @@ def with_nothing_plain(name: str) -> Network:
     return network
 
 
-def pictures(side: int, seed: int) -> torch.Tensor:
+def images(side: int, seed: int) -> torch.Tensor:
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 255
 
 
@@ -66,7 +66,7 @@ def leftovers(network: nn.Module) -> Iterator[str]:
 def test_a_folded_network_gives_the_same_logits(name: str) -> None:
     network = with_nothing_plain(name)
     side = 70 if "vits14" in name else 64
-    view, search = pictures(side, 0), pictures(2 * side, 1)
+    view, search = images(side, 0), images(2 * side, 1)
     expected = network(view, search)
     cheap = folded(network)
     assert list(leftovers(network)) and not list(leftovers(cheap))
@@ -107,7 +107,7 @@ def folded_on_meta(network: MixFusion) -> nn.Module:
 def test_the_plain_network_gives_the_same_logits(name: str) -> None:
     network = with_nothing_plain(name)
     assert isinstance(network, MixFusion)
-    view, search = pictures(64, 2), pictures(128, 3)
+    view, search = images(64, 2), images(128, 3)
     expected = network(view, search)
     found = PlainMixFusion(network)(view, search)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

@@ -20,14 +20,14 @@ def network(logits: np.ndarray) -> Any:
     )  # fmt: skip
 
 
-def picture(side_px: int) -> np.ndarray:
+def image(side_px: int) -> np.ndarray:
     return np.zeros((side_px, side_px, 3), np.uint8)
 
 
 def test_answer_is_the_published_pixel() -> None:
     logits = np.random.default_rng(7).normal(-4.0, 2.0, (24, 24)).astype(np.float32)
     score, (row, col) = published_heatmap(logits, 3, 384)
-    heatmap = PublishedEngine(network(logits), 3).infer(picture(128), picture(384))
+    heatmap = PublishedEngine(network(logits), 3).infer(image(128), image(384))
     assert heatmap.peak_xy_px == (col, row)
     assert heatmap.peak == pytest.approx(float(score.max()))
     assert heatmap.probability.shape == (384, 384)
@@ -36,7 +36,7 @@ def test_answer_is_the_published_pixel() -> None:
 
 
 def test_a_map_without_any_score_is_flat() -> None:
-    heatmap = PublishedEngine(network(np.full((24, 24), -200.0, np.float32)), 1).infer(picture(128), picture(384))
+    heatmap = PublishedEngine(network(np.full((24, 24), -200.0, np.float32)), 1).infer(image(128), image(384))
     assert heatmap.probability.sum() == pytest.approx(1.0, abs=1e-4)
     assert heatmap.peak == 0.0
 

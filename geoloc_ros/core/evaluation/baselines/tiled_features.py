@@ -32,16 +32,16 @@ class Features:
     """(n,); the larger, the surer a point is found again."""
 
 
-def features_in_tiles(extract: Callable[[np.ndarray], Features], picture: np.ndarray, most: int) -> Features:
-    """What `extract` finds in `picture` (H, W, ...), at most the `most` strongest, the strongest first.
+def features_in_tiles(extract: Callable[[np.ndarray], Features], image: np.ndarray, most: int) -> Features:
+    """What `extract` finds in `image` (H, W, ...), at most the `most` strongest, the strongest first.
 
     `extract` never sees a side above TILE_PX. An image that is no larger is taken whole, its features in their order.
     """
-    if max(picture.shape[:2]) <= TILE_PX:
-        return extract(picture)
+    if max(image.shape[:2]) <= TILE_PX:
+        return extract(image)
     parts = []
-    for rows, cols in itertools.product(*(_spans(length) for length in picture.shape[:2])):
-        found = extract(picture[rows.start : rows.stop, cols.start : cols.stop])
+    for rows, cols in itertools.product(*(_spans(length) for length in image.shape[:2])):
+        found = extract(image[rows.start : rows.stop, cols.start : cols.stop])
         xy = found.xy_px + np.array([cols.start, rows.start])
         own = cols.answers_for(xy[:, 0]) & rows.answers_for(xy[:, 1])
         parts.append((xy[own], found.descriptors[own], found.strength[own]))
