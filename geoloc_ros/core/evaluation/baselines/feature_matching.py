@@ -273,8 +273,8 @@ class AlikedLightGlueEngine(FeatureEngine):
     @torch.inference_mode()
     def matches(self, query: np.ndarray, search_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What LightGlue takes for the same points."""
-        images, factor = enlarged(query, search_map)
-        features = [features_in_tiles(self._extract, large, self.KEYPOINTS) for large in images]
+        both, factor = enlarged(query, search_map)
+        features = [features_in_tiles(self._extract, large, self.KEYPOINTS) for large in both]
         if any(len(found.xy_px) == 0 for found in features):
             return np.empty((0, 2)), np.empty((0, 2))
         images = [
@@ -283,7 +283,7 @@ class AlikedLightGlueEngine(FeatureEngine):
                 "descriptors": torch.from_numpy(found.descriptors)[None],
                 "image_size": torch.tensor([[large.shape[1], large.shape[0]]]),
             }
-            for found, large in zip(features, images, strict=True)
+            for found, large in zip(features, both, strict=True)
         ]
         pairs = self._matcher({"image0": images[0], "image1": images[1]})["matches"][0].numpy()
         points, places = (found.xy_px[pairs[:, side]] / factor for side, found in enumerate(features))
