@@ -40,7 +40,7 @@ class PairProtocol:
     seed: int = 0
     limit: int | None = None
     part: Literal["all", "calibration", "judging"] = "all"
-    """Which held-out pairs: those that `data.pairs.calibrates` leaves to calibration, the others, or both."""
+    """Which held-out pairs: those that `datasets.image_pairs.calibrates` leaves to calibration, the others, or both."""
     stress: str = "none"
     """A name of `geoloc_models.evaluation.stress.STRESSES`: the same samples with one thing gone wrong."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from geoloc_models.ast.retriever_weights import load_retriever
 from geoloc_models.ast.segment_tokens import (
     STRATEGIES,
     Strategy,
@@ -207,6 +208,19 @@ def test_tokens_are_those_of_timm(name: TrunkName) -> None:
     torch.testing.assert_close(out.class_token, plain[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out.patches, plain[:, 1:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(halves.patches, out.patches)
+
+
+def test_shipped_trunk_is_the_network_of_timm() -> None:
+    """All blocks, with the weights that ship, at the size that flies."""
+    trunk = load_retriever("retrieval", "cpu")[0]._network.trunk.float()
+    timm = import_timm().create_model("vit_small_patch14_dinov2", img_size=trunk.input_px, num_classes=0).eval()
+    timm.load_state_dict(trunk.vit.state_dict())
+    images = torch.rand(1, 3, trunk.input_px, trunk.input_px, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.no_grad():
+        ours, tokens = trunk(images), timm.forward_features((images / 255 - trunk.mean) / trunk.std)
+    assert tokens.abs().max() > 1
+    torch.testing.assert_close(ours.class_token, tokens[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.patches, tokens[:, 1:], atol=1e-5, rtol=1e-5)
 
 
 def test_pictures_that_do_not_split_into_patches_are_refused() -> None:
