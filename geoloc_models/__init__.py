@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geoloc_models.ast.retriever import Retriever
-    from geoloc_models.drl.heatmap import Heatmap
-    from geoloc_models.engines import Engine, EngineSpec
-    from geoloc_models.engines.network_engine import NetworkEngine
-    from geoloc_models.errors import GeolocError
-
-__all__ = ["Engine", "EngineSpec", "GeolocError", "Heatmap", "NetworkEngine", "Retriever", "load", "load_retriever"]
+    from geoloc_models.ast.retriever import Retriever as Retriever
+    from geoloc_models.drl.heatmap import Heatmap as Heatmap
+    from geoloc_models.engines import Engine as Engine
+    from geoloc_models.engines import EngineSpec as EngineSpec
+    from geoloc_models.engines.network_engine import NetworkEngine as NetworkEngine
+    from geoloc_models.errors import GeolocError as GeolocError
 
 _MODULES = {
     "Engine": "engines",
@@ -32,6 +31,7 @@ _MODULES = {
     "NetworkEngine": "engines.network_engine",
     "Retriever": "ast.retriever",
 }
+__all__ = [*_MODULES, "load", "load_retriever"]
 
 # Before torch loads its OpenMP: threads that wait must sleep, not spin. Where anything else wants the cores (a camera
 # driver, DDS), spinning threads keep the very thread they wait for from running: seen with a real-time process on one

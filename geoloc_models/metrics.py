@@ -5,8 +5,6 @@ All functions take arrays or scalars, compute in float64 and know nothing of ima
 that does not exist is NaN; it counts as a miss, never as "not there".
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention, segments and matches drawn for people, as in AST's figures 6 to 8."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +15,6 @@ CELL_PX = 224
 GAP_PX = 6
 CAPTION_PX = 22
 LINE_PX = 3
-
 SEGMENTS_RGB = (
     (230, 60, 40), (250, 190, 40), (50, 120, 220), (60, 180, 110), (160, 90, 200), (120, 120, 120),
 )  # fmt: skip

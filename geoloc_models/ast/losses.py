@@ -5,8 +5,6 @@ Features are one part's, (B, W) of B drone and B satellite images with labels (B
 positives across the views, all others negatives. Similarities are cosines; squared distances are 2 - 2 cosine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 Metric = Literal["none", "contrastive", "max_margin", "soft_margin"]
-METRICS: tuple[Metric, ...] = ("none", "contrastive", "max_margin", "soft_margin")
 
 ALPHA = 20.0
 """Of the weighted soft margin, on cosines; 10 on squared distances, as in CVM-Net."""

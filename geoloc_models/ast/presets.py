@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named retrieval networks: every AST row of the paper's tables 2 to 9 and figure 4, and ours; a line of data each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from geoloc_models.ast.losses import Metric

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """AST (Attention-guided Segment Transformer): one unit vector an image, alike for images of one place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal

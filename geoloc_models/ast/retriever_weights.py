@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of trained retrieval networks: safetensors whose metadata says how to build the network, never loaded half."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ The patches of an image are sorted by what the class token thinks of them in the
 groups of falling importance, and each group is averaged into one token. Group 0 holds the most attended patches.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

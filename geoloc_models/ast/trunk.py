@@ -4,8 +4,6 @@
 Parameters carry timm's names, so checkpoints of timm load as they are.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

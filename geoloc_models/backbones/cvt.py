@@ -9,8 +9,6 @@ Differences from the classifier: no final norm and no head. In the Mix-Fusion fo
 used, and batch norms with constant statistics and affine part.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ depends on x: x needs only the keys and values of z, and one encoding of the vie
 maps.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -29,7 +27,7 @@ class QueryFeatures:
     pyramid: tuple[Tensor, ...]
     keys_values: tuple[KeysValues, ...]
 
-    def expand(self, batch: int) -> QueryFeatures:
+    def expand(self, batch: int) -> "QueryFeatures":
         """The same view for `batch` maps (a view of the memory, no copy); only a batch of one is repeated."""
 
         def repeat(tensor: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ alone is exactly DINOv2. The map attends to the query's class token too; class t
 output.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ after block n over maps of another date finds 0.39 of all views within 20 m for 
 n = 12 (240 LEVIR training views). So the trunk ends at block 8 and returns the tokens after blocks 5 and 8.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of a data set in the UL14 or DenseUAV layout, for `geoloc dataset check`."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections import Counter, defaultdict

@@ -11,8 +11,6 @@ which number is which, whatever their order. `load_train` and `load_test` raise 
 lists all of them.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

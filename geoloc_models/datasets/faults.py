@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of a data set, file by file, and small readers that report them instead of raising."""
 
-from __future__ import annotations
-
 import json
 import re
 import struct

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What retrieval is trained and judged on: University-1652, DenseUAV, and image pairs of two dates."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ Every place is a generated world of its own; a view is a turned and colour-shift
 network learns here is to find a texture again, nothing about real images.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

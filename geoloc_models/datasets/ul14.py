@@ -12,8 +12,6 @@ Positions on a map are (row, col) fractions of its height and width from the top
 `load_train` and `load_test` raise GeolocError at a fault; `scan_train` and `scan_test` list all of them.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings
@@ -35,7 +33,6 @@ MAP_SIZES_PX = tuple(range(700, 1801, 100))
 
 LABEL_FILES = ("labels.json", "label.json")
 GPS_FILE = "GPS_info.json"
-
 CONSISTENT_PX = 2.0
 """Up to this a labelled pixel agrees with the UAV's coordinates, in pixels of the stored map."""
 

@@ -8,8 +8,6 @@ The label of an image is the number that names its folder; street and google ima
 `load_test` raise GeolocError at a fault; `scan` lists all of them.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

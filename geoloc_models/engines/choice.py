@@ -5,8 +5,6 @@
 `geoloc export` that says that they give PyTorch's answers with these weights.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference by torch.compile and by CUDA graphs."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making engines and holding them against PyTorch: same views, same maps, how far do the fixes move?"""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import time

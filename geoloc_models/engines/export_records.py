@@ -4,8 +4,6 @@
 A folder of engines holds WEIGHTS_ID/ENGINE/engine.json, with the engine's files beside it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -14,8 +14,6 @@ What else saves is in the networks themselves: one attention kernel (`mixed_atte
 reads are not there, a view's features and keys serve all maps, and a map's features all views.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import TypeVar
 

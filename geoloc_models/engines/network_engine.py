@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all engines of a network share: images in, features cached where they serve again, calibrated logits out."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections import OrderedDict

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX files of a network's parts, and inference by ONNX Runtime."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import warnings

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference by OpenVINO on x86 and ARM processors."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -10,8 +10,6 @@ Networks on CvT mix in their very first block, so nothing of a map can be cached
 one layer norm, is 0.4 % of their arithmetic.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ convolutions of the pyramid's coarser levels; GC correlates by a grouped convolu
 code; they keep their correlation by FFT, so that ratios to them are not flattered.
 """
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search over heading and height where they are not known well: many turned and scaled views, one map, one batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -39,7 +37,7 @@ class PoseSearch(Engine):
         self.spec = replace(engine.spec, takes_tensors=False, keeps_maps=False)
 
     @classmethod
-    def all_headings(cls, engine: NetworkEngine) -> PoseSearch:
+    def all_headings(cls, engine: NetworkEngine) -> "PoseSearch":
         """For a view whose heading is unknown."""
         return cls(engine, np.arange(0.0, 360.0, HEADING_STEP_DEG).tolist())
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DRL paper's networks with its post-processing: sigmoid, Hann window, pixel of the maximum (section V-A)."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference by TensorRT 10 on NVIDIA GPUs; PyTorch owns the memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

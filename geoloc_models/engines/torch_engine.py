@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference by PyTorch, operation by operation: what every other engine is checked against."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

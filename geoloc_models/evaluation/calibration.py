@@ -5,8 +5,6 @@ Two claims are checked against the truth. The covariance claims that the truth l
 peak claims a probability that the answer is right, which here means within RIGHT_WITHIN_M of the truth.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retrieval figures as University-1652 defines them: R@K, R@1 % in two definitions, AP (AST paper, section 4.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +40,7 @@ class RankedQueries:
         """Mean average precision."""
         return float(np.mean(self.average_precision)) if self.first_rank.size else float("nan")
 
-    def of(self, chosen: NDArray[np.bool_]) -> RankedQueries:
+    def of(self, chosen: NDArray[np.bool_]) -> "RankedQueries":
         """The same for some of the queries, a mask (Q,)."""
         return RankedQueries(self.first_rank[chosen], self.average_precision[chosen], self.gallery)
 

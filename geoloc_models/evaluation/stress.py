@@ -5,8 +5,6 @@ Errors of attitude and height change how a view is rendered; all else changes th
 function draws from the generator it is given and from nothing else.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass

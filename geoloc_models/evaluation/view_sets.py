@@ -6,8 +6,6 @@ directions) and the test split of UL14. Rasters and flights, which need coordina
 `geoloc_ros.core.evaluation.recorded_view_sets`.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 Each engine is fed at the ground sample distance that it was made for, and its milliseconds include that resampling.
 """
 
-from __future__ import annotations
-
 import csv
 import time
 from collections.abc import Callable, Mapping, Sequence

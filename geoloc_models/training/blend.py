@@ -2,8 +2,6 @@
 """Weights between a fine-tuned hybrid and the compact network that it started from (Wortsman et al., Robust
 fine-tuning of zero-shot models, CVPR 2022)."""
 
-from __future__ import annotations
-
 import torch
 
 from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion

@@ -5,8 +5,6 @@ Knowledge distillation (Hinton et al., 2015) on heatmaps: the teacher's calibrat
 same map is a soft target beside the true one.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

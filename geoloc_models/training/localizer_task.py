@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of localizers on query/map samples, by the truth alone or also by the heatmaps of a teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any

@@ -4,8 +4,6 @@
 `geoloc train DATA PLAN` runs a plan; its stages are runs in folders of their own, each resumable.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How networks are trained: optimiser, schedule and what else a run is set to; ours and the papers'."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 AST paper, sections 3.4 and 4.2; an epoch is ablation 5.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace

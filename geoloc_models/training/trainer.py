@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer: by one process or several, resumable to the same bits. What is trained is a task."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

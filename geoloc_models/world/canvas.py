@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the vectors of a generated world for one date: material and height at each place."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from geoloc_models.world.roofs import offset_line, roof_extras, roof_surface
 from geoloc_models.world.shapes import Building, Layout, blob, densify, directions, rectangle
 
 SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
-
 CAR_COLOURS = np.array(
     [(226, 226, 224), (232, 232, 230), (170, 172, 174), (120, 122, 126), (60, 60, 64), (36, 36, 40), (120, 34, 34),
      (44, 62, 104), (150, 140, 120), (88, 96, 92)]
@@ -47,7 +44,7 @@ class Look:
         return max(0.0, 0.75 - 1.6 * self.greenness)
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, summer: bool) -> Look:
+    def draw(cls, rng: np.random.Generator, summer: bool) -> "Look":
         """A plausible acquisition: high sun and green in summer, else low sun and resting plants."""
         elevation = rng.uniform(48, 62) if summer else rng.uniform(28, 42)
         warm = rng.normal(0, 0.035)

@@ -9,8 +9,6 @@ where, `world_canvas.py` draws it, `world_render.py` lights and photographs it; 
 together and georeferences them.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@
 All is drawn from one random generator, so a seed always gives the same world.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Colours and textures of the ground of a generated world, by season, as one table to look up by pixel."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -56,7 +54,6 @@ NAMES = list(MATERIALS)
 CODE = {name: index for index, name in enumerate(NAMES)}
 
 FIRST_FIELD = 64
-
 SOFT = ("lawn", "garden", "yard", "soil")  # drawn under walks and drives
 
 # Crop: first and second colour, coarse, middle and fine texture, streaks along the rows (fine, broad) in per

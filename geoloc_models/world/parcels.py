@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people put beside the roads of a generated world: houses on plots, halls and car parks in yards."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

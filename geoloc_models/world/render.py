@@ -6,8 +6,6 @@ and how much coarse, middle and fine noise they carry. Slopes are shaded by the 
 in strips of rows, so that memory stays near the size of the image.
 """
 
-from __future__ import annotations
-
 import math
 
 import cv2
@@ -18,7 +16,6 @@ from geoloc_models.world.materials import material_table, tree_colours
 from geoloc_models.world.shapes import Layout
 
 STRIP_ROWS = 256
-
 STREAK_PX = 1024
 
 

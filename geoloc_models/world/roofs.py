@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Roofs of the generated world: faces and what stands on them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

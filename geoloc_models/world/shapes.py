@@ -5,8 +5,6 @@ Coordinates are metres from the upper left corner, x to the east and y to the so
 (first, second) on which they exist; all else is common to both dates.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass, field

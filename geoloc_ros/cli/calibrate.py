@@ -29,7 +29,6 @@ PARTS: tuple[Part, ...] = ("calibration", "judging")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="name or file")
     add("data", type=Path, metavar="DATA", help="folder with pairs/")

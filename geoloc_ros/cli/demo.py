@@ -34,7 +34,6 @@ _GENERATED_NOTE = "generated world: images of one date, map of another"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--flight", metavar="FLIGHT", type=Path, help="flight folder or bag; without it a world is generated")
     add_topic(parser)

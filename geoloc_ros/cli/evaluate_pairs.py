@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder with pairs/, crossdate/ and flights/")
     add(

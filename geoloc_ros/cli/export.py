@@ -25,7 +25,6 @@ GENERATED = "generated world"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--weights", default="default", metavar="W", help="name or file (default: default)")
     add(

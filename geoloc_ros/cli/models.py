@@ -16,7 +16,6 @@ from rich.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="list only the networks whose name or source has all these words"
     )

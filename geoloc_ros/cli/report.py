@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("reports", type=Path, nargs="+", metavar="REPORT", help="folder or its report.json; the first is compared with")
     add("--out", type=Path, metavar="DIR", help="write comparison.html and comparison.json here")

@@ -43,7 +43,6 @@ _OF_A_RUN = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     parser.add_argument("data", type=Path, help="folder in one of the layouts of docs/training.md")
     parser.add_argument("what", nargs="?", default="mix_compact", metavar="PRESET_OR_PLAN", help="default %(default)s")
     parser.add_argument("--out", type=Path, default=Path("out/train"), help="run folder (default %(default)s)")

@@ -10,30 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geoloc_ros.core.geometry.camera import CameraModel
-    from geoloc_ros.core.geometry.rotations import nadir_rotation, rotation_from_quaternion
-    from geoloc_ros.core.localization.estimate import Estimate
-    from geoloc_ros.core.localization.localizer import Localizer
-    from geoloc_ros.core.maps.raster import RasterMap
-    from geoloc_ros.core.matching.settings import LocalizerSettings
-    from geoloc_ros.core.recording.flight_folder import Flight
-    from geoloc_ros.core.recording.frame import Frame
-    from geoloc_ros.core.relocalization.gallery import Gallery
-    from geoloc_ros.core.relocalization.relocalizer import Relocalizer
-
-__all__ = [
-    "CameraModel",
-    "Estimate",
-    "Flight",
-    "Frame",
-    "Gallery",
-    "Localizer",
-    "LocalizerSettings",
-    "RasterMap",
-    "Relocalizer",
-    "nadir_rotation",
-    "rotation_from_quaternion",
-]
+    from geoloc_ros.core.geometry.camera import CameraModel as CameraModel
+    from geoloc_ros.core.geometry.rotations import nadir_rotation as nadir_rotation
+    from geoloc_ros.core.geometry.rotations import rotation_from_quaternion as rotation_from_quaternion
+    from geoloc_ros.core.localization.estimate import Estimate as Estimate
+    from geoloc_ros.core.localization.localizer import Localizer as Localizer
+    from geoloc_ros.core.maps.raster import RasterMap as RasterMap
+    from geoloc_ros.core.matching.settings import LocalizerSettings as LocalizerSettings
+    from geoloc_ros.core.recording.flight_folder import Flight as Flight
+    from geoloc_ros.core.recording.frame import Frame as Frame
+    from geoloc_ros.core.relocalization.gallery import Gallery as Gallery
+    from geoloc_ros.core.relocalization.relocalizer import Relocalizer as Relocalizer
 
 _MODULES = {
     "CameraModel": "geometry.camera",
@@ -48,6 +35,8 @@ _MODULES = {
     "nadir_rotation": "geometry.rotations",
     "rotation_from_quaternion": "geometry.rotations",
 }
+
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

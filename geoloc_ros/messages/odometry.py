@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filtered track as odometry and as the transform from map to odom."""
 
-from __future__ import annotations
-
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped

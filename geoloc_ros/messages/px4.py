@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """PX4's messages to ROS's and back. px4_msgs is there only where somebody built it, so only their fields count."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from builtin_interfaces.msg import Time

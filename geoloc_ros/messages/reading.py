@@ -6,8 +6,6 @@ nothing here imports ROS. Frames follow REP-103 and REP-105: an attitude turns t
 WGS84. What a message can get wrong ends in a GeolocError with the reason.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

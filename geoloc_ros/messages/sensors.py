@@ -5,8 +5,6 @@ Nothing here imports ROS: `make` builds a message of a type's name from its fiel
 bag writer has its own for rosbags' types. `stamp` is a builtin_interfaces/Time of the same kind.
 """
 
-from __future__ import annotations
-
 import array
 import importlib
 import math

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROS stamps as seconds and back, without losing a digit; and the stamp of any message, decoded or not."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 

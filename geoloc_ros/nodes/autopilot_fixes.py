@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer's fixes on their way to an autopilot: paired with their status, gated, reported; for every bridge."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace

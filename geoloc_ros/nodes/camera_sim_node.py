@@ -4,8 +4,6 @@
 It flies a path of its own, or follows the vehicle that an autopilot's simulator flies.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import time

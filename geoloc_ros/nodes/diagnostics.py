@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node's state on /diagnostics."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 

@@ -5,8 +5,6 @@ A bag needs no `ros2 bag play`: its topics are found by type, and each image goe
 of its own moment.
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer's inputs: images, camera, attitude, height and GNSS, put together into frames."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What waits for the localizer's worker thread: of each kind only the newest, so that nothing queues up."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass

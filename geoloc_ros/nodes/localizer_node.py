@@ -6,8 +6,6 @@ core locate it (map crops come by the service get_map) and publishes: parameter 
 frame is in flight.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import traceback

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer's outputs: fix, odometry, status, drawings of the heatmap."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A configured localizer: engine, map, gallery, topics, and the thread that locates frames and publishes fixes."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import threading

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The map as the localizer sees it: crops by the service get_map."""
 
-from __future__ import annotations
-
 import threading
 
 from rclpy.node import Node

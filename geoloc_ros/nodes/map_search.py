@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer's search of the whole map: its parameters, and a gallery that is compared with the served map."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

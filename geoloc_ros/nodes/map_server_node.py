@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node map_server: answers get_map with north-up crops of any raster that GDAL reads."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -4,8 +4,6 @@
 docs/mavlink.md lists the parameters to set on the autopilot.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import time

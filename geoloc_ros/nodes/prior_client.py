@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Giving a localizer its prior, for nodes that have one."""
 
-from __future__ import annotations
-
 import threading
 import time
 

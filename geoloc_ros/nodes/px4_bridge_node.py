@@ -4,8 +4,6 @@
 All goes through PX4's own DDS client and the agent; no firmware is changed. docs/px4.md lists the parameters to set.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from typing import Any

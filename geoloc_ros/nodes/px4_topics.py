@@ -5,8 +5,6 @@ px4_msgs is built from the branch of the firmware. A message that changed since 
 MESSAGE_VERSION, and its topic ends in _vN from 1 on; so the package at hand determines the names of all topics.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a node to its end."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asking a service from a thread that may block, while another spins the node."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

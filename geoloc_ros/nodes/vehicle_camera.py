@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated camera of a vehicle that an autopilot's own simulator flies: pose in, image out."""
 
-from __future__ import annotations
-
 import math
 import time
 

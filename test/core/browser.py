@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A headless Chromium that opens a page and tells what it saw, over the DevTools protocol on a pair of pipes."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -54,7 +52,7 @@ class Browser:
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
-    def __enter__(self) -> Browser:
+    def __enter__(self) -> "Browser":
         return self
 
     def __exit__(

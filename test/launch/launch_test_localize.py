@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`launch_test` of localize.launch.py: frames become fixes, and all ends well."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time

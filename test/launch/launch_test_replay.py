@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`launch_test` of replay.launch.py: every frame of a flight folder is answered, and the player ends by itself."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import unittest

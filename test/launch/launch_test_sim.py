@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`launch_test` of sim.launch.py, dry: it tells what it would start and starts nothing."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import unittest

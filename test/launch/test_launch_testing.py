@@ -4,8 +4,6 @@
 Without `launch`, which no registry has, test/nodes/test_launch_files.py runs the launch files in their stead.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

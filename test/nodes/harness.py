@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real nodes on real DDS, each on an executor thread of its own, and a test's ears and hands in the graph."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import threading

@@ -29,8 +29,6 @@ SET_MESSAGE_INTERVAL. Dynamics are those of a point: limited speed and accelerat
 acceleration, a nose that turns towards where it flies.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import math
@@ -179,7 +177,7 @@ class MavlinkVehicle:
 
     # --- for tests ------------------------------------------------------------------------------------------
 
-    def start(self) -> MavlinkVehicle:
+    def start(self) -> "MavlinkVehicle":
         self._thread.start()
         return self
 
@@ -189,7 +187,7 @@ class MavlinkVehicle:
         for peer in self._peers:
             peer.socket.close()
 
-    def __enter__(self) -> MavlinkVehicle:
+    def __enter__(self) -> "MavlinkVehicle":
         return self.start()
 
     def __exit__(self, *_: object) -> None:

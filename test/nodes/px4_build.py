@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the test package px4_msgs of one PX4 version, once per content, and gives the environment that finds it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of test_px4_bridge.py, run once for each version of px4_msgs: the bridge between PX4's part and a localizer."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

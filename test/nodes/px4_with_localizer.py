@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A case of test_px4_bridge.py: images in, PX4's auxiliary global position out, through all nodes."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`geoloc bench graph` as a user runs it, on few and small images."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The camera simulator in the graph: its images show the place that its truth says."""
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The player: what goes in as a flight folder comes out as messages, exactly and in order, and can be located."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 from pathlib import Path

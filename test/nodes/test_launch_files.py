@@ -4,8 +4,6 @@
 Where there is no `launch` (no registry has it), test/launch_stand_in takes its place: it runs the same files.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer through the graph: right fixes for good frames, clear words and no fix for bad ones."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

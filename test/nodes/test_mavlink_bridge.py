@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """mavlink_bridge in the graph, with a vehicle that speaks MAVLink over real UDP on the other side."""
 
-from __future__ import annotations
-
 import math
 import random
 import socket

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes and the demo as processes, as users start them."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

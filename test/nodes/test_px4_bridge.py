@@ -4,8 +4,6 @@
 Two packages of one name do not fit into one process, so each version's cases (px4_cases.py) run in one of their own.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search of the whole map through the graph: found without prior, found again, and clear words where it cannot."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole loop on loopback: vehicle, bridge, simulated camera, localizer, bridge, vehicle; GNSS goes, it flies on."""
 
-from __future__ import annotations
-
 import json
 import socket
 from pathlib import Path

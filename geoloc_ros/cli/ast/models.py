@@ -6,17 +6,12 @@ included where there are any), multiply-accumulates of one image as the paper co
 attention's products included, and the rows that they stand for.
 """
 
-from __future__ import annotations
-
 import argparse
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
+    """There are none."""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE", help="pictures to look at")
     add_weights(parser)
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="rank the pictures below this folder")

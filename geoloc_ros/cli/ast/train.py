@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add_data(parser)
     parser.add_argument("--preset", default="dinov2_ast", metavar="P", help="network (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/ast"), help="run folder (default: %(default)s)")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add_bag(parser)
     parser.add_argument("--json", type=Path, metavar="F", help="also write what was found to this file")
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("flight", type=Path, metavar="FOLDER", help="flight folder")
     add("--out", type=Path, required=True, metavar="BAG", help="folder of the bag, which must not exist")

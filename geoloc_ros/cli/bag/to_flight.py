@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add_bag(parser)
     add("--out", type=Path, required=True, metavar="FOLDER", help="flight folder to write")

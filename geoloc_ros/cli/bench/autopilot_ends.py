@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The autopilot's end of each bridge, for the soak test: parameters of the bridge, and what arrived through it."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

@@ -42,7 +42,6 @@ BRIDGES = ("px4", "mavlink")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--bridge", choices=BRIDGES, default="px4", help="px4 over DDS or mavlink over UDP")
     add("--seconds", type=float, default=60.0, metavar="S", help="duration")

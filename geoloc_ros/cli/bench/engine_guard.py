@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ratios of engines to the plain network that must not drop, from the engines.json of an earlier run."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ class Guard:
     content: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> Guard:
+    def read(cls, path: Path) -> "Guard":
         """GeolocError for a file that is no engines.json."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -50,7 +48,7 @@ class Guard:
                     "`geoloc bench engines`"
                 )
 
-    def worse(self, rows: list[dict[str, Any]]) -> list[Worse]:
+    def worse(self, rows: list[dict[str, Any]]) -> "list[Worse]":
         """The ratios that have dropped too far; an engine that was not measured has not."""
         found = {self._key(row): row["ratio_to_plain"] for row in rows}
         share = 1.0 - self.content.get("tolerance", TOLERANCE)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times engines against the plain network: each in a process of its own, in turn, so that noise hits all alike."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import time
@@ -84,7 +82,7 @@ class Row:
     logit_error: float = 0.0
     steady: dict[str, float] = field(default_factory=dict)
 
-    def as_json(self, plain: Row) -> dict[str, Any]:
+    def as_json(self, plain: "Row") -> dict[str, Any]:
         """Figures of the row; `plain` is the row of PLAIN in the same mode, measured in the same rounds."""
         took = percentiles([ms for turn in self.rounds_ms for ms in turn])
         ratios = [np.median(a) / np.median(b) for a, b in zip(plain.rounds_ms, self.rounds_ms, strict=True)]
@@ -148,7 +146,7 @@ class _EngineProcess:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, name: str, subject: Subject, scene: Scene) -> Iterator[_EngineProcess]:
+    def started(cls, name: str, subject: Subject, scene: Scene) -> "Iterator[_EngineProcess]":
         """The process, which lives within the block."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -190,7 +188,7 @@ class _EngineProcess:
         self.rows[mode].rounds_ms.append(self._ask("turn", mode))
         time.sleep(PAUSE_S)
 
-    def finish(self, plain: _EngineProcess) -> None:
+    def finish(self, plain: "_EngineProcess") -> None:
         """Fill in the figures that do not depend on the rounds."""
         logit_error = float(np.abs(self._logits - plain._logits).max())
         for number, row in enumerate(self.rows):

@@ -31,7 +31,6 @@ SCENE_FRAMES = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--out", metavar="FOLDER", type=Path, default=Path("out/bench"),
         help="folder for the map and engines.json, or engines_PRESET.json with --structure")  # fmt: skip

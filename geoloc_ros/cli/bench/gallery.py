@@ -7,8 +7,6 @@ parts; beside NumPy's product with all vectors in float32. Up to {EXACT_TILES} t
 with --codes as a larger one is.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile
@@ -29,7 +27,6 @@ TARGETS = {100_000: (60.0, None), 1_000_000: (100.0, 300.0)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add(
         "--tiles", type=int, nargs="+", default=list(TARGETS), metavar="N",

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generated galleries whose vectors are distributed like those of real tiles, and timed searches in them."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable

@@ -6,8 +6,6 @@ publish frames at a steady rate. Prints how old fixes are when they come out, ho
 CPU and memory that the nodes take, and how long they take from launch to the first fix.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
@@ -27,7 +25,6 @@ TARGET_START_S, TARGET_MB = 8.0, 900.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--frames", metavar="N", type=int, default=120, help="frames to publish for each combination")
     add("--sizes", metavar="WxH", nargs="+", default=list(SIZES), help="sizes of images")

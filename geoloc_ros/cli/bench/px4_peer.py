@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two ends of px4_bridge played by nodes: PX4 with its own QoS, and a localizer that follows a script."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

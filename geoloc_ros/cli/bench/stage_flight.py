@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A flight over a generated map, timed by stage from the camera's bytes to the fix."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -20,7 +20,6 @@ TARGET_MS = 12.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--out", metavar="FOLDER", type=Path, default=Path("out/bench"), help="folder for map and stages.json")
     add("--frames", metavar="N", type=int, default=60, help="frames to measure")

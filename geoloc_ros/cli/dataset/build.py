@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     from geoloc_models.datasets.ul14_writer import TRAIN_MAP_GSD_M
 
     add = parser.add_argument

@@ -5,8 +5,6 @@ Generate a small data set in the exact UL14 layout: each place is a generated wo
 colour-shifted piece of its map. A seed always gives the same data set.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from geoloc_ros.cli.shared.arguments import seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings
 
     add = parser.add_argument

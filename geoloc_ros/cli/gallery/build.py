@@ -5,8 +5,6 @@ Cut MAP into overlapping tiles, embed those with data and write MAP.gallery besi
 where it was. Under torchrun, several processes or machines divide the work.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from geoloc_ros.cli.shared.output import rated_progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("map", type=Path, metavar="MAP", help="raster that GDAL reads, or folder of XYZ tiles")
     add_retriever(parser)

@@ -4,14 +4,11 @@
 Print what a gallery holds and what it was made from; with --map check that it is of that map.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     parser.add_argument("gallery", type=Path, metavar="FILE", help="gallery")
     parser.add_argument("--map", type=Path, metavar="MAP", help="refuse the gallery unless it is of this map")
 

@@ -5,8 +5,6 @@ Print the tiles that look most like the image, the best first. The image is take
 north up; of one that is not square the middle is used.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from geoloc_ros.cli.shared.arguments import add_retriever
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("gallery", type=Path, metavar="FILE", help="gallery")
     add("image", type=Path, metavar="IMAGE", help="image")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes as processes, and a recorder of what they publish, for commands that run the live graph themselves."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -53,7 +51,7 @@ class LiveGraph:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         _use_large_shared_memory()
 
-    def __enter__(self) -> LiveGraph:
+    def __enter__(self) -> "LiveGraph":
         return self
 
     def __exit__(

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens a flight folder or a bag for a command, with a bar, and reports what was taken for what."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hearing a running localizer and the bridge behind it, for commands that fly beside them."""
 
-from __future__ import annotations
-
 import math
 import threading
 from types import TracebackType
@@ -40,7 +38,7 @@ class FixListener:
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> FixListener:
+    def __enter__(self) -> "FixListener":
         return self
 
     def __exit__(

@@ -5,8 +5,6 @@ Fly a camera over a raster; write a flight folder: images, exact poses, camera, 
 --map a raster of the same ground from another date or source.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path
@@ -19,7 +17,6 @@ from geoloc_ros.cli.shared.output import make_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     from geoloc_ros.core.simulation.simulator import TYPICAL
     from geoloc_ros.core.simulation.trajectory import PATTERNS
 

@@ -6,8 +6,6 @@ in it with `ros2 launch geoloc_ros sim.launch.py world:=DIR map:=OTHER_MAP`. OTH
 is to show the same ground at another date or from another source.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -17,7 +15,6 @@ SOURCE_TIMEOUT_S = 60.0  # of a map on a server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("map", type=Path, metavar="MAP", help="what the camera sees: raster with a CRS, or folder of XYZ tiles")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")

@@ -7,8 +7,6 @@ simulator's truth. Exit status 1 if the vehicle was lost on the way or its estim
 and has the vehicle land.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path
@@ -22,7 +20,6 @@ SIZE_M, HEIGHT_M, SPEED_M_S, MAX_ERROR_M = 300.0, 100.0, 8.0, 20.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     from geoloc_ros.core.simulation.trajectory import PATTERNS
 
     add = parser.add_argument

@@ -5,8 +5,6 @@ Generate two GeoTIFFs of the same ground as if taken on different dates by diffe
 map_date2.tif and a preview. A seed always gives the same world.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from geoloc_ros.cli.shared.output import make_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     add = parser.add_argument
     add("--out", metavar="DIR", type=Path, required=True, help="folder to write to")
     add("--size-m", type=float, default=1500.0, help="side of the square area")

@@ -6,8 +6,6 @@ system may say on top of it: not-a-number, old and repeated stamps, stamps out o
 sees only what was published and what arrived, so it knows nothing of how the bridge decides.
 """
 
-from __future__ import annotations
-
 import enum
 import math
 import random

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An autopilot's clock seen from ours."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 

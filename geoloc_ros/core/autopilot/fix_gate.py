@@ -6,8 +6,6 @@ track, complete, young enough to be fused, and newer than the last one. After a 
 elsewhere; a counter that goes up with the first fix of it has the autopilot jump instead of rejecting it.
 """
 
-from __future__ import annotations
-
 import enum
 import math
 from collections import Counter

@@ -6,8 +6,6 @@ callback on that thread, with the moment it is about. Services as in mavlink.io/
 timesync, and SET_MESSAGE_INTERVAL for the streams.
 """
 
-from __future__ import annotations
-
 import math
 import select
 import socket
@@ -26,14 +24,11 @@ from geoloc_ros.core.autopilot.mavlink_link import Address, Endpoint, Link
 from geoloc_ros.core.autopilot.vehicle import BY_NUMBER, Autopilot, Vehicle
 
 HEARTBEAT_S = 1.0
-
 TIMESYNC_S = 1.0
-
 RETRY_S = 1.0
 """Between two attempts to open a connection, and to send a command that was not answered."""
 
 COMMAND_TRIES = 3
-
 RENEW_S = 5.0
 """After this time without attitude the autopilot is asked again; a silent TCP or serial connection is reopened."""
 
@@ -44,9 +39,7 @@ EPOCH_US = 1e15
 _PROMPT = frozenset({"ATTITUDE_QUATERNION", "ATTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED", "SYSTEM_TIME"})
 
 _POLL_S = 0.1
-
 _PARSERS = 16
-
 _QUEUE = 64
 
 

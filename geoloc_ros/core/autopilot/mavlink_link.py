@@ -5,8 +5,6 @@ A link is opened where it is used, on one thread. What breaks it is an OSError; 
 one. Everything that is not such a fault, as a datagram to a port without a listener yet, is no error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import socket
@@ -48,7 +46,7 @@ class Endpoint:
     number: int
 
     @classmethod
-    def parse(cls, url: str) -> Endpoint:
+    def parse(cls, url: str) -> "Endpoint":
         """From text such as udpin:0.0.0.0:14540 or serial:/dev/ttyACM0:921600; GeolocError for any other."""
         kind, _, rest = url.partition(":")
         place, _, number = rest.rpartition(":")

@@ -5,8 +5,6 @@ MAVLink has attitudes as the turn from the FRD body to NED, angles in radians, p
 millimetres above sea level (mavlink.io, common.xml). Here the body is FLU and the world ENU (REP-103).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +21,6 @@ GPS_EPOCH_S = 315_964_800
 GPS_LEAP_S = 18
 """GPS time minus UTC since 2017."""
 WEEK_S = 604_800
-
 GPS_SATELLITES = 6
 GPS_DOP = 1.0
 """ArduPilot arms with at least six satellites and an HDOP below GPS_HDOP_GOOD, 1.4. There is no GNSS behind a fix to

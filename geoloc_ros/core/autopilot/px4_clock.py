@@ -5,8 +5,6 @@ PX4's stamps are microseconds: since boot, or since the epoch of the companion c
 keeps both in step (UXRCE_DDS_SYNCT).
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 

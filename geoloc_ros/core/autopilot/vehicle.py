@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which autopilot a vehicle has."""
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 

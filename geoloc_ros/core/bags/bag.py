@@ -6,8 +6,6 @@ at a time, so memory does not grow with theirs. All times are whole nanoseconds:
 image is that image's, to the last bit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

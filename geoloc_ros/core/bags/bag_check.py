@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a bag is fit for localization: what is in it, how regularly, by which clocks, and what is missing."""
 
-from __future__ import annotations
-
 import array
 import re
 from collections.abc import Callable, Mapping
@@ -22,7 +20,6 @@ from geoloc_ros.messages.stamps import header_stamp_ns, px4_stamp_ns
 GAP_S = 1.0
 """A pause of a topic that is worth a word: longer than this, and than GAP_PERIODS of its usual ones."""
 GAP_PERIODS = 5.0
-
 DRIFT_S = 0.1
 """Two clocks that move apart by more than this over a recording do not fit together at one of its ends."""
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples of a recorded sensor by time, and the clocks that they were stamped by."""
 
-from __future__ import annotations
-
 import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,11 +60,11 @@ class Lag:
     spread_s: float
 
     @classmethod
-    def of(cls, stamps_ns: np.ndarray, recorded_ns: np.ndarray) -> Lag:
+    def of(cls, stamps_ns: np.ndarray, recorded_ns: np.ndarray) -> "Lag":
         low, median, high = np.percentile(recorded_ns - stamps_ns, (5, 50, 95))
         return cls(float(median) * 1e-9, float(high - low) * 0.5e-9)
 
-    def other_clock(self, other: Lag) -> bool:
+    def other_clock(self, other: "Lag") -> bool:
         """Whether the two were stamped by two clocks; False where one was not recorded as it came."""
         steady = max(self.spread_s, other.spread_s) < OTHER_CLOCK_S
         return steady and abs(self.median_s - other.median_s) > OTHER_CLOCK_S

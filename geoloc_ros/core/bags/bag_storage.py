@@ -6,8 +6,6 @@ read whatever state the recording was left in: metadata.yaml is not needed, and 
 gives all messages before its end.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 import shutil
@@ -29,7 +27,6 @@ from geoloc_models.errors import GeolocError
 
 SUFFIXES = (".mcap", ".db3")
 PACKED = ".zstd"
-
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_RECORD_BYTES = 2**28
 """A longer record in a damaged file is a length that was misread."""

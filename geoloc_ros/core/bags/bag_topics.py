@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which topic of a bag is the image, which the camera, the attitude, the height, the truth."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

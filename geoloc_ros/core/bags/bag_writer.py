@@ -6,8 +6,6 @@ nanosecond, heights and positions as doubles, attitudes to the digits of flight.
 its stamp, so that the same flight always gives the same bag.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Iterable

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers to the frames of a flight: their scores, the worst of them as images, and searches."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -31,7 +29,9 @@ class Answer:
     searching: bool = False
 
     @classmethod
-    def of(cls, index: int, estimate: Estimate, truth: Truth, searching: bool = False, dropped: bool = False) -> Answer:
+    def of(
+        cls, index: int, estimate: Estimate, truth: Truth, searching: bool = False, dropped: bool = False
+    ) -> "Answer":
         """With its score; an answer that the localizer refused itself is a miss. dropped: no image could be decoded."""
         score = score_fix(
             index=index,

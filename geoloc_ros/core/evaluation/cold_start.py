@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts without a prior, all along a flight."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real views and map crops of a recorded flight, as the localizer would give them to a network."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from geoloc_models.engines import Engine

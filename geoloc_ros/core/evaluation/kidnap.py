@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A flight in which the vehicle is moved while it sees nothing, and later misled."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@
 Sturm et al. 2012, "A benchmark for the evaluation of RGB-D SLAM systems", section IV, for positions without attitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

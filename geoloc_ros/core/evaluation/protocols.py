@@ -6,8 +6,6 @@ moved while it sees nothing. Independent scores each frame alone in a map crop o
 offset, which is what papers report. Starts without a prior are in cold_start.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace

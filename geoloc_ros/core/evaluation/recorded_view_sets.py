@@ -4,8 +4,6 @@
 `open_set` finds a set by its name under a data folder, whatever its kind.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ A run is any way to get positions for a flight: `geoloc evaluate`, the live grap
 scored here, so that their numbers mean the same. Positions are WGS84 degrees, errors metres in east-north.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -261,7 +259,7 @@ def _stage_percentiles(frames: Sequence[FrameScore]) -> dict[str, dict[str, floa
     }
 
 
-def _recovery_figures(lost: Sequence[Gap]) -> dict[str, float | None]:
+def _recovery_figures(lost: "Sequence[Gap]") -> dict[str, float | None]:
     """Of the gaps that ended: how many, and how long they lasted."""
     times_s = [gap.duration_s for gap in lost if np.isfinite(gap.duration_s)]
     return {

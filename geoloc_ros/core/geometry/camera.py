@@ -7,21 +7,15 @@ its centre at whole numbers, as in sensor_msgs/CameraInfo and OpenCV. The ground
 `height_m` below the camera.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 
 from geoloc_models.errors import GeolocError
-
-if TYPE_CHECKING:
-    pass
 
 DISTORTION_LENGTHS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
 """Models of sensor_msgs/distortion_models with the numbers of coefficients that each may have."""
@@ -77,7 +71,7 @@ class CameraModel:
         return hash(self._values())
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> CameraModel:
+    def from_yaml(cls, path: str | Path) -> "CameraModel":
         """Read `camera.yaml` of a flight folder: width, height, fx, fy, cx, cy, distortion_model, d."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -7,8 +7,6 @@ direction from the origin are those of the geodesic. Near the origin it is the t
 right at any latitude and across the antimeridian, where metres per degree of longitude are not.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mean sea level: the geoid EGM96, as GNSS receivers and autopilots have it, from the package egm96."""
 
-from __future__ import annotations
-
 from geoloc_models.errors import GeolocError
 
 

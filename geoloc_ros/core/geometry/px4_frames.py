@@ -5,8 +5,6 @@ PX4 has its attitude as a quaternion w, x, y, z from the FRD body to NED and its
 the body is FLU and the world ENU (REP-103).
 """
 
-from __future__ import annotations
-
 import math
 
 HALF_TURN = math.sqrt(0.5)

@@ -5,8 +5,6 @@ Where its pixels lie is computed on the CPU, by the same code, in half a millise
 and sample an image of millions of pixels. Nothing here waits for the device.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

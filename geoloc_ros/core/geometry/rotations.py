@@ -5,18 +5,12 @@ Frames as in REP-103: the optical frame is x right, y down, z forward; the body 
 world is local ENU. A rotation `b_from_a` turns vectors of a into b.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geoloc_models.errors import GeolocError
-
-if TYPE_CHECKING:
-    pass
 
 # Optical axes in FLU for a camera that looks down with the image's top towards the nose.
 FLU_FROM_OPTICAL_DOWN = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One frame on its way from the camera to the answer."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any

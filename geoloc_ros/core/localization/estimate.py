@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the localizer answers to one frame."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

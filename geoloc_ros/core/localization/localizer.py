@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From camera frames to positions: the door to the states (states.py). No ROS here."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 

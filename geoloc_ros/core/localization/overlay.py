@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heatmaps drawn over their map crops, for people."""
 
-from __future__ import annotations
-
 import math
 
 import cv2
@@ -24,7 +22,6 @@ COLUMNS, ROWS = 3, 2
 """Of the sheet of candidates, the camera's view included."""
 _EMPTY_RGB = (40, 40, 40)
 _BAND_PX = 22
-
 _SHIFT = 4  # OpenCV draws in fixed point with so many bits of fraction
 _ONE = 1 << _SHIFT
 

@@ -9,8 +9,6 @@
 `process(frame)` of each returns the answer and the next state.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -57,7 +55,7 @@ class LocalizerState(ABC):
         return None
 
     @abstractmethod
-    def process(self, frame: Frame) -> tuple[Estimate, LocalizerState]:
+    def process(self, frame: Frame) -> "tuple[Estimate, LocalizerState]":
         """The answer to a frame, and the state after it."""
 
     def refuse(self, frame: Frame, reason: str) -> Estimate:
@@ -157,7 +155,7 @@ class Following(LocalizerState):
         """Position uncertainty above which the track is lost, m."""
 
     @abstractmethod
-    def predict(self, frame: Frame) -> Following:
+    def predict(self, frame: Frame) -> "Following":
         """Move the track on to the frame; the state for it, which is another one if the track became too uncertain."""
 
     @abstractmethod
@@ -222,7 +220,7 @@ class Confirming(Following):
     @classmethod
     def at(
         cls, equipment: Equipment, lat_deg: float, lon_deg: float, radius_m: float, stamp_s: float | None
-    ) -> Confirming:
+    ) -> "Confirming":
         """Start within radius_m (3 sigma) of a place, known at stamp_s (None: at the next frame)."""
         s = equipment.settings.track
         tracker = Tracker(lat_deg, lon_deg, radius_m / 3, s.sigma_speed_m_s, stamp_s)
@@ -238,7 +236,7 @@ class Confirming(Following):
         """An unconfirmed fix must not make the published track look certain."""
         return (self.published or self.tracker).track()
 
-    def predict(self, frame: Frame) -> Confirming:
+    def predict(self, frame: Frame) -> "Confirming":
         for tracker in (self.tracker, self.published):
             if tracker is not None:
                 self.advance(tracker, frame)
@@ -277,7 +275,7 @@ class Tracking(Following):
     code = State.TRACKING
 
     @classmethod
-    def found(cls, equipment: Equipment, winner: Hypothesis, stamp_s: float) -> Tracking:
+    def found(cls, equipment: Equipment, winner: Hypothesis, stamp_s: float) -> "Tracking":
         """A search is over: its winner's track goes on."""
         loss = TrackLoss(equipment.settings.track)
         loss.fix(stamp_s)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides when a track is lost: a score that frames without a fix raise and accepted fixes lower."""
 
-from __future__ import annotations
-
 import math
 
 from geoloc_models.drl.heatmap import Heatmap

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoded blocks of a map's layers, as many as the memory limit allows, read ahead on request."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import OrderedDict

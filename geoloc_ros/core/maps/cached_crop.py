@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The map crop of a track, cut again only when it no longer contains the search area."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

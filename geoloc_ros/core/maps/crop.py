@@ -5,8 +5,6 @@ A crop's frame is the local ENU plane at its centre (geodesy.LocalEnu): x px to 
 (0, 0) is the outer corner of the top-left pixel. It is right at any latitude and for any CRS.
 """
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -5,8 +5,6 @@ A layer has a CRS and levels, the finest first; a level is cut into blocks, and 
 `maps.RasterMap` caches the blocks and cuts crops out of them.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import threading
@@ -61,7 +59,7 @@ class Level:
     zoom: int = 0  # of a tile folder
     first_tile: tuple[int, int] = (0, 0)  # x, y of a tile folder's top-left tile
 
-    def halved(self, index: int) -> Level:
+    def halved(self, index: int) -> "Level":
         """The level of half the resolution, computed from this one, which has number `index`."""
         return Level(
             width=(self.width + 1) // 2,

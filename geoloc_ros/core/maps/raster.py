@@ -5,8 +5,6 @@ A crop's frame is the local ENU plane at its centre (geodesy.LocalEnu): x px to 
 is south, (0, 0) is the outer corner of the top-left pixel. It is right at any latitude and for any CRS.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
@@ -139,7 +137,7 @@ class RasterMap:
         for layer in self._layers:
             layer.close()
 
-    def __enter__(self) -> RasterMap:
+    def __enter__(self) -> "RasterMap":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels of a crop from the blocks of a layer: one smooth resampling from the raster to the crop."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +16,6 @@ from geoloc_ros.core.maps.layers import Block, Level
 NODES = np.linspace(-1.0, 1.0, 7)
 
 _DEGREE = 3
-
 _ALONE_PRODUCTS = 2**17
 """Multiplications that OpenBLAS does on the caller's thread: half of its limit."""
 
@@ -56,7 +53,7 @@ class CropPart:
     @classmethod
     def of(
         cls, layer: int, index: int, level: Level, fit_x: np.ndarray, fit_y: np.ndarray, size_px: int
-    ) -> CropPart | None:
+    ) -> "CropPart | None":
         """None if the crop lies outside the level."""
         fit_col, fit_row = _in_pixels(level, fit_x, fit_y)
         basis = np.vander(NODES, _DEGREE + 1, increasing=True)

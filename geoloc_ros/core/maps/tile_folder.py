@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of XYZ tiles as a layer of a map."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The view of a frame: rectified at the ground sample distance that suits camera, network and search."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

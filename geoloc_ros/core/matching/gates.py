@@ -4,8 +4,6 @@
 Each check raises Refused with the value, the limit and, where there is one, the remedy.
 """
 
-from __future__ import annotations
-
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_ros.core.geometry.rectify import RectifiedView
 from geoloc_ros.core.maps.cached_crop import is_usable

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One view against one crop of the map: the match, and with it the vehicle. The gates are in gates.py."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 Range and unit stand beside each value. The node declares what it finds here, so `ros2 param describe` shows it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -144,7 +142,7 @@ class LocalizerSettings:
                 raise GeolocError(f"{name} is {number}; it must be {low:g} to {high:g}")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> LocalizerSettings:
+    def of(cls, values: Mapping[str, Any]) -> "LocalizerSettings":
         """The defaults with these values, named `group.name`; GeolocError for an unknown name."""
         groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
         known = {name for name, _ in described_settings()}

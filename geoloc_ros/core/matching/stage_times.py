@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of a frame goes."""
 
-from __future__ import annotations
-
 import time
 
 STAGES = ("decode", "rectify", "retrieve", "crop", "network", "post")

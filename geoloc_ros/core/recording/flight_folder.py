@@ -9,8 +9,6 @@
 Position is the camera's; the quaternion turns the optical frame (x right, y down, z forward) into local ENU.
 """
 
-from __future__ import annotations
-
 import csv
 import itertools
 import math
@@ -50,7 +48,7 @@ class Flight:
         self._rows = rows
 
     @classmethod
-    def open(cls, folder: str | Path) -> Flight:
+    def open(cls, folder: str | Path) -> "Flight":
         """Read camera.yaml and flight.csv; GeolocError if either is missing or malformed."""
         folder = Path(folder)
         if not folder.is_dir():

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One camera frame with all that the vehicle knew, and recordings of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

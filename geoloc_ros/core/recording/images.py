@@ -5,8 +5,6 @@ The live graph and the bag reader both decode here, so a frame has the same pixe
 are those of sensor_msgs/image_encodings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

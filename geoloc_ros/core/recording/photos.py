@@ -5,8 +5,6 @@ EXIF gives latitude, longitude, GPSImgDirection and the 35 mm equivalent focal l
 write it too) adds height above the take-off point and the gimbal's yaw and pitch, -90 degrees being straight down.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -46,7 +44,7 @@ class Photo:
     focal_35mm: float | None
 
     @classmethod
-    def read(cls, path: Path) -> Photo:
+    def read(cls, path: Path) -> "Photo":
         """Read the tags, not the pixels; GeolocError, to which the caller adds the file, without place or image."""
         try:
             with Image.open(path) as picture:

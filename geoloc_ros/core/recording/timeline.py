@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short histories of sensor samples, so that a frame gets the attitude and height of its own moment."""
 
-from __future__ import annotations
-
 import bisect
 import threading
 import time

@@ -5,8 +5,6 @@ Every photo is rectified to the north-up view straight down, as the localizer do
 item is the ground point in the middle of that view, the UAV's own where the camera looks straight down.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ The probes are small images of tiles spread over the gallery. A map is the galle
 that holds for a copied, renamed or retiled file and through a map server, and fails for another date of the same place.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

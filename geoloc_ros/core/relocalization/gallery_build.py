@@ -6,8 +6,6 @@ tiles, so a build that was killed goes on where it was, and several processes or
 the parts among them; the gallery is the same to the last bit.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

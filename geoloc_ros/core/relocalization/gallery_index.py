@@ -6,8 +6,6 @@ Beyond a city faiss keeps short codes in memory, which name candidates; the cand
 decide. So every score is exact, and only a tile that is not among the candidates can be missed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

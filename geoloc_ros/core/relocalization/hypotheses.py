@@ -6,8 +6,6 @@ than at the other places that retrieval thought most alike (Bayes' rule). Motion
 look-alike drops out as soon as the next view does not fit where it would have moved to.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

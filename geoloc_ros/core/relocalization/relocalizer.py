@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds a lost vehicle on the whole map: retrieval names places, the network verifies them, frames add up."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@
 Runs are compared by their figures, and frame by frame where stamps are the same, which shows what a median hides.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ A line of fixes breaks where frames had none, so that no viewer draws a path tha
 antimeridian, where RFC 7946 asks for it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

@@ -4,8 +4,6 @@
 A key is the path to a figure in the summary of a run, such as `ma.20` or `latency_ms.p95`.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a mission showed: one line, figures as JSON, and a plot."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plots of a report: vector graphics as data URIs, each for light and dark paper and for wide and narrow pages."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

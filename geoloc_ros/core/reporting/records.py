@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frames of a run as a table: the CSV beside a report, and in report.json what it can be drawn from again."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Sequence

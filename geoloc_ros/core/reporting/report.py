@@ -5,8 +5,6 @@ The page, report.html, needs no network and no other file: plots are vector grap
 comes in a light and a dark version and the reader's browser picks one.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

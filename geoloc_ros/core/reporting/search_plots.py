@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where on a map cold starts were found, drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The track of a report: truth and fixes in pixels of a square map picture, for a drawing of scalable graphics."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@
 One colour an engine throughout; every PNG stands alone: set, units and number of samples are on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ Gazebo's world frame is ENU about the place that <spherical_coordinates> names; 
 and is cut into textures that a graphics card can hold, each on a rectangle of its own. Docs: docs/gazebo.md.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -248,7 +246,7 @@ class World:
         return self.folder / "ground"
 
     @classmethod
-    def open(cls, folder: str | Path) -> World:
+    def open(cls, folder: str | Path) -> "World":
         """Read world.json; GeolocError if it is missing or damaged, or if a file that it names is missing."""
         folder = Path(folder)
         try:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a map will do for the localizer in a Gazebo world: it must show the ground, but be another image of it."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flight folders from a simulated camera, and a flight over a generated world of two dates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes the GNSS of a simulated vehicle away, and restores it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from geoloc_models.errors import GeolocError

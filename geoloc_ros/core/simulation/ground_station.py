@@ -6,8 +6,6 @@ packs whole-numbered parameters bytewise, ArduPilot keeps home as the first item
 (command, mission and parameter protocols), PX4's px4_custom_mode.h, ArduCopter's mode.h.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import threading

@@ -6,8 +6,6 @@ items, which PX4 and ArduPilot both follow by themselves. GNSS goes by PX4's SIM
 below four satellites), else by its failure injection, or by ArduPilot's SIM_GPS1_ENABLE (SIM_GPS_DISABLE up to 4.5).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -26,14 +24,11 @@ from geoloc_ros.core.simulation.mission_recorder import QUIET_S, Recorder, Sampl
 from geoloc_ros.core.simulation.trajectory import PATTERNS, pattern_corners
 
 CONNECT_S = 15.0
-
 READY_S = 90.0
 """How long an autopilot may take from its start until it lets itself be armed."""
 
 AGAIN_S = 2.0
-
 STEP_S = 0.1
-
 FIX_AGE_S = 5.0
 """GNSS is not taken away unless a fix went to the vehicle within so long."""
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the vehicle estimated itself to be and where it really was, on the vehicle's own clock."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ The ground is the raster's plane, so one homography takes camera pixels to raste
 makes the image. Frames are those of `camera.py`; heights are above that plane. `trajectory.py` has flights.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Light on imports, for it has to run where most is missing. Facts of PX4 1.15 to 
 docs/gazebo.md says how to get them.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

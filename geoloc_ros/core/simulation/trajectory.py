@@ -5,8 +5,6 @@ A path over the ground is flown at a set speed, slower in the bends; the vehicle
 and is pushed about by gusts. Everything repeats exactly for a seed.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator
@@ -35,7 +33,7 @@ class _Waves:
     phase_rad: np.ndarray
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, low_hz: float, high_hz: float) -> _Waves:
+    def draw(cls, rng: np.random.Generator, low_hz: float, high_hz: float) -> "_Waves":
         frequency = np.exp(rng.uniform(math.log(low_hz), math.log(high_hz), 6))
         return cls(frequency, rng.uniform(0, 2 * math.pi, 6))
 
@@ -75,7 +73,7 @@ class Trajectory:
         speed_m_s: float,
         seed: int = 0,
         margin_m: float | None = None,
-    ) -> Trajectory:
+    ) -> "Trajectory":
         """Plan a pattern over the raster so that the images stay inside it.
 
         margin_m: distance of the path from the raster's edge; None takes the image's half diagonal on the

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """MAVLink in our frames and units against SciPy, pyproj and the calendar; links that are real, and that break."""
 
-from __future__ import annotations
-
 import math
 import os
 import random

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gazebo worlds: true size, the right place under every pixel, files that the SDF checker takes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

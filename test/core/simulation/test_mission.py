@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Missions against a vehicle that speaks MAVLink over UDP: what they say, and that they always bring it home."""
 
-from __future__ import annotations
-
 import json
 import math
 import socket

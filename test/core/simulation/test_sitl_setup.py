@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is missing for a simulation, found on machines made up of empty folders and small programs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -5,8 +5,6 @@ Only what the launch files of this repository use, with the meaning it has there
 name or an unexpected keyword. It really starts the processes. Where `launch` is installed the tests take that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +12,7 @@ from typing import Any
 class Substitution:
     """Text that is known only while launching."""
 
-    def perform(self, context: LaunchContext) -> str:
+    def perform(self, context: "LaunchContext") -> str:
         raise AssertionError("each substitution has its own")
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-in for `launch.actions`: each action has `run(context)`, which returns further actions."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import subprocess
@@ -28,7 +26,7 @@ class Action:
                 assert isinstance(action, Action), f"{action!r} is no action"
                 action.visit(context)
 
-    def run(self, context: LaunchContext) -> Iterable[Action] | None:
+    def run(self, context: LaunchContext) -> "Iterable[Action] | None":
         raise AssertionError("each action has its own")
 
 

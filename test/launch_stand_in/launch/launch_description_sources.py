@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-in for `launch.launch_description_sources`."""
 
-from __future__ import annotations
-
 import runpy
 from typing import Any
 

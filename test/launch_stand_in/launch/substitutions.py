@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-in for `launch.substitutions`."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-in for `launch_ros.actions`."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-in for `launch_ros.parameter_descriptions`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

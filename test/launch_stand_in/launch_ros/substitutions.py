@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-in for `launch_ros.substitutions`."""
 
-from __future__ import annotations
-
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, Substitution
 

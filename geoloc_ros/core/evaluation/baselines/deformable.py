@@ -4,8 +4,6 @@
 Dai et al., "Deformable Convolutional Networks", 2017; layout of the offsets as in torchvision.ops.deform_conv2d.
 """
 
-from __future__ import annotations
-
 import importlib
 
 import torch

@@ -6,8 +6,6 @@ is not made for turned images, a shift; for the others a similarity by RANSAC, s
 heading and wrong height. How many agree, against how many agree on the next best motion, is the confidence.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -6,8 +6,6 @@ inside the same Localizer. Settings were chosen on training scenes (`is_held_out
 with LightGlue has XFeat's where they correspond.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

@@ -5,8 +5,6 @@ A drone that lands makes this needed: at 39 m, 300 m of map are 5592 px a side a
 ALIKED would fill some 55 GB (1.9 kB a pixel) and SIFT 7 GB. Shrinking would blur what is matched.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable
