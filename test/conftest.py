@@ -136,10 +136,10 @@ def _write_building(folder: Path, number: int, from_drone: bool) -> None:
     if not from_drone:
         cv2.imwrite(str(folder / f"{number:04d}.jpg"), ground[12:108, 12:108])
         return
-    for picture in (1, 2, 19, 37):
+    for image in (1, 2, 19, 37):
         top, left = rng.integers(0, 24, 2)
         view = np.clip(ground[top : top + 96, left : left + 96] * rng.uniform(0.8, 1.2), 0, 255)
-        cv2.imwrite(str(folder / f"image-{picture:02d}.jpeg"), view.astype(np.uint8))
+        cv2.imwrite(str(folder / f"image-{image:02d}.jpeg"), view.astype(np.uint8))
 
 
 @pytest.fixture(scope="session")

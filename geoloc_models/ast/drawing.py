@@ -23,25 +23,25 @@ SEGMENTS_RGB = (
 RIGHT_RGB, WRONG_RGB = (40, 190, 70), (220, 50, 40)
 
 
-def attention_over(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def attention_over(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The image (H, W, 3) uint8 under its attention (grid, grid): smooth, and bright where it is high (figure 6)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     low, high = np.percentile(scores, (1, 99))
     # What is scaled is the logit: its exponential would show two or three patches and nothing else.
     shown = np.clip((scores - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
     shown = np.clip(cv2.resize(shown, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
     # Turbo's very end is dark; the most attended is to be bright red.
     colours = cv2.applyColorMap(np.rint(shown * 225).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.rint(0.5 * picture + 0.5 * colours).astype(np.uint8)
+    return np.rint(0.5 * image + 0.5 * colours).astype(np.uint8)
 
 
-def segments_over(picture: np.ndarray, assigned: np.ndarray) -> np.ndarray:
+def segments_over(image: np.ndarray, assigned: np.ndarray) -> np.ndarray:
     """The image tinted by group, (grid, grid), with a line where two groups meet."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     cells = cv2.resize(assigned.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     tint = np.array(SEGMENTS_RGB, np.float32)[cells % len(SEGMENTS_RGB)]
     # Grey keeps the ground readable and the tints comparable.
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     drawn = np.rint(0.6 * grey + 0.4 * tint).astype(np.uint8)
     edge = np.zeros((height, width), bool)
     edge[:, 1:] |= cells[:, 1:] != cells[:, :-1]
@@ -54,19 +54,19 @@ def segments_over(picture: np.ndarray, assigned: np.ndarray) -> np.ndarray:
 class Cell:
     """One image of a sheet with its caption; a frame in `frame_rgb` if there is one."""
 
-    picture: np.ndarray
+    image: np.ndarray
     caption: str
     frame_rgb: tuple[int, int, int] | None = None
 
 
-def picture_row(
-    picture: np.ndarray, name: str, retrievers: Sequence[Retriever], matches: Sequence[Cell] = ()
+def image_row(
+    image: np.ndarray, name: str, retrievers: Sequence[Retriever], matches: Sequence[Cell] = ()
 ) -> list[Cell]:
     """A row of the sheet: the image, attention and segments by each retriever, then its matches."""
-    square = resize(picture, CELL_PX)
+    square = resize(image, CELL_PX)
     row = [Cell(square, name)]
     for retriever in retrievers:
-        scores, assigned = retriever.attention(picture[None])
+        scores, assigned = retriever.attention(image[None])
         row.append(Cell(attention_over(square, scores[0]), f"attention, {retriever.weights_id}"))
         if retriever.groups:
             sizes = "/".join(str(np.count_nonzero(assigned == group)) for group in range(retriever.groups))
@@ -85,10 +85,10 @@ def sheet(rows: Sequence[Sequence[Cell]]) -> np.ndarray:
     for number, row in enumerate(rows):
         for place, cell in enumerate(row):
             top, left = GAP_PX + number * (pitch + CAPTION_PX), GAP_PX + place * pitch
-            picture = resize(cell.picture, CELL_PX).copy()
+            image = resize(cell.image, CELL_PX).copy()
             if cell.frame_rgb is not None:
-                cv2.rectangle(picture, (0, 0), (CELL_PX - 1, CELL_PX - 1), cell.frame_rgb, 2 * LINE_PX)
-            page[top : top + CELL_PX, left : left + CELL_PX] = picture
+                cv2.rectangle(image, (0, 0), (CELL_PX - 1, CELL_PX - 1), cell.frame_rgb, 2 * LINE_PX)
+            page[top : top + CELL_PX, left : left + CELL_PX] = image
             _write(page, cell.caption, left, top + CELL_PX + CAPTION_PX - 7)
     return page
 

@@ -77,11 +77,11 @@ def _is_ul14(folder: Path) -> bool:
 def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
     report = Report("UL14")
     places: dict[str, set[str]] = {}
-    pictures: dict[tuple[str, str], list[Path]] = {}
+    images: dict[tuple[str, str], list[Path]] = {}
     for split in splits:
         sequences = list_folders(root / split)
         for role in ("UAV", "Satellite"):
-            pictures[split, role] = [path for seq in sequences for path in list_images(seq / role)]
+            images[split, role] = [path for seq in sequences for path in list_images(seq / role)]
         pairs: list[ul14.Ul14TestPair] = []
         if split == "train":
             items, faults = ul14.scan_train(root / split)
@@ -97,7 +97,7 @@ def _check_ul14(root: Path, splits: list[str], track: Track) -> Report:
         report.facts.append(f"{split}: {text}" + (f" (published: {published})" if published else ""))
         report.faults += faults
         _check_pairs(root / split, pairs, report)
-    _check_images(pictures, root, report, track)
+    _check_images(images, root, report, track)
     for place in sorted(places.get("train", set()) & places.get("test", set())):
         report.faults.append(
             Fault(root / "train", f"place {place} is also in test; move all of its sequences to one of the two")
@@ -181,7 +181,7 @@ def _outliers(pairs: list[ul14.Ul14TestPair]) -> list[Fault]:
 
 def _check_denseuav(root: Path, track: Track) -> Report:
     report = Report("DenseUAV")
-    pictures: dict[tuple[str, str], list[Path]] = {}
+    paths: dict[tuple[str, str], list[Path]] = {}
     ids: dict[str, set[str]] = {}
     for split in ("train", "test"):
         if not (root / split).is_dir():
@@ -190,7 +190,7 @@ def _check_denseuav(root: Path, track: Track) -> Report:
         images, faults = denseuav.scan(root, split)
         report.faults += faults
         for role, of_role in images.items():
-            pictures[split, role] = [image.path for image in of_role]
+            paths[split, role] = [image.path for image in of_role]
             ids[role] = {image.place_id for image in of_role}
             report.facts.append(f"{split}/{role}: {_many(len(ids[role]), 'place')}, {_many(len(of_role), 'image')}")
             report.faults += _incomplete_places(root / split / role, of_role)
@@ -201,7 +201,7 @@ def _check_denseuav(root: Path, track: Track) -> Report:
         report.faults.append(
             Fault(root / "test" / "query_drone" / place, "has no place of that id in gallery_satellite; add it")
         )
-    _check_images(pictures, root, report, track)
+    _check_images(paths, root, report, track)
     return report
 
 
@@ -217,9 +217,9 @@ def _incomplete_places(folder: Path, images: list[denseuav.DenseUavImage]) -> li
     ]
 
 
-def _check_images(pictures: dict[tuple[str, str], list[Path]], root: Path, report: Report, track: Track) -> None:
+def _check_images(images: dict[tuple[str, str], list[Path]], root: Path, report: Report, track: Track) -> None:
     """Decode every image: damage, sizes unlike the others', camera views that train and test share."""
-    role_of = {path: key for key, paths in pictures.items() for path in paths}
+    role_of = {path: key for key, paths in images.items() for path in paths}
     sizes: dict[tuple[str, str], dict[Path, tuple[int, int]]] = defaultdict(dict)
     prints: dict[str, dict[Path, np.ndarray]] = defaultdict(dict)
     known = {fault.path for fault in report.faults}
@@ -228,11 +228,11 @@ def _check_images(pictures: dict[tuple[str, str], list[Path]], root: Path, repor
         for path in track([path for path in role_of if path not in known]):
             split, role = role_of[path]
             try:
-                with Image.open(path) as picture:
-                    picture.load()
-                    sizes[split, role][path] = picture.height, picture.width
+                with Image.open(path) as image:
+                    image.load()
+                    sizes[split, role][path] = image.height, image.width
                     if role in VIEW_ROLES:
-                        prints[split][path] = _fingerprint(picture)
+                        prints[split][path] = _fingerprint(image)
             except UNREADABLE:
                 report.faults.append(Fault(path, "is damaged or no image; restore it or remove it"))
     for (split, role), of_role in sizes.items():
@@ -240,9 +240,9 @@ def _check_images(pictures: dict[tuple[str, str], list[Path]], root: Path, repor
     report.faults += _shared_views(root, prints["train"], prints["test"])
 
 
-def _fingerprint(picture: Image.Image) -> np.ndarray:
+def _fingerprint(image: Image.Image) -> np.ndarray:
     """(256,) float32 of unit length: brightness on 16 x 16, whatever the image's size and exposure."""
-    cells = np.asarray(picture.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
+    cells = np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
     cells = cells - cells.mean()
     # An image without contrast is like any other of its kind and must match none.
     return cells / np.linalg.norm(cells) if cells.std() > 1.0 else np.zeros_like(cells)

@@ -135,11 +135,11 @@ def _role(
         if of_place is None:
             faults.append(Fault(place, f"has no line in {text.name}; add its position or remove it"))
             continue
-        pictures = list_images(place)
-        if not pictures:
+        paths = list_images(place)
+        if not paths:
             faults.append(Fault(place, "holds no image; restore H80, H90 and H100"))
-        for picture in pictures:
+        for path in paths:
             # A map of another year (H80_old.tif) stands where the drone of its height stood.
-            position = of_place.get(picture.stem.removesuffix("_old"), next(iter(of_place.values())))
-            images.append(DenseUavImage(picture, place.name, position))
+            position = of_place.get(path.stem.removesuffix("_old"), next(iter(of_place.values())))
+            images.append(DenseUavImage(path, place.name, position))
     return images

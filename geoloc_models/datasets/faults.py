@@ -13,7 +13,7 @@ from PIL import Image
 
 from geoloc_models.errors import GeolocError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".png")
 """Of the published sets, in any case."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
@@ -42,8 +42,8 @@ def list_images(folder: Path) -> list[Path]:
     """All images of a folder, numbers in their names in order of size (2.jpg before 10.jpg)."""
     if not folder.is_dir():
         return []
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
-    return sorted(pictures, key=lambda path: _natural(path.name))
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(images, key=lambda path: _natural(path.name))
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -60,8 +60,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def image_size_px(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
     """(height, width) from the image's header; None and a fault if it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+        with Image.open(path) as image:
+            return image.height, image.width
     except UNREADABLE:
         faults.append(Fault(path, "is no readable image; restore it or remove it"))
         return None

@@ -48,9 +48,9 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         self.settings = settings
         self.seed = seed
         self.queries = settings.queries
-        self._pictures: dict[Path, np.ndarray] = {p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)}
-        self._paths = list(self._pictures)
-        weights = np.array([p.weight * min(1.0, min(self._pictures[p.first].shape[:2]) / 400) for p in pairs])
+        self._images: dict[Path, np.ndarray] = {p: read_rgb(p) for pair in pairs for p in (pair.first, pair.second)}
+        self._paths = list(self._images)
+        weights = np.array([p.weight * min(1.0, min(self._images[p.first].shape[:2]) / 400) for p in pairs])
         self._shares = weights / weights.sum()
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
     def draw(self, pair: ImagePair, rng: np.random.Generator) -> dict[str, torch.Tensor] | None:
         """One search map and its views; None if this pair's views would not fit."""
         s = self.settings
-        map_image, view_image = self._pictures[pair.first], self._pictures[pair.second]
+        map_image, view_image = self._images[pair.first], self._images[pair.second]
         view_from_map = np.vstack([pair.second_from_first, [0, 0, 1]])
         if rng.random() < 0.5:
             map_image, view_image, view_from_map = view_image, map_image, np.linalg.inv(view_from_map)
@@ -104,7 +104,7 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         }
 
     def _any_image(self, rng: np.random.Generator) -> np.ndarray:
-        return self._pictures[self._paths[rng.integers(len(self._paths))]]
+        return self._images[self._paths[rng.integers(len(self._paths))]]
 
     def _view(
         self,

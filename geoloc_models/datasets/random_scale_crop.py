@@ -73,31 +73,31 @@ class RandomScaleCrop:
         self.scale = scale or random_scale()
         self.centre_coverage = centre_coverage
 
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> ScaleCrop:
+    def __call__(self, source: np.ndarray, rng: np.random.Generator) -> ScaleCrop:
         """Parts outside the image get the mean colour of the part inside."""
-        if picture.ndim != 3 or picture.shape[0] != picture.shape[1]:
-            raise GeolocError(f"An image of shape {picture.shape} has no target at its centre: give a square one.")
+        if source.ndim != 3 or source.shape[0] != source.shape[1]:
+            raise GeolocError(f"An image of shape {source.shape} has no target at its centre: give a square one.")
         side_px = self.scale(rng)
-        middle = picture.shape[0] / 2
+        middle = source.shape[0] / 2
         spread = self.centre_coverage / 2 * side_px
         low, high = int(middle - spread), int(middle + spread)
         centre = rng.integers(low, max(high, low + 1), size=2)
         top, left = (int(c) - side_px // 2 for c in centre)
-        image = crop_with_mean_fill(picture, top, left, side_px)
+        image = crop_with_mean_fill(source, top, left, side_px)
         return ScaleCrop(image, ((middle - top) / side_px, (middle - left) / side_px))
 
 
-def crop_with_mean_fill(picture: np.ndarray, top: int, left: int, side_px: int) -> np.ndarray:
+def crop_with_mean_fill(image: np.ndarray, top: int, left: int, side_px: int) -> np.ndarray:
     """The (side_px, side_px, 3) window at (top, left); what lies outside gets the mean colour of what lies
     inside.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows = slice(max(top, 0), min(top + side_px, height))
     cols = slice(max(left, 0), min(left + side_px, width))
-    valid = picture[rows, cols]
+    valid = image[rows, cols]
     if valid.shape[:2] == (side_px, side_px):
         return valid.copy()
-    fill = np.rint(cv2.mean(valid)[: picture.shape[2]]).astype(picture.dtype)
-    window = np.broadcast_to(fill, (side_px, side_px, picture.shape[2])).copy()
+    fill = np.rint(cv2.mean(valid)[: image.shape[2]]).astype(image.dtype)
+    window = np.broadcast_to(fill, (side_px, side_px, image.shape[2])).copy()
     window[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = valid
     return window

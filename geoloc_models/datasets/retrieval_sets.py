@@ -57,7 +57,7 @@ class LabelledPlaces:
 
     def __init__(self, drone: Sequence[LabelledImage], satellite: Sequence[LabelledImage], side_px: int) -> None:
         self.side_px = side_px
-        labels = sorted({picture.label for picture in satellite})
+        labels = sorted({image.label for image in satellite})
         self.classes = len(labels)
         self._drone = [[p.path for p in drone if p.label == label] for label in labels]
         self._satellite = [[p.path for p in satellite if p.label == label] for label in labels]
@@ -73,7 +73,7 @@ class LabelledPlaces:
         turn = cv2.getRotationMatrix2D(middle, float(rng.uniform(-90, 90)), 1.0)
         satellite = cv2.warpAffine(satellite, turn, (self.side_px, self.side_px))
         drone, satellite = (
-            np.ascontiguousarray(picture[:, ::-1]) if rng.random() < 0.5 else picture for picture in (drone, satellite)
+            np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image for image in (drone, satellite)
         )
         return Drawn(drone[None], satellite[None], np.array([place]))
 
@@ -107,9 +107,9 @@ class CrossDatePlaces:
     def __init__(self, pairs: Sequence[ImagePair], side_px: int, settings: ViewSettings | None = None) -> None:
         self.side_px = side_px
         self.settings = settings or ViewSettings()
-        self._pictures = {path: read_rgb(path) for pair in pairs for path in (pair.first, pair.second)}
+        self._images = {path: read_rgb(path) for pair in pairs for path in (pair.first, pair.second)}
         least_m = 2 * self.settings.tile_m[0]
-        self.pairs = [p for p in pairs if min(self._pictures[p.first].shape[:2]) * p.gsd_m >= least_m]
+        self.pairs = [p for p in pairs if min(self._images[p.first].shape[:2]) * p.gsd_m >= least_m]
         if not self.pairs:
             raise GeolocError(f"no image pair spans {least_m:g} m, two of the smallest tiles: give larger images")
 
@@ -119,7 +119,7 @@ class CrossDatePlaces:
     def draw(self, place: int, item: int, rng: np.random.Generator) -> Drawn:
         """Four places of pair `place`; every draw has its own labels."""
         pair, s = self.pairs[place], self.settings
-        scene = two_dates(pair, self._pictures[pair.first], self._pictures[pair.second], rng.random() < 0.5)
+        scene = two_dates(pair, self._images[pair.first], self._images[pair.second], rng.random() < 0.5)
         height, width = scene.map_image.shape[:2]
         # Two tiles at least must fit side by side, so that there are four places.
         largest_px = min(height, width) / 2
@@ -278,7 +278,7 @@ def _subsets(names: Sequence[str | None]) -> dict[str, NDArray[np.bool_]]:
 
 
 def cross_date_task(
-    root: Path, side_px: int, tile_m: float = 80.0, views_per_picture: int = 4, seed: int = 0, limit: int | None = None
+    root: Path, side_px: int, tile_m: float = 80.0, views_per_image: int = 4, seed: int = 0, limit: int | None = None
 ) -> RetrievalTask:
     """Held-out LEVIR pairs: views of one date among tiles of the other, half a side apart, of all images together.
 
@@ -299,18 +299,18 @@ def cross_date_task(
         pair = pairs[number]
         rng = np.random.default_rng((seed, zlib.crc32(pair.name.encode())))
         scene = two_dates(pair, read_rgb(pair.first), read_rgb(pair.second), bool(rng.integers(2)))
-        of_picture = _tiles(scene, int(number), tile_m, side_px)
-        tiles += of_picture
+        of_image = _tiles(scene, int(number), tile_m, side_px)
+        tiles += of_image
         # The outermost tiles' centres bound the places: beyond them a view would leave the image.
-        low, high = of_picture[0].place[1:], of_picture[-1].place[1:]
+        low, high = of_image[0].place[1:], of_image[-1].place[1:]
         views += [
-            _view(scene, int(number), rng.uniform(low, high), tile_m, side_px, rng) for _ in range(views_per_picture)
+            _view(scene, int(number), rng.uniform(low, high), tile_m, side_px, rng) for _ in range(views_per_image)
         ]
     apart = np.abs(np.array([v.place for v in views])[:, None] - np.array([t.place for t in tiles])[None])
     return RetrievalTask(
         f"cross-date, {tile_m:g} m",
-        Images(len(views), lambda i: views[i].picture, "drone"),
-        Images(len(tiles), lambda i: tiles[i].picture, "satellite"),
+        Images(len(views), lambda i: views[i].image, "drone"),
+        Images(len(tiles), lambda i: tiles[i].image, "satellite"),
         (apart[..., 0] == 0) & (apart[..., 1:] < 0.5).all(-1),
     )
 
@@ -319,7 +319,7 @@ def cross_date_task(
 class _Placed:
     """An image and where it is: number of its scene, (x, y) of its centre in sides of a tile."""
 
-    picture: np.ndarray
+    image: np.ndarray
     place: tuple[int, float, float]
 
 
@@ -345,5 +345,5 @@ def _view(
     """A view of the scene's other date about a place in sides of a tile."""
     tile_px = tile_m / scene.gsd_m
     about = _shift(tile_px * place) @ jitter(tile_px, side_px, _EVALUATED, rng)
-    picture = warp(scene.view_image, scene.view_from_map @ about, side_px)
-    return _Placed(picture, (number, float(place[0]), float(place[1])))
+    image = warp(scene.view_image, scene.view_from_map @ about, side_px)
+    return _Placed(image, (number, float(place[0]), float(place[1])))

@@ -90,10 +90,10 @@ class _Place:
         self.name = f"Place{number + 1}"
         self.rng = np.random.default_rng([settings.seed, number])
         self.gsd_m = settings.gsd_m
-        self.picture = generate_world(WORLD_M, settings.gsd_m, int(self.rng.integers(2**31))).date1
+        self.world = generate_world(WORLD_M, settings.gsd_m, int(self.rng.integers(2**31))).date1
         # Not the world's own coordinates but a plain sphere's, on which the corners' rule is exact.
         self.lat_deg, self.lon_deg = 30.0 + 0.1 * number, 120.0
-        middle, spread = self.picture.shape[0] / 2, SPREAD_M / settings.gsd_m
+        middle, spread = self.world.shape[0] / 2, SPREAD_M / settings.gsd_m
         positions = -(-settings.views // len(HEIGHTS_M))
         self.positions_xy_px = self.rng.uniform(middle - spread, middle + spread, (positions, 2))
 
@@ -120,7 +120,7 @@ class _Place:
         side_px = VIEW_PER_HEIGHT * height_m / self.gsd_m
         yaw_rad = self.rng.uniform(-MAX_YAW_RAD, MAX_YAW_RAD)
         x, y = (float(value) for value in position_xy_px)
-        view = render_view(self.picture, (x, y), side_px, out_px, yaw_rad=yaw_rad)
+        view = render_view(self.world, (x, y), side_px, out_px, yaw_rad=yaw_rad)
         gain, shift = self.rng.uniform(0.8, 1.2, 3), self.rng.uniform(-12, 12, 3)
         return np.clip(np.rint(view * gain + shift), 0, 255).astype(np.uint8)
 
@@ -131,7 +131,7 @@ class _Place:
         side_px = side_m / self.gsd_m
         left, top = position_xy_px[0] - target[1] * side_px, position_xy_px[1] - target[0] * side_px
         scale = side_px / out_px
-        image = warp(self.picture, np.array([[scale, 0, left], [0, scale, top], [0, 0, 1.0]]), out_px)
+        image = warp(self.world, np.array([[scale, 0, left], [0, scale, top], [0, 0, 1.0]]), out_px)
         return image, Corners(*self._geodetic(left, top), *self._geodetic(left + side_px, top + side_px))
 
     def _geodetic(self, x_px: float, y_px: float) -> tuple[float, float]:

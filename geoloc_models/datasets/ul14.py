@@ -165,7 +165,7 @@ def scan_train(folder: Path) -> tuple[list[Ul14TrainItem], list[Fault]]:
     faults: list[Fault] = []
     for sequence in list_folders(folder):
         name = _parse_name(sequence, faults)
-        uav, satellites = _pictures(sequence, faults)
+        uav, satellites = _images(sequence, faults)
         if name and uav and satellites:
             items.append(Ul14TrainItem(uav, tuple(satellites), *name))
     if not items and not faults:
@@ -218,7 +218,7 @@ def _parse_name(sequence: Path, faults: list[Fault]) -> tuple[str, float] | None
     return match[1], float(match[2])
 
 
-def _pictures(sequence: Path, faults: list[Fault]) -> tuple[Path | None, list[Path]]:
+def _images(sequence: Path, faults: list[Fault]) -> tuple[Path | None, list[Path]]:
     """The camera view and the maps of one sequence."""
     uavs = list_images(sequence / "UAV")
     satellites = list_images(sequence / "Satellite")
@@ -232,7 +232,7 @@ def _pictures(sequence: Path, faults: list[Fault]) -> tuple[Path | None, list[Pa
 def _scan_sequence(sequence: Path, faults: list[Fault]) -> list[Ul14TestPair]:
     """The sound pairs of one test sequence."""
     name = _parse_name(sequence, faults)
-    uav, satellites = _pictures(sequence, faults)
+    uav, satellites = _images(sequence, faults)
     label_path = next((sequence / file for file in LABEL_FILES if (sequence / file).is_file()), None)
     labels = read_json(label_path or sequence / LABEL_FILES[0], faults)
     gps_path = sequence / GPS_FILE

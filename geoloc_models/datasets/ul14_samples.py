@@ -74,13 +74,13 @@ class Ul14Samples(Dataset[dict[str, torch.Tensor]]):
         rng = np.random.default_rng((self.seed, index))
         item = self.item(index)
         satellite = item.satellites[rng.integers(len(item.satellites)) if self.augment else 0]
-        picture = read_rgb(satellite)
-        height, width = picture.shape[:2]
+        source = read_rgb(satellite)
+        height, width = source.shape[:2]
         if height != width:
             raise GeolocError(
                 f"{satellite} is {width}x{height} px: a training map must be square, with the UAV at its centre"
             )
-        crop = self._crop(picture, rng)
+        crop = self._crop(source, rng)
         side_px = crop.image.shape[0]
         if side_px > height:
             raise GeolocError(

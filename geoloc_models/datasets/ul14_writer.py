@@ -43,20 +43,20 @@ def draw_target(rng: np.random.Generator) -> tuple[float, float]:
 
 def write_train_item(folder: Path, view: np.ndarray, maps: Sequence[np.ndarray]) -> None:
     """Write one train sequence: the view, and maps with the UAV at their exact centres."""
-    _write_picture(folder / "UAV" / "0.JPG", view)
+    _write_image(folder / "UAV" / "0.JPG", view)
     for number, image in enumerate(maps):
-        _write_picture(folder / "Satellite" / f"{number}.tif", image)
+        _write_image(folder / "Satellite" / f"{number}.tif", image)
 
 
 def write_test_sequence(
     folder: Path, view: np.ndarray, maps: Sequence[LabelledMap], lat_deg: float, lon_deg: float
 ) -> None:
     """Write one test sequence: the view, its maps, their labels and corners, and the UAV's place."""
-    _write_picture(folder / "UAV" / "0.JPG", view)
+    _write_image(folder / "UAV" / "0.JPG", view)
     labels, infos = {}, {}
     for number, entry in enumerate(maps):
         name = f"{number}.jpg"
-        _write_picture(folder / "Satellite" / name, entry.image)
+        _write_image(folder / "Satellite" / name, entry.image)
         row, col = entry.target
         labels[name] = [round(row * entry.image.shape[0], 3), round(col * entry.image.shape[1], 3)]
         infos[name] = {
@@ -73,7 +73,7 @@ def write_test_sequence(
     _write_json(folder / GPS_FILE, {"UAV": {"E": lon_deg, "N": lat_deg}, "Satellite": infos})
 
 
-def _write_picture(path: Path, image: np.ndarray) -> None:
+def _write_image(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A TIFF as published, but with JPEG inside: a tenth of the size.
     compression = {"compression": "jpeg"} if path.suffix == ".tif" else {}

@@ -51,33 +51,33 @@ def load_test(root: Path) -> dict[str, list[LabelledImage]]:
 def _load(root: Path, split: str) -> dict[str, list[LabelledImage]]:
     if not (root / split).is_dir():
         raise GeolocError(f"{root} has no folder {split}; give the root of a data set in the University-1652 layout")
-    pictures, faults = scan(root, split)
+    images, faults = scan(root, split)
     if faults:
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise GeolocError(f"{faults[0]}{more}")
-    return pictures
+    return images
 
 
 def scan(root: Path, split: str) -> tuple[dict[str, list[LabelledImage]], list[Fault]]:
     """The images of a split by role, and all faults: folders missing, empty, of no number, or without counterpart."""
     faults: list[Fault] = []
-    pictures: dict[str, list[LabelledImage]] = {}
+    images: dict[str, list[LabelledImage]] = {}
     for role in ROLES[split]:
         folder = root / split / role
         if not folder.is_dir():
             faults.append(Fault(folder, "is missing; restore it"))
             continue
-        pictures[role] = _role(folder, faults)
+        images[role] = _role(folder, faults)
     pairs = [("drone", "satellite"), ("satellite", "drone")]
     if split == "test":
         pairs = [("query_drone", "gallery_satellite"), ("query_satellite", "gallery_drone")]
     for role, other in pairs:
-        if role in pictures and other in pictures:
-            known = {picture.label for picture in pictures[other]}
-            for label in sorted({picture.label for picture in pictures[role]} - known):
+        if role in images and other in images:
+            known = {image.label for image in images[other]}
+            for label in sorted({image.label for image in images[role]} - known):
                 text = f"building {label:04d} has no image in {other}; restore it or remove the building"
                 faults.append(Fault(root / split / role, text))
-    return pictures, faults
+    return images, faults
 
 
 def _role(folder: Path, faults: list[Fault]) -> list[LabelledImage]:
@@ -111,7 +111,7 @@ def capture_of(path: Path) -> tuple[str, int] | None:
 def read_image(path: Path, side_px: int) -> np.ndarray:
     """Image as (side_px, side_px, 3) uint8 RGB, bicubic with antialiasing; alpha and palettes are resolved."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB").resize((side_px, side_px), Image.Resampling.BICUBIC))
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((side_px, side_px), Image.Resampling.BICUBIC))
     except (OSError, ValueError, SyntaxError) as error:
         raise GeolocError(f"cannot read image {path} ({error}); restore it or leave it out") from error

@@ -81,9 +81,9 @@ def evaluate_retrieval(
 ) -> RankedQueries:
     """Embed both sides and rank the gallery for every query; `advance(count)` after each batch of images."""
 
-    def embed(pictures: Images) -> Any:
-        stream = (pictures.read(index) for index in range(pictures.count))
-        return retriever.embed_stream(stream, pictures.view, advance=advance)
+    def embed(images: Images) -> Any:
+        stream = (images.read(index) for index in range(images.count))
+        return retriever.embed_stream(stream, images.view, advance=advance)
 
     similarity = embed(task.queries) @ embed(task.gallery).T
     return rank_queries(similarity, task.correct)

@@ -43,13 +43,13 @@ def wrong_height(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
     return dataclasses.replace(errors, scale=float(1.0 + HEIGHT_ERROR * rng.choice([-1.0, 1.0])))
 
 
-def night(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def night(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a small camera makes of the scene at dusk, (h, w, 3) uint8 RGB.
 
     In linear light: 1 to 4 % of the daylight exposure, a cast between moonlight and sodium lamps, shot noise of few
     photo-electrons, read noise; then the camera's gain, which lifts the image part of the way back, and its gamma.
     """
-    linear = (picture.astype(np.float64) / 255.0) ** 2.2
+    linear = (image.astype(np.float64) / 255.0) ** 2.2
     warmth = rng.uniform(-1.0, 1.0)
     cast = np.array([1.0 + 0.35 * warmth, 1.0, 1.0 - 0.35 * warmth])
     light = rng.uniform(0.01, 0.04) * linear * cast
@@ -60,22 +60,22 @@ def night(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round(255.0 * seen).astype(np.uint8)
 
 
-def hide(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def hide(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """OCCLUDED_SHARE of the image under one rectangle of the mean colour, anywhere inside it."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     tall = min(height, round(height * np.sqrt(OCCLUDED_SHARE) * stretch))
     wide = min(width, round(OCCLUDED_SHARE * height * width / tall))
     top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
-    out = picture.copy()
-    out[top : top + tall, left : left + wide] = np.round(picture.mean(axis=(0, 1))).astype(np.uint8)
+    out = image.copy()
+    out[top : top + tall, left : left + wide] = np.round(image.mean(axis=(0, 1))).astype(np.uint8)
     return out
 
 
-def compress(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+def compress(image: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     """The image after JPEG of quality JPEG_QUALITY."""
     # OpenCV takes BGR: the order matters, because JPEG keeps less of colour than of light.
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
 

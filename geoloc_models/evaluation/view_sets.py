@@ -67,10 +67,10 @@ class PairProtocol:
         geometry = STRESSES[self.stress].geometry
         return geometry(errors, self._stress_rng(name)) if geometry else errors
 
-    def stressed_image(self, picture: np.ndarray, name: str) -> np.ndarray:
+    def stressed_image(self, image: np.ndarray, name: str) -> np.ndarray:
         """The view after the stress; `name` is the sample's."""
         change = STRESSES[self.stress].image
-        return change(picture, self._stress_rng(name)) if change else picture
+        return change(image, self._stress_rng(name)) if change else image
 
     def _stress_rng(self, name: str) -> np.random.Generator:
         return np.random.default_rng((self.seed, zlib.crc32(f"{self.stress} {name}".encode())))

@@ -56,8 +56,8 @@ def _fit_as_published(sample: PairSample, engine: Engine) -> tuple[np.ndarray, n
     """Both resized by antialiased bicubic interpolation: 128 px and 384 px for a published network."""
     map_px = 3 * engine.spec.query_px
     query, search_map = (
-        np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
-        for picture, side in ((sample.query, engine.spec.query_px), (sample.search_map, map_px))
+        np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+        for image, side in ((sample.query, engine.spec.query_px), (sample.search_map, map_px))
     )
     return query, search_map, sample.search_map.shape[0] / map_px
 

@@ -80,8 +80,8 @@ def draw_date(layout: Layout, ground: Ground, date: int, look: Look, gsd_m: floa
     canvas.draw_buildings()
     canvas.draw_cars()
     canvas.draw_trees()
-    picture = _light(canvas, ground, look, rng)
-    return _sense(picture, look, rng)
+    image = _light(canvas, ground, look, rng)
+    return _sense(image, look, rng)
 
 
 def _shadows(canvas: Canvas, look: Look) -> np.ndarray:
@@ -200,24 +200,24 @@ def _shade(canvas: Canvas, look: Look, rows: slice, bare: np.ndarray) -> np.ndar
     return np.clip(facing / np.sqrt(1 + right * right + down * down), 0.1, 1.7)
 
 
-def _sense(picture: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
+def _sense(image: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
     """Haze, colour, tone, sharpness, noise and compression of the date's sensor."""
     grey = np.array([0.30, 0.59, 0.11])
     matrix = look.saturation * np.eye(3) + (1 - look.saturation) * np.tile(grey, (3, 1))
-    picture = cv2.transform(picture, matrix)
+    image = cv2.transform(image, matrix)
     levels = np.arange(256) / 255
     tone = np.clip(0.42 + (levels - 0.42) * look.contrast, 0, 1) ** (1 / look.gamma)
     veil = np.array([0.74, 0.78, 0.84])
     table = tone[:, None] * np.array(look.gain) * (1 - look.haze) + veil * look.haze
-    picture = cv2.LUT(picture, np.clip(255 * table, 0, 255).round().astype(np.uint8)[:, None])
-    picture = cv2.GaussianBlur(picture, (0, 0), look.blur_px)
+    image = cv2.LUT(image, np.clip(255 * table, 0, 255).round().astype(np.uint8)[:, None])
+    image = cv2.GaussianBlur(image, (0, 0), look.blur_px)
     if look.sharpen > 0.05:
-        picture = cv2.addWeighted(picture, 1 + look.sharpen, cv2.GaussianBlur(picture, (0, 0), 1.2), -look.sharpen, 0)
-    for top in range(0, picture.shape[0], STRIP_ROWS):
-        strip = picture[top : top + STRIP_ROWS]
+        image = cv2.addWeighted(image, 1 + look.sharpen, cv2.GaussianBlur(image, (0, 0), 1.2), -look.sharpen, 0)
+    for top in range(0, image.shape[0], STRIP_ROWS):
+        strip = image[top : top + STRIP_ROWS]
         grain = rng.standard_normal(strip.shape, dtype=np.float32) * np.float32(look.noise)
-        picture[top : top + STRIP_ROWS] = cv2.add(strip, cv2.GaussianBlur(grain, (0, 0), 0.6), dtype=cv2.CV_8U)
+        image[top : top + STRIP_ROWS] = cv2.add(strip, cv2.GaussianBlur(grain, (0, 0), 0.6), dtype=cv2.CV_8U)
     _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, look.jpeg_quality]
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, look.jpeg_quality]
     )
     return cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)

@@ -47,7 +47,7 @@ class CameraSimNode(Node):
     def __init__(self, **options: Any) -> None:
         """`options` are those of rclpy's Node, such as parameter_overrides."""
         super().__init__("camera_sim", **options)
-        declare(self, "map", "", "raster that the camera sees; serve another date of it for an honest test")
+        declare(self, "map", "", "raster that the camera sees; serve another date of it for an independent test")
         declare(self, "camera", "", "camera.yaml; empty: 640x480 with 66 degrees of view")
         text = (
             "path: fly one and publish all that a camera drone does; vehicle: publish images only, seen from the "

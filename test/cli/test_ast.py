@@ -49,15 +49,15 @@ def test_the_weights_that_ship_are_the_default(
 ) -> None:
     assert main(["ast", "evaluate", str(university_tree), "--set", "university1652"]) == 0
     assert "small-" in capsys.readouterr().out
-    picture = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
-    assert main(["ast", "show", str(picture), "--out", str(tmp_path / "s.png")]) == 0
+    image = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
+    assert main(["ast", "show", str(image), "--out", str(tmp_path / "s.png")]) == 0
 
 
 def test_a_sheet_of_attention_and_matches(weights: Path, university_tree: Path, tmp_path: Path) -> None:
-    picture = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
+    image = university_tree / "test" / "query_satellite" / "0101" / "0101.jpg"
     gallery = university_tree / "test" / "gallery_satellite"
     arguments = ["--weights", str(weights), "--gallery", str(gallery), "--top", "2", "--out", str(tmp_path / "s.png")]
-    assert main(["ast", "show", str(picture), str(picture), *arguments]) == 0
+    assert main(["ast", "show", str(image), str(image), *arguments]) == 0
     sheet = cv2.imread(str(tmp_path / "s.png"))
     # Two rows of the image, attention, segments and two matches.
     assert sheet.shape == (2 * 252 + 6, 5 * 230 + 6, 3)

@@ -77,14 +77,14 @@ def held_out_name() -> str:
 
 def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
-    picture = sum(
+    image = sum(
         cv2.resize(rng.uniform(0, 60, (n, n, 3)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC)
         for n in (8, 32, 128, 256)
     )
     for date in "AB":
         folder = tmp_path / "pairs" / "levir" / date
         folder.mkdir(parents=True)
-        cv2.imwrite(str(folder / f"{held_out_name()}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+        cv2.imwrite(str(folder / f"{held_out_name()}.png"), np.clip(image, 0, 255).astype(np.uint8))
     arguments = ["evaluate-pairs", str(tmp_path), "--attitude-deg", "0", "--height-percent", "0"]
     arguments += ["--baseline", "ncc", "--baseline", "ncc", "--stress", "jpeg", "--crop-m", "150", "--crop-m", "200"]
     outputs = ["--csv", str(tmp_path / "a" / "rows.csv"), "--out", str(tmp_path / "a")]

@@ -57,12 +57,12 @@ def _walk(name: str, error_m: float, gap: range = range(0), frames: int = 40) ->
         )
         for index in range(frames)
     ]
-    picture = np.full((64, 64, 3), 128, np.uint8)
+    image = np.full((64, 64, 3), 128, np.uint8)
     heatmap = np.zeros((64, 64), np.float32)
     heatmap[10, 50] = 1.0
-    closeup = Closeup(3, "Frame 3 <1.5 m off>", picture, picture, heatmap, (50.5, 10.5), (49.0, 12.0))
+    closeup = Closeup(3, "Frame 3 <1.5 m off>", image, image, heatmap, (50.5, 10.5), (49.0, 12.0))
     searches = [
-        SearchRecord(101.0, 2.5, 6, True, math.log(2000.0), 3.25, picture),
+        SearchRecord(101.0, 2.5, 6, True, math.log(2000.0), 3.25, image),
         SearchRecord(110.0, 4.0, 9, False, -math.inf, math.nan, None),
     ]
     about = {"seed": 4, "map": "nowhere.tif", "flight": "walk"}

@@ -460,8 +460,8 @@ def test_an_exported_engine(spinner: Spinner, scene: Scene, map_path: Path, tmp_
     assert rig.drone.diagnosed(words) == DiagnosticStatus.ERROR
     with RasterMap(map_path) as raster:
         south, west, north, east = raster.bounds_deg
-        picture = raster.crop((south + north) / 2, (west + east) / 2, 192 * 0.5, 192).image
-    sample = Sample(picture[16:144, 48:176].copy(), picture, 0.5, (112.0, 80.0))
+        crop = raster.crop((south + north) / 2, (west + east) / 2, 192 * 0.5, 192).image
+    sample = Sample(crop[16:144, 48:176].copy(), crop, 0.5, (112.0, 80.0))
     assert not export("openvino-bf16", "mix_compact", tmp_path, [sample] * 2, "this map", "cpu").check.failure
     assert rig.transition(Transition.TRANSITION_CONFIGURE)
     assert rig.transition(Transition.TRANSITION_ACTIVATE)

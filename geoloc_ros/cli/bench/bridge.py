@@ -169,7 +169,7 @@ def _publish_one(localizer: ScriptedLocalizer, planned: Planned, stamp_s: float)
 
     # Whole microseconds, as in PX4: the stamp identifies the sample when it arrives.
     stamp_us = round(stamp_s * 1e6)
-    said = Published(planned, stamp_us, _now_s(localizer))
+    published = Published(planned, stamp_us, _now_s(localizer))
     localizer.frame(
         state=planned.state,
         valid=planned.kind != Kind.REFUSED,
@@ -177,7 +177,7 @@ def _publish_one(localizer: ScriptedLocalizer, planned: Planned, stamp_s: float)
         place=(math.nan, *PLACE[1:]) if planned.kind == Kind.NAN_PLACE else PLACE,
         sigma_m=math.nan if planned.kind == Kind.NAN_SPREAD else 2.0,
     )
-    return said
+    return published
 
 
 def _print(verdict: Verdict, published: list[Published], totals: dict[str, str], limit_s: float) -> None:

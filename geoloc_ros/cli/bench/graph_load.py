@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FOCAL_SHARE = 0.765  # focal length over the image's width
 WORLD_M, WORLD_GSD_M, HEIGHT_M = 600.0, 0.3, 120.0
-ROUND_S, SWAY_M, PICTURES = 8.0, 6.4, 41
+ROUND_S, SWAY_M, IMAGES = 8.0, 6.4, 41
 """To and fro as a pendulum, up to 5 m/s, on images made before: rendering would take processor time."""
 JPEG_QUALITY = 90
 MEMORY_EVERY = 50  # frames
@@ -78,8 +78,8 @@ def render(map_path: Path, camera: CameraModel) -> list[Frame]:
     enu, _ = simulator.free_area()
     rotation = nadir_rotation(90.0)
     frames = []
-    for step in range(PICTURES):
-        lat_deg, lon_deg = enu.to_geodetic(SWAY_M * math.cos(math.pi * step / (PICTURES - 1)), 0.0)
+    for step in range(IMAGES):
+        lat_deg, lon_deg = enu.to_geodetic(SWAY_M * math.cos(math.pi * step / (IMAGES - 1)), 0.0)
         image = simulator.render(lat_deg, lon_deg, HEIGHT_M, rotation)
         _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         truth = Truth(lat_deg, lon_deg, HEIGHT_M)

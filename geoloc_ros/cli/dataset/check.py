@@ -47,5 +47,5 @@ def print_report(root: Path, report: Report) -> None:
     print("no faults" if not count else "1 fault" if count == 1 else f"{count} faults")
 
 
-def _reading(pictures: Sequence[Path]) -> Iterable[Path]:
-    return track(pictures, "reading images", console=Console(stderr=True))
+def _reading(images: Sequence[Path]) -> Iterable[Path]:
+    return track(images, "reading images", console=Console(stderr=True))

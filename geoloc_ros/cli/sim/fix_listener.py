@@ -53,7 +53,7 @@ class FixListener:
         """Fixes sent to the autopilot so far."""
         return self._count
 
-    def words(self) -> str:
+    def diagnostics(self) -> str:
         """The last diagnostics of localizer and bridge."""
         return f"localizer: {self._localizer}; bridge: {self._bridge}"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate a flight folder by flying over a GeoTIFF.
 
-Fly a camera over a raster; write a flight folder: images, exact poses, camera, map. For an honest test give with
+Fly a camera over a raster; write a flight folder: images, exact poses, camera, map. For an independent test give with
 --map a raster of the same ground from another date or source.
 """
 

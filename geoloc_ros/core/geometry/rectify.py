@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.geometry.camera import CameraModel
+from geoloc_ros.core.geometry.rotations import tilt_deg
 
 if TYPE_CHECKING:
     from torch import Tensor
-from geoloc_ros.core.geometry.camera import CameraModel
-from geoloc_ros.core.geometry.rotations import tilt_deg
 
 MAX_TILT_DEG = 60.0
 """A more oblique view puts a pixel's ground length at four times its nadir value or more."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`camera.rectify` on a GPU: what the view needs of the image goes there once, and the view stays there.
+"""`rectify` on a GPU: what the view needs of the image goes there once, and the view stays there.
 
 Where its pixels lie is computed on the CPU, by the same code, in half a millisecond; what takes time there is to halve
 and sample an image of millions of pixels. Nothing here waits for the device.
@@ -32,19 +32,19 @@ class DeviceRectifier:
         gsd_m: float,
         size_px: int,
     ) -> RectifiedView:
-        """As `camera.rectify`, with the view's pixels on the device; what is halved is not rounded in between."""
+        """As `rectify`, with the view's pixels on the device; what is halved is not rounded in between."""
         sampling = sampled_at(image, camera, rotation_enu_from_optical, height_m, gsd_m, size_px)
         part, u, v = sampling.window(image)
-        picture = self._upload(part).permute(2, 0, 1)[None].float()
+        pixels = self._upload(part).permute(2, 0, 1)[None].float()
         for _ in range(sampling.halvings):
-            picture = F.avg_pool2d(picture, 2)
+            pixels = F.avg_pool2d(pixels, 2)
             u, v = halved(u, v)
-        height, width = picture.shape[2:]
+        height, width = pixels.shape[2:]
         # PyTorch counts from -1 to 1 between the image's outer edges.
         places = np.stack([(2 * u + 1) / width - 1, (2 * v + 1) / height - 1, sampling.seen], dtype=np.float32)
         x, y, seen = self._upload(places)
         grid = torch.stack([x, y], dim=-1)[None]
-        view = F.grid_sample(picture, grid, "bilinear", "border", align_corners=False)[0]
+        view = F.grid_sample(pixels, grid, "bilinear", "border", align_corners=False)[0]
         if sampling.coverage < 1.0:
             mean = (view * seen).sum((1, 2), keepdim=True) / seen.sum()
             view = torch.where(seen > 0, view, mean)

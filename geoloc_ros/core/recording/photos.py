@@ -47,8 +47,8 @@ class Photo:
     def read(cls, path: Path) -> "Photo":
         """Read the tags, not the pixels; GeolocError, to which the caller adds the file, without place or image."""
         try:
-            with Image.open(path) as picture:
-                exif = picture.getexif()
+            with Image.open(path) as image:
+                exif = image.getexif()
                 gps, details = exif.get_ifd(_GPS_IFD), exif.get_ifd(_EXIF_IFD)
             with path.open("rb") as stream:
                 head = stream.read(_XMP_BYTES)
@@ -75,8 +75,8 @@ class Photo:
     def pixels(self) -> np.ndarray:
         """(h, w, 3) uint8 RGB, rotated by EXIF's Orientation; GeolocError if the image is damaged."""
         try:
-            with Image.open(self.path) as picture:
-                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            with Image.open(self.path) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except UNREADABLE:
             raise GeolocError("is damaged") from None
 

@@ -38,8 +38,8 @@ def figures(flown: Flown) -> dict[str, Any]:
         "landed_s": _number(flown.landed_s),
         "error_m": {name: _spread(flown.samples.between(*span)) for name, span in stages.items()},
         "fixes_hz": {name: _number(fix_rate_hz(flown, *span)) for name, span in stages.items()},
-        "said": list(dict.fromkeys(flown.texts)),
-        "words": flown.words,
+        "texts": list(dict.fromkeys(flown.texts)),
+        "diagnostics": flown.diagnostics,
     }
 
 
@@ -54,7 +54,7 @@ def outcome(flown: Flown) -> str:
     after = _words(flown.samples.between(lost_s, end_s))
     rate_hz = fix_rate_hz(flown, lost_s, end_s)
     fate = f"lost: {flown.trouble}, after" if flown.trouble else "flown to the end with"
-    words = f"; {flown.words}" if flown.trouble and flown.plan.needs_fixes else ""
+    words = f"; {flown.diagnostics}" if flown.trouble and flown.plan.needs_fixes else ""
     return f"{fate} {without_s:.0f} s without GNSS; estimate {after} (with GNSS {before}), {rate_hz:.1f} fixes/s{words}"
 
 

@@ -172,10 +172,10 @@ def ground_colour(source: RasterMap, plan: GroundPlan) -> np.ndarray:
     west, south, east, north = plan.bounds_m
     side_m = max(east - west, north - south)
     frame = LocalEnu(plan.lat_deg, plan.lon_deg)
-    picture, mask = source.draw(frame, (west + east) / 2, (south + north) / 2, side_m, 512)
+    image, mask = source.draw(frame, (west + east) / 2, (south + north) / 2, side_m, 512)
     if not mask.any():
         raise GeolocError("the map shows nothing on this ground; choose --centre and --size-m where it has data")
-    return np.rint(picture[mask > 0].mean(axis=0)).astype(np.uint8)
+    return np.rint(image[mask > 0].mean(axis=0)).astype(np.uint8)
 
 
 def draw_tile(
@@ -186,13 +186,13 @@ def draw_tile(
     colour: (3,) uint8 RGB of the rest.
     """
     frame = LocalEnu(plan.lat_deg, plan.lon_deg)
-    picture = np.empty((tile.height_px, tile.width_px, 3), np.uint8)
+    image = np.empty((tile.height_px, tile.width_px, 3), np.uint8)
     covered = 0
     west, north = tile.east_m - tile.width_m / 2, tile.north_m + tile.height_m / 2
     half_m = BLOCK_PX * plan.gsd_m / 2
     for top in range(0, tile.height_px, BLOCK_PX):
         for left in range(0, tile.width_px, BLOCK_PX):
-            target = picture[top : top + BLOCK_PX, left : left + BLOCK_PX]
+            target = image[top : top + BLOCK_PX, left : left + BLOCK_PX]
             east_m, north_m = west + left * plan.gsd_m + half_m, north - top * plan.gsd_m - half_m
             block, mask = source.draw(frame, east_m, north_m, 2 * half_m, BLOCK_PX)
             height, width = target.shape[:2]
@@ -200,7 +200,7 @@ def draw_tile(
             target[:] = np.where(drawn[..., None], block[:height, :width], colour)
             covered += int(np.count_nonzero(drawn))
             on_block()
-    return picture, covered / (tile.width_px * tile.height_px)
+    return image, covered / (tile.width_px * tile.height_px)
 
 
 @dataclass(frozen=True)
@@ -291,19 +291,19 @@ def write_world(
     ground = folder / "ground"
     ground.mkdir(parents=True, exist_ok=True)
     for tile in plan.tiles:
-        picture, share = draw_tile(source, plan, tile, colour, on_block)
+        image, share = draw_tile(source, plan, tile, colour, on_block)
         covered += share * tile.width_px * tile.height_px / plan.pixels
-        _write_picture(ground / tile.file, picture)
+        _write_image(ground / tile.file, image)
     world = World(folder, name, altitude_m, covered, ground_map, camera, plan)
     _write_files(world)
-    told = {key: value for key, value in asdict(world).items() if key != "folder"}
-    info.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    record = {key: value for key, value in asdict(world).items() if key != "folder"}
+    info.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return world
 
 
-def _write_picture(path: Path, picture: np.ndarray) -> None:
+def _write_image(path: Path, image: np.ndarray) -> None:
     settings = next(settings for suffix, settings in _FORMATS.values() if suffix == path.suffix)
-    encoded = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1]
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1]
     path.write_bytes(encoded.tobytes())
 
 

@@ -49,18 +49,18 @@ def likeness(world: World, served: RasterMap) -> float | None:
     found = []
     tiles = world.plan.tiles
     for tile in tiles[:: math.ceil(len(tiles) / 9)]:
-        picture = cv2.imread(str(world.ground / tile.file), cv2.IMREAD_GRAYSCALE)
-        if picture is None:
+        image = cv2.imread(str(world.ground / tile.file), cv2.IMREAD_GRAYSCALE)
+        if image is None:
             raise GeolocError(f"{world.ground / tile.file} is no image; make the world anew")
-        side = min(512, *picture.shape)
-        top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
+        side = min(512, *image.shape)
+        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
         east_m = tile.east_m + (left + side / 2 - tile.width_px / 2) * world.plan.gsd_m
         north_m = tile.north_m - (top + side / 2 - tile.height_px / 2) * world.plan.gsd_m
         drawn, covered = served.draw(frame, east_m, north_m, side * world.plan.gsd_m, side)
         mask = covered > 0
         if np.count_nonzero(mask) < 0.1 * mask.size:
             continue
-        ours = picture[top : top + side, left : left + side][mask].astype(np.float64)
+        ours = image[top : top + side, left : left + side][mask].astype(np.float64)
         theirs = cv2.cvtColor(drawn, cv2.COLOR_RGB2GRAY)[mask].astype(np.float64)
         # Ground of one colour says nothing.
         is_flat = min(ours.std(), theirs.std()) < 1.0

@@ -41,7 +41,7 @@ class GnssSwitch:
         """GeolocError if the vehicle does not let it go."""
         self.is_off = True  # whatever comes, it is put back
         if not self._set(off=True):
-            raise GeolocError(f"the vehicle does not let its GNSS go{self._station.last_words()}")
+            raise GeolocError(f"the vehicle does not let its GNSS go{self._station.last_texts()}")
 
     def on(self) -> bool:
         """Put it back; whether it is there again."""

@@ -138,10 +138,10 @@ class GroundStation:
         number = main << 16 | sub << 24 if self.autopilot is Autopilot.PX4 else main
         return bool(self._latest["HEARTBEAT"].custom_mode == number)
 
-    def last_words(self) -> str:
+    def last_texts(self) -> str:
         """Its last texts, to end an error message with."""
-        words = list(dict.fromkeys(self.texts))[-3:]
-        return f"; it says: {' | '.join(words)}" if words else ""
+        texts = list(dict.fromkeys(self.texts))[-3:]
+        return f"; it says: {' | '.join(texts)}" if texts else ""
 
     # --- commands -------------------------------------------------------------------------------------------
 
@@ -187,9 +187,9 @@ class GroundStation:
         return bool(self._latest["COMMAND_ACK"].result == mavlink.MAV_RESULT_ACCEPTED)
 
     def command(self, what: str, command: int, *numbers: float) -> None:
-        """GeolocError with the vehicle's last words if a command is not accepted. what: it does not do."""
+        """GeolocError with the vehicle's last texts if a command is not accepted. what: it does not do."""
         if not self.try_command(command, *numbers):
-            raise GeolocError(f"the vehicle does not {what}, its mode is {self.mode}{self.last_words()}")
+            raise GeolocError(f"the vehicle does not {what}, its mode is {self.mode}{self.last_texts()}")
 
     def set_mode(self, mode: str) -> bool:
         """Ask for hold, mission or land; whether it was accepted."""
@@ -258,7 +258,7 @@ class GroundStation:
                         self._connection.send(self._item(request.seq, items[request.seq], height_m))
         acknowledged = self.latest("MISSION_ACK")
         if acknowledged is None or acknowledged.type != mavlink.MAV_MISSION_ACCEPTED:
-            raise GeolocError(f"the vehicle does not take a mission of {len(items)} items{self.last_words()}")
+            raise GeolocError(f"the vehicle does not take a mission of {len(items)} items{self.last_texts()}")
         return len(items) - 1
 
     def _item(self, number: int, place: tuple[float, float], height_m: float) -> Any:

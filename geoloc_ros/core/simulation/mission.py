@@ -51,7 +51,7 @@ class Fixes(Protocol):
     def count(self) -> int:
         """Fixes sent to the autopilot so far."""
 
-    def words(self) -> str:
+    def diagnostics(self) -> str:
         """The last diagnostics of localizer and bridge."""
 
 
@@ -117,7 +117,7 @@ class Flown:
     samples: Samples
     fix_times_s: np.ndarray  # (fixes,)
     texts: tuple[str, ...]  # of the vehicle
-    words: str  # last diagnostics of localizer and bridge on the way
+    diagnostics: str  # last diagnostics of localizer and bridge on the way
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Mission:
     _ended_s: float = field(default=math.nan, init=False)
     _landed_s: float = field(default=math.nan, init=False)
     _fix_times_s: list[float] = field(default_factory=list, init=False)
-    _words: str = field(default="", init=False)
+    _diagnostics: str = field(default="", init=False)
     _phase: str = field(default="connecting", init=False)
 
     def fly(self) -> Flown:
@@ -165,7 +165,7 @@ class Mission:
             samples,
             np.array(self._fix_times_s) - self._begun_s,
             tuple(self.station.texts),
-            self._words,
+            self._diagnostics,
         )
 
     # --- stages ---------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Mission:
         self.tell(f"connected to {self.station} on {self.station.url}")
         if not self._step_until(lambda: self.recorder.has("estimate"), READY_S):
             raise GeolocError(
-                f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start{self.station.last_words()}"
+                f"the vehicle has no position after {READY_S:g} s; it needs GNSS to start{self.station.last_texts()}"
             )
         if not self._step_until(lambda: self.recorder.has("truth"), CONNECT_S):
             raise GeolocError(
@@ -197,7 +197,7 @@ class Mission:
         climb_s = self.plan.height_m / CLIMB_M_S + READY_S
         if not self._step_until(self._is_up, climb_s):
             raise GeolocError(
-                f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s{self.station.last_words()}"
+                f"the vehicle did not reach {self.plan.height_m:g} m within {climb_s:.0f} s{self.station.last_texts()}"
             )
         if self.plan.needs_fixes and math.isfinite(self.plan.gnss_loss_s):
             self._phase = "waiting for a fix"
@@ -205,7 +205,7 @@ class Mission:
         self.station.command("start the mission", mavlink.MAV_CMD_MISSION_START, 0.0, 0.0)
         if not self._step_until(lambda: self.station.is_in("mission"), QUIET_S):
             raise GeolocError(
-                f"the vehicle does not fly its mission but {self.station.mode}{self.station.last_words()}"
+                f"the vehicle does not fly its mission but {self.station.mode}{self.station.last_texts()}"
             )
         self.station.try_command(mavlink.MAV_CMD_DO_CHANGE_SPEED, 1.0, self.plan.speed_m_s, -1.0)
         self._begun_s = self.recorder.now_s()
@@ -220,7 +220,7 @@ class Mission:
             if self.station.try_command(mavlink.MAV_CMD_COMPONENT_ARM_DISARM, 1.0):
                 break
             if time.monotonic() > end_s:
-                raise GeolocError(f"the vehicle refuses to arm for {READY_S:g} s{self.station.last_words()}")
+                raise GeolocError(f"the vehicle refuses to arm for {READY_S:g} s{self.station.last_texts()}")
             self._step_until(lambda: False, AGAIN_S)
         self._step_until(lambda: self.station.is_armed, QUIET_S)
 
@@ -245,17 +245,17 @@ class Mission:
             trouble = "" if self._has_reached(last) else self._trouble()
             if now_s > end_s:
                 trouble = f"the last corner was not reached within {end_s - self._begun_s:.0f} s"
-        self._ended_s, self._words = self.recorder.now_s(), self.fixes.words()
+        self._ended_s, self._diagnostics = self.recorder.now_s(), self.fixes.diagnostics()
         return trouble
 
     def _land(self) -> str:
         self._phase = "landing"
         self.tell("the pattern is flown, landing")
         if not self.station.set_mode("land"):
-            return f"the vehicle does not land{self.station.last_words()}"
+            return f"the vehicle does not land{self.station.last_texts()}"
         down_s = self.plan.height_m / CLIMB_M_S + READY_S
         if not self._step_until(lambda: not self.station.is_armed, down_s):
-            return f"the vehicle did not land within {down_s:.0f} s{self.station.last_words()}"
+            return f"the vehicle did not land within {down_s:.0f} s{self.station.last_texts()}"
         self.tell("landed")
         return ""
 
@@ -280,8 +280,8 @@ class Mission:
         if not self.plan.needs_fixes or self._has_fix():
             return
         raise GeolocError(
-            f"no fix of ours went to the vehicle in the last {FIX_AGE_S:g} s, so GNSS stays on; {self.fixes.words()}; "
-            "start both over the right map, or show with --without-fixes what becomes of the vehicle alone"
+            f"no fix of ours went to the vehicle in the last {FIX_AGE_S:g} s, so GNSS stays on; "
+            f"{self.fixes.diagnostics()}; start both over the right map, or show with --without-fixes what becomes of the vehicle alone"
         )
 
     def _trouble(self) -> str:
@@ -291,13 +291,13 @@ class Mission:
         if station.is_silent:
             return "the vehicle is silent"
         if not station.is_armed:
-            return f"the vehicle disarmed in flight{station.last_words()}"
+            return f"the vehicle disarmed in flight{station.last_texts()}"
         if not station.is_in("mission"):
-            return f"the vehicle left its mission for {station.mode}{station.last_words()}"
+            return f"the vehicle left its mission for {station.mode}{station.last_texts()}"
         if not recorder.has("truth"):
             return "the simulator no longer says where the vehicle is"
         if not recorder.has("estimate"):
-            return f"the vehicle has no position any more{station.last_words()}"
+            return f"the vehicle has no position any more{station.last_texts()}"
         if error_m > self.plan.max_error_m:
             return f"its estimate is {error_m:.1f} m off, the limit is {self.plan.max_error_m:g} m"
         if recorder.now_s() - self._lost_s > OFF_S and recorder.has("gnss"):

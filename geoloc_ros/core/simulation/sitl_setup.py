@@ -115,7 +115,7 @@ def _gazebo(environment: Mapping[str, str]) -> str:
     if program is None:
         return f"Gazebo: there is no gz; {remedy}"
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             [program, "sim", "--versions"],
             capture_output=True,
             text=True,
@@ -125,9 +125,9 @@ def _gazebo(environment: Mapping[str, str]) -> str:
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"Gazebo: {program} does not answer ({error}); {remedy}"
-    versions = [int(number) for number in re.findall(r"^\s*(\d+)\.\d+", told, re.MULTILINE)]
+    versions = [int(number) for number in re.findall(r"^\s*(\d+)\.\d+", output, re.MULTILINE)]
     if not versions or max(versions) < HARMONIC:
-        return f"Gazebo: {program} is not Gazebo Sim {HARMONIC} or newer ({told.strip() or 'no version'}); {remedy}"
+        return f"Gazebo: {program} is not Gazebo Sim {HARMONIC} or newer ({output.strip() or 'no version'}); {remedy}"
     return ""
 
 

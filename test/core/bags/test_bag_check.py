@@ -25,7 +25,7 @@ from geoloc_ros.core.bags.bag_check import BagReport, check_bag
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Frame
 
-PICTURES = 24
+IMAGES = 24
 PERIOD_S = 0.5
 
 
@@ -43,11 +43,11 @@ def recorded(
     image_back: int = 0,
 ) -> BagReport:
     """Images at 2 Hz and an imu at 10 Hz. imu_clock: offset, s, and rate of its clock; imu_pause_s: from, to;
-    image_back: the stamp of this picture is a second too old.
+    image_back: the stamp of this image is a second too old.
     """
     recorder = Recorder(path, StoragePlugin.MCAP)
     start_s = frames[0].stamp_s
-    for number in range(PICTURES * 5):
+    for number in range(IMAGES * 5):
         now_s = 0.1 * number
         frame = frames[number // 5]
         if "imu" not in leave_out and not imu_pause_s[0] < now_s < imu_pause_s[1]:
@@ -126,7 +126,7 @@ def test_a_cut_off_recording(frames: list[Frame], tmp_path: Path) -> None:
     report = check_bag(tmp_path / "bag", {})
     assert report.usable
     assert "cut off" in report.faults[0].text
-    assert 0 < report.images["images"] < PICTURES
+    assert 0 < report.images["images"] < IMAGES
     with pytest.raises(GeolocError, match="no rosbag2"):
         check_bag(tmp_path, {})
 

@@ -65,13 +65,13 @@ def test_projection_agrees_with_opencv(lens: str) -> None:
 def test_landmarks_appear_where_they_are(lens: str, attitude: str) -> None:
     """Bright spots at known ground points, painted by OpenCV's projection, are found at the right pixel."""
     camera, rotation, height_m, gsd_m, size_px = camera_with(lens), ATTITUDES[attitude], 120.0, 0.5, 128
-    picture = np.zeros((540, 960, 3), np.uint8)
-    blank = rectify(picture, camera, rotation, height_m, gsd_m, size_px)
+    image = np.zeros((540, 960, 3), np.uint8)
+    blank = rectify(image, camera, rotation, height_m, gsd_m, size_px)
     assert blank.coverage == 1.0
     for east_m, north_m in [(0.0, 0.0), (18.3, 9.1), (-21.7, 14.2), (11.4, -23.6), (-25.0, -25.0)]:
         ground = np.array([[*(np.add(blank.centre_offset_enu_m, (east_m, north_m))), -height_m]])
         u, v = opencv_pixels(camera, ground @ rotation)[0]
-        scene = picture.copy()
+        scene = image.copy()
         cv2.circle(scene, (round(u * 16), round(v * 16)), 96, (255, 255, 255), -1, cv2.LINE_AA, shift=4)
         view = rectify(scene, camera, rotation, height_m, gsd_m, size_px)
         weight = view.image[..., 0].astype(float)
@@ -90,11 +90,11 @@ def test_view_is_centred_on_the_ground_point_of_the_picture_centre(lens: str) ->
 
 def test_heading_turns_the_picture_to_north_up() -> None:
     camera = camera_with("pinhole")
-    picture = np.zeros((540, 960, 3), np.uint8)
-    picture[:250] = 255  # the upper half, which is forward
-    east = rectify(picture, camera, nadir_rotation(90.0), 100.0, 0.5, 64).image[..., 0]
+    image = np.zeros((540, 960, 3), np.uint8)
+    image[:250] = 255  # the upper half, which is forward
+    east = rectify(image, camera, nadir_rotation(90.0), 100.0, 0.5, 64).image[..., 0]
     assert (east[:, 3].mean(), east[:, 60].mean()) == (0, 255)
-    north = rectify(picture, camera, nadir_rotation(0.0), 100.0, 0.5, 64).image[..., 0]
+    north = rectify(image, camera, nadir_rotation(0.0), 100.0, 0.5, 64).image[..., 0]
     assert (north[3].mean(), north[60].mean()) == (255, 0)
 
 
@@ -119,8 +119,8 @@ def test_quaternions_agree_with_scipy() -> None:
 
 def test_a_finer_picture_is_averaged_not_skipped() -> None:
     camera = CameraModel(1280, 960, np.array([[900.0, 0, 640], [0, 900, 480], [0, 0, 1]]))
-    picture = np.indices((960, 1280)).sum(axis=0)[..., None].repeat(3, axis=2) % 2 * 255
-    view = rectify(picture.astype(np.uint8), camera, nadir_rotation(20.0), 120.0, 0.6, 128)
+    image = np.indices((960, 1280)).sum(axis=0)[..., None].repeat(3, axis=2) % 2 * 255
+    view = rectify(image.astype(np.uint8), camera, nadir_rotation(20.0), 120.0, 0.6, 128)
     # Bilinear sampling alone would show the checkerboard as a strong moiré pattern.
     assert view.image.mean() == pytest.approx(127.5, abs=1.0)
     assert view.image.std() < 2.0
@@ -131,9 +131,9 @@ def test_a_finer_picture_is_averaged_not_skipped() -> None:
 def test_footprint_is_the_largest_square_seen_whole(lens: str, attitude: str) -> None:
     camera, rotation = camera_with(lens), ATTITUDES[attitude]
     side_m = footprint_m(camera, rotation, 80.0)
-    picture = np.zeros((540, 960, 3), np.uint8)
-    assert rectify(picture, camera, rotation, 80.0, side_m * 0.998 / 400, 400).coverage == 1.0
-    assert rectify(picture, camera, rotation, 80.0, side_m * 1.01 / 400, 400).coverage < 1.0
+    image = np.zeros((540, 960, 3), np.uint8)
+    assert rectify(image, camera, rotation, 80.0, side_m * 0.998 / 400, 400).coverage == 1.0
+    assert rectify(image, camera, rotation, 80.0, side_m * 1.01 / 400, 400).coverage < 1.0
 
 
 @pytest.mark.parametrize("lens", LENSES)
@@ -160,9 +160,9 @@ def test_nothing_outside_the_picture_counts_as_seen(lens: str) -> None:
 
 def test_unseen_pixels_take_the_mean_colour_of_the_seen_ones() -> None:
     camera = camera_with("pinhole")
-    picture = np.empty((540, 960, 3), np.uint8)
-    picture[:, :480], picture[:, 480:] = (200, 0, 50), (100, 40, 50)
-    view = rectify(picture, camera, nadir_rotation(), 100.0, 1.6, 128)
+    image = np.empty((540, 960, 3), np.uint8)
+    image[:, :480], image[:, 480:] = (200, 0, 50), (100, 40, 50)
+    view = rectify(image, camera, nadir_rotation(), 100.0, 1.6, 128)
     assert 0.2 < view.coverage < 0.6
     np.testing.assert_allclose(view.image[0, 0], [150, 20, 50], atol=2)
 
@@ -195,8 +195,8 @@ def test_tilt_limit() -> None:
     def tilted(angle_deg: float) -> np.ndarray:
         return Rotation.from_euler("x", angle_deg, degrees=True).as_matrix() @ nadir_rotation()
 
-    camera, picture = camera_with("pinhole"), np.zeros((540, 960, 3), np.uint8)
-    rectify(picture, camera, tilted(MAX_TILT_DEG - 1), 100.0, 0.5, 64)
+    camera, image = camera_with("pinhole"), np.zeros((540, 960, 3), np.uint8)
+    rectify(image, camera, tilted(MAX_TILT_DEG - 1), 100.0, 0.5, 64)
     with pytest.raises(GeolocError, match="tilted 61°"):
         footprint_m(camera, tilted(MAX_TILT_DEG + 1), 100.0)
 

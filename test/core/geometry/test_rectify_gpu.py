@@ -26,7 +26,7 @@ LENSES = {
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
 
 
-def picture(seed: int = 0) -> np.ndarray:
+def image(seed: int = 0) -> np.ndarray:
     """(480, 640, 3) uint8 with detail at all scales."""
     rng = np.random.default_rng(seed)
     layers = [rng.uniform(0, 255, (480 // cell, 640 // cell, 3)).astype(np.float32) for cell in (1, 4, 16, 80)]
@@ -42,8 +42,8 @@ def tilted(tilt_deg: float) -> np.ndarray:
 @pytest.mark.parametrize(("tilt_deg", "gsd_m"), [(0.0, 0.2), (8.0, 0.5), (15.0, 1.1), (40.0, 0.5)])
 def test_views_are_opencvs(device: str, lens: str, tilt_deg: float, gsd_m: float) -> None:
     camera, rotation = LENSES[lens], tilted(tilt_deg)
-    ours = DeviceRectifier(device)(picture(), camera, rotation, 100.0, gsd_m, 128)
-    theirs = rectify(picture(), camera, rotation, 100.0, gsd_m, 128)
+    ours = DeviceRectifier(device)(image(), camera, rotation, 100.0, gsd_m, 128)
+    theirs = rectify(image(), camera, rotation, 100.0, gsd_m, 128)
     assert isinstance(ours.pixels, torch.Tensor)
     assert ours.pixels.device.type == device
     assert ours.image.dtype == np.uint8
@@ -61,9 +61,9 @@ def test_views_are_opencvs(device: str, lens: str, tilt_deg: float, gsd_m: float
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_frames_view_does_not_change_with_the_next(device: str) -> None:
     rectifier = DeviceRectifier(device)
-    first = rectifier(picture(0), LENSES["ideal"], tilted(5.0), 100.0, 0.5, 96)
+    first = rectifier(image(0), LENSES["ideal"], tilted(5.0), 100.0, 0.5, 96)
     before = first.image.copy()
-    second = rectifier(picture(1), LENSES["ideal"], tilted(-5.0), 90.0, 0.4, 96)
+    second = rectifier(image(1), LENSES["ideal"], tilted(-5.0), 90.0, 0.4, 96)
     np.testing.assert_array_equal(first.image, before)
     assert np.abs(second.image.astype(int) - before).mean() > 5.0
 
@@ -74,7 +74,7 @@ def test_an_engine_takes_a_view_from_its_device(device: str) -> None:
     assert engine.spec.takes_tensors
     rng = np.random.default_rng(2)
     search_map = rng.integers(0, 256, (256, 256, 3), np.uint8)
-    view = DeviceRectifier(device)(picture(), LENSES["ideal"], tilted(0.0), 100.0, 0.6, engine.spec.query_px)
+    view = DeviceRectifier(device)(image(), LENSES["ideal"], tilted(0.0), 100.0, 0.6, engine.spec.query_px)
     np.testing.assert_allclose(
         engine.infer(view.pixels, search_map).probability,
         engine.infer(view.image, search_map).probability,

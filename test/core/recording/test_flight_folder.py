@@ -70,15 +70,15 @@ def test_colours_keep_their_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
 def test_damaged_picture_leaves_the_others_readable(folder: Path, damage: str) -> None:
-    picture = sorted((folder / "frames").iterdir())[1]
-    data = picture.read_bytes()
+    path = sorted((folder / "frames").iterdir())[1]
+    data = path.read_bytes()
     if damage == "missing":
-        picture.unlink()
+        path.unlink()
     else:
-        picture.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"no image")
+        path.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"no image")
     first, second, third = Flight.open(folder)
     assert second.image is None
-    assert picture.name in second.problem
+    assert path.name in second.problem
     assert second.truth == frames()[1].truth
     assert first.image is not None
     assert third.image is not None

@@ -60,12 +60,12 @@ def test_bayer_pattern_is_read_from_the_top_left(pattern: str) -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_both_ways(encoding: str) -> None:
-    picture = smooth_picture()
-    data, step = encode_image(picture, encoding)
+    image = smooth_picture()
+    data, step = encode_image(image, encoding)
     decoded = decode_image(encoding, 24, 32, step, data)
-    expected = picture
+    expected = image
     if encoding.startswith(("mono", "8uc1", "16uc1")):
-        expected = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        expected = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     tolerance = 8 if encoding.startswith(("bayer", "yu", "uy")) else 0
     # A mosaic has no neighbours beyond the border to interpolate from.
     inner = np.s_[2:-2, 2:-2] if encoding.startswith("bayer") else np.s_[:]
@@ -86,13 +86,13 @@ def test_agrees_with_an_independent_library(encoding: str) -> None:
 
 
 def test_padded_rows_and_any_buffer() -> None:
-    picture = smooth_picture()
-    data, step = encode_image(picture, "bgr8")
+    image = smooth_picture()
+    data, step = encode_image(image, "bgr8")
     padded = b"".join(data[row * step : (row + 1) * step] + b"\xee" * 5 for row in range(24))
     for buffer in (padded, bytearray(padded), array.array("B", padded), np.frombuffer(padded, np.uint8)):
-        np.testing.assert_array_equal(decode_image("bgr8", 24, 32, step + 5, buffer), picture)
+        np.testing.assert_array_equal(decode_image("bgr8", 24, 32, step + 5, buffer), image)
     # Some drivers leave the last row's padding away.
-    np.testing.assert_array_equal(decode_image("bgr8", 24, 32, step + 5, padded[:-5]), picture)
+    np.testing.assert_array_equal(decode_image("bgr8", 24, 32, step + 5, padded[:-5]), image)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_bad_images_are_refused_in_words(arguments: tuple, words: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_compressed(suffix: str) -> None:
-    picture = smooth_picture()
-    coded = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+    image = smooth_picture()
+    coded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     tolerance = 0 if suffix == ".png" else 12
-    np.testing.assert_allclose(decode_compressed(coded).astype(int), picture.astype(int), atol=tolerance)
+    np.testing.assert_allclose(decode_compressed(coded).astype(int), image.astype(int), atol=tolerance)
     for share in (0.3, 0.5, 0.9):
         with pytest.raises(GeolocError):
             decode_compressed(coded[: int(share * len(coded))])

@@ -113,8 +113,8 @@ def likeness(view: np.ndarray, search_map: np.ndarray, row_px: float, col_px: fl
     patch = cv2.warpAffine(search_map, matrix, (96, 96), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.full(search_map.shape[:2], 255, np.uint8), matrix, (96, 96), flags=flags) == 255
     small = cv2.resize(view, (96, 96), interpolation=cv2.INTER_AREA)
-    pictures = [cv2.GaussianBlur(picture, (0, 0), 1)[inside].ravel() for picture in (patch, small)]
-    return float(np.corrcoef(*pictures)[0, 1])
+    images = [cv2.GaussianBlur(image, (0, 0), 1)[inside].ravel() for image in (patch, small)]
+    return float(np.corrcoef(*images)[0, 1])
 
 
 def side_m(height_m: float) -> float:

@@ -95,11 +95,11 @@ class Rendered:
             affine, *_ = np.linalg.lstsq(np.column_stack([corners, np.ones(len(corners))]), texture, rcond=None)
             u, v = np.array([east, north, 1.0]) @ affine
             if 0 <= u < 1 and 0 <= v < 1:
-                picture = cv2.imread(str(self.folder / str(visual.findtext(".//albedo_map"))))
-                height, width = picture.shape[:2]
+                image = cv2.imread(str(self.folder / str(visual.findtext(".//albedo_map"))))
+                height, width = image.shape[:2]
                 x, y = np.clip([u * width - 0.5, v * height - 0.5], 0, [width - 1, height - 1])
                 point = np.float32([[x]]), np.float32([[y]])
-                return cv2.remap(picture, *point, cv2.INTER_LINEAR)[0, 0, ::-1].astype(float)
+                return cv2.remap(image, *point, cv2.INTER_LINEAR)[0, 0, ::-1].astype(float)
         return None
 
     def size_m(self) -> np.ndarray:

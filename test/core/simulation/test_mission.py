@@ -39,13 +39,13 @@ class Fixes:
     """As many as the test says."""
 
     def __init__(self, said: str = "") -> None:
-        self.number, self.said = 0, said
+        self.number, self.reported = 0, said
 
     def count(self) -> int:
         return self.number
 
-    def words(self) -> str:
-        return self.said
+    def diagnostics(self) -> str:
+        return self.reported
 
 
 class Flight:
@@ -203,7 +203,7 @@ def test_a_vehicle_without_truth_is_left_on_the_ground(
 
 def test_without_fixes_gnss_stays(make: Callable[..., Flight]) -> None:
     flight = make()
-    flight.fixes.said = "localizer: no prior yet"
+    flight.fixes.reported = "localizer: no prior yet"
     had: list[bool] = []
     with pytest.raises(GeolocError, match="in the last 5 s, so GNSS stays on; localizer: no prior yet"):
         flight.fly(replace(PLAN, needs_fixes=True), lambda _: had.append(flight.has_gnss()))
@@ -297,7 +297,7 @@ def test_its_words_are_kept(make: Callable[..., Flight]) -> None:
     ):
         sender.statustext_send(mavlink.MAV_SEVERITY_CRITICAL, text.encode(), number, piece)
     words = f"; it says: PreArm: GPS 2: Bad fix | {long}"
-    assert flight.station.wait_for(lambda: flight.station.last_words() == words, 3.0)
+    assert flight.station.wait_for(lambda: flight.station.last_texts() == words, 3.0)
 
 
 def test_report(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_report(tmp_path: Path) -> None:
     assert found["error_m"]["with_gnss"] == {"median": 0.5, "p95": 0.5, "max": 0.5}
     assert found["error_m"]["without_gnss"]["max"] == found["error_m"]["landing"]["max"] == 2.0
     assert found["fixes_hz"] == {"with_gnss": 4.0, "without_gnss": 4.0, "landing": 0.0}
-    assert found["said"] == ["a", "b"]
+    assert found["texts"] == ["a", "b"]
     assert found["outcome"] == (
         "flown to the end with 20 s without GNSS; estimate 2.0 m off, 2.0 m at most "
         "(with GNSS 0.5 m off, 0.5 m at most), 4.0 fixes/s"

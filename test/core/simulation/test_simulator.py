@@ -115,9 +115,9 @@ def test_fine_stripes_average_out_instead_of_aliasing(tmp_path: Path) -> None:
     simulator = CameraSimulator(write_raster(tmp_path / "stripes.tif", image, gsd_m=0.1), CAMERA)
     lat, lon = at_utm(ORIGIN[0] + 150, ORIGIN[1] - 150)
     rotation = np.diag([1.0, -1.0, -1.0])
-    picture = simulator.render(lat, lon, 200.0, rotation)[100:380, 100:540]
-    assert abs(float(picture.mean()) - 100) < 3
-    assert float(picture.std()) < 12
+    image = simulator.render(lat, lon, 200.0, rotation)[100:380, 100:540]
+    assert abs(float(image.mean()) - 100) < 3
+    assert float(image.std()) < 12
 
 
 def test_degradation_does_what_it_says(marked_map: Path) -> None:

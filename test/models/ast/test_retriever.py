@@ -95,13 +95,13 @@ def test_a_product_is_the_mean_cosine_of_the_parts() -> None:
 
 def test_batches_and_sizes_do_not_change_a_vector() -> None:
     retriever = Retriever(network(), "test", "cpu")
-    pictures = some_pictures(5)
-    together = retriever.embed(pictures)
-    np.testing.assert_allclose(retriever.embed(pictures, batch=2), together, atol=2e-2)
-    np.testing.assert_allclose(retriever.embed_stream(iter(pictures), batch=2), together, atol=2e-2)
-    doubled = pictures.repeat(2, 1).repeat(2, 2)
+    images = some_pictures(5)
+    together = retriever.embed(images)
+    np.testing.assert_allclose(retriever.embed(images, batch=2), together, atol=2e-2)
+    np.testing.assert_allclose(retriever.embed_stream(iter(images), batch=2), together, atol=2e-2)
+    doubled = images.repeat(2, 1).repeat(2, 2)
     np.testing.assert_allclose(retriever.embed(doubled), together, atol=2e-2)
-    assert retriever.embed(pictures[:0]).shape == (0, retriever.dim)
+    assert retriever.embed(images[:0]).shape == (0, retriever.dim)
 
 
 def test_pictures_of_another_kind_are_refused() -> None:
@@ -117,11 +117,11 @@ def test_one_flat_colour_still_has_a_vector() -> None:
 
 def test_unshared_trunks_see_their_own_view() -> None:
     unshared = network(replace(SMALL, shared=False))
-    pictures = torch.from_numpy(some_pictures()).permute(0, 3, 1, 2)
+    images = torch.from_numpy(some_pictures()).permute(0, 3, 1, 2)
     with torch.no_grad():
-        assert not torch.allclose(unshared(pictures, "drone")[0], unshared(pictures, "satellite")[0])
+        assert not torch.allclose(unshared(images, "drone")[0], unshared(images, "satellite")[0])
         shared = network()
-        torch.testing.assert_close(shared(pictures, "drone")[0], shared(pictures, "satellite")[0])
+        torch.testing.assert_close(shared(images, "drone")[0], shared(images, "satellite")[0])
 
 
 @pytest.mark.parametrize("eight_bit", [False, True])
@@ -326,15 +326,15 @@ def ramps(tmp_path: Path) -> Path:
         (tmp_path / "pairs" / "levir" / folder).mkdir(parents=True)
         for number, name in enumerate(chosen):
             blue = np.full((512, 512), 80 * number + 40 * date, np.uint8)
-            picture = np.dstack([blue, ramp[:, None].repeat(512, 1), ramp[None].repeat(512, 0)])
-            cv2.imwrite(str(tmp_path / "pairs" / "levir" / folder / f"{name}.png"), picture)
+            image = np.dstack([blue, ramp[:, None].repeat(512, 1), ramp[None].repeat(512, 0)])
+            cv2.imwrite(str(tmp_path / "pairs" / "levir" / folder / f"{name}.png"), image)
     return tmp_path
 
 
-def _centre(picture: np.ndarray) -> np.ndarray:
+def _centre(image: np.ndarray) -> np.ndarray:
     """(x, y) in pixels of the ramps' image, and the blue of pair and date, of the middle of a view or tile."""
-    middle = picture.shape[0] // 2
-    colour = picture[middle - 1 : middle + 1, middle - 1 : middle + 1].reshape(-1, 3).astype(float).mean(0)
+    middle = image.shape[0] // 2
+    colour = image[middle - 1 : middle + 1, middle - 1 : middle + 1].reshape(-1, 3).astype(float).mean(0)
     return np.array([colour[0] * 512 / 255, colour[1] * 512 / 255, colour[2]])
 
 

@@ -95,13 +95,13 @@ def test_segment_tokens_equal_the_double_loop(weighted: bool) -> None:
     patches, scores = rng.normal(size=(2, 25, 7)), rng.normal(size=(2, 25))
     assigned = assign_groups(torch.from_numpy(scores), 3)
     tokens = segment_tokens(torch.from_numpy(patches), torch.from_numpy(scores), assigned, 3, weighted)
-    for picture, group in itertools.product(range(2), range(3)):
-        members = [j for j in range(25) if assigned[picture, j] == group]
-        raw = [math.exp(scores[picture, j]) if weighted else 1.0 for j in members]
+    for image, group in itertools.product(range(2), range(3)):
+        members = [j for j in range(25) if assigned[image, j] == group]
+        raw = [math.exp(scores[image, j]) if weighted else 1.0 for j in members]
         weights = [value / sum(raw) for value in raw]
         assert math.isclose(sum(weights), 1.0)
-        expected = sum(w * patches[picture, j] for w, j in zip(weights, members, strict=True))
-        np.testing.assert_allclose(tokens[picture, group], expected, atol=1e-5)
+        expected = sum(w * patches[image, j] for w, j in zip(weights, members, strict=True))
+        np.testing.assert_allclose(tokens[image, group], expected, atol=1e-5)
 
 
 def test_equal_scores_weigh_equally() -> None:
@@ -136,14 +136,14 @@ def test_adaptive_groups_leave_the_least_spread() -> None:
     scores = np.concatenate([rng.normal(4, 0.3, (3, 3)), rng.normal(1, 0.5, (3, 4)), rng.normal(-1, 0.4, (3, 7))], 1)
     assigned = assign_groups(torch.from_numpy(scores), groups, "adaptive")
     spread = score_spread(torch.from_numpy(scores), assigned, groups)
-    for picture in range(3):
-        ranked = sorted(scores[picture].astype(np.float32).astype(np.float64), reverse=True)
+    for image in range(3):
+        ranked = sorted(scores[image].astype(np.float32).astype(np.float64), reverse=True)
         best = min(
             sum(((np.array(part) - np.mean(part)) ** 2).sum() for part in (ranked[:i], ranked[i:j], ranked[j:]))
             for i, j in itertools.combinations(range(least, count), 2)
         )
-        assert spread[picture].item() == pytest.approx(best / count, rel=1e-5)
-        assert sorted(np.bincount(assigned[picture]).tolist()) == [3, 4, 7]
+        assert spread[image].item() == pytest.approx(best / count, rel=1e-5)
+        assert sorted(np.bincount(assigned[image]).tolist()) == [3, 4, 7]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
@@ -178,16 +178,16 @@ def test_scores_are_the_last_blocks_logits(trunk: AstTrunk) -> None:
         block = trunk.vit.blocks[-1]
         qkv = block.attn.qkv(block.norm1(trunk.enter(images, 1))).double()
     queries, keys = qkv[..., :384], qkv[..., 384:768]
-    for picture, patch in itertools.product(range(2), range(16)):
+    for image, patch in itertools.product(range(2), range(16)):
         logits = [
             sum(
-                float(queries[picture, 0, 64 * head + c]) * float(keys[picture, 1 + patch, 64 * head + c])
+                float(queries[image, 0, 64 * head + c]) * float(keys[image, 1 + patch, 64 * head + c])
                 for c in range(64)
             )
             / 8
             for head in range(6)
         ]
-        assert scores[picture, patch].item() == pytest.approx(sum(logits) / 6, abs=1e-5)
+        assert scores[image, patch].item() == pytest.approx(sum(logits) / 6, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vits16", "vits14"])

@@ -236,7 +236,7 @@ def denseuav_tree(tmp_path: Path) -> Path:
     root = tmp_path / "DenseUAV"
     rng = np.random.default_rng(3)
 
-    def picture(path: Path, side_px: int) -> None:
+    def image(path: Path, side_px: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         cells = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
         cv2.imwrite(str(path), cv2.resize(cells, (side_px, side_px)))
@@ -247,9 +247,9 @@ def denseuav_tree(tmp_path: Path) -> Path:
         for place in ids:
             for height in (80, 90, 100):
                 drone, satellite = (root / split / role / place for role in roles[split])
-                picture(drone / f"H{height}.JPG", 64)
-                picture(satellite / f"H{height}.tif", 64)
-                picture(satellite / f"H{height}_old.tif", 64)
+                image(drone / f"H{height}.JPG", 64)
+                image(satellite / f"H{height}.tif", 64)
+                image(satellite / f"H{height}_old.tif", 64)
                 lines[split].append(f"./{split}/drone/{place}/H{height}.JPG E120.3{place} N30.3{place} {height}.5")
     for split, text in lines.items():
         (root / f"Dense_GPS_{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")

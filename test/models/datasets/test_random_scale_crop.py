@@ -16,19 +16,19 @@ from geoloc_models.errors import GeolocError
 
 def marked_picture(side_px: int = 1280) -> np.ndarray:
     """Dark noise with a bright 2x2 marker around the exact centre."""
-    picture = np.random.default_rng(0).integers(0, 100, (side_px, side_px, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 100, (side_px, side_px, 3), dtype=np.uint8)
     half = side_px // 2
-    picture[half - 1 : half + 1, half - 1 : half + 1] = 255
-    return picture
+    image[half - 1 : half + 1, half - 1 : half + 1] = 255
+    return image
 
 
 @pytest.mark.parametrize("scale", [None, fixed_scales(512), fixed_scales(512, 768, 1000), fixed_scales(701)])
 def test_label_points_at_the_marker(scale: object) -> None:
     crop = RandomScaleCrop(scale)  # type: ignore[arg-type]
-    picture = marked_picture()
+    image = marked_picture()
     rng = np.random.default_rng(1)
     for _ in range(25):
-        sample = crop(picture, rng)
+        sample = crop(image, rng)
         side = sample.image.shape[0]
         assert sample.image.shape == (side, side, 3)
         assert sample.image.dtype == np.uint8
@@ -42,9 +42,9 @@ def test_label_points_at_the_marker(scale: object) -> None:
 def test_draws_follow_the_paper() -> None:
     """Sides even and in [512, 1000); offsets uniform and independent over 0.85 of the side."""
     crop = RandomScaleCrop()
-    picture = marked_picture(1280)
+    image = marked_picture(1280)
     rng = np.random.default_rng(2)
-    samples = [crop(picture, rng) for _ in range(400)]
+    samples = [crop(image, rng) for _ in range(400)]
     sides = np.array([s.image.shape[0] for s in samples])
     assert sides.min() >= 512
     assert sides.max() <= 998
@@ -83,22 +83,22 @@ def test_text_that_names_nothing_is_told(text: str) -> None:
 
 def test_same_seed_same_crop() -> None:
     crop = RandomScaleCrop()
-    picture = marked_picture()
-    first, second = (crop(picture, np.random.default_rng(4)) for _ in range(2))
+    image = marked_picture()
+    first, second = (crop(image, np.random.default_rng(4)) for _ in range(2))
     assert first.target == second.target
     assert np.array_equal(first.image, second.image)
 
 
 @pytest.mark.parametrize(("top", "left"), [(-30, 5), (40, -20), (80, 85), (-10, 90)])
 def test_outside_gets_the_mean_of_the_inside(top: int, left: int) -> None:
-    picture = np.random.default_rng(5).integers(0, 255, (120, 120, 3), dtype=np.uint8)
-    window = crop_with_mean_fill(picture, top, left, 64)
+    image = np.random.default_rng(5).integers(0, 255, (120, 120, 3), dtype=np.uint8)
+    window = crop_with_mean_fill(image, top, left, 64)
     total, count = np.zeros(3), 0
     for r in range(64):
         for c in range(64):
             if 0 <= top + r < 120 and 0 <= left + c < 120:
-                assert (window[r, c] == picture[top + r, left + c]).all()
-                total += picture[top + r, left + c]
+                assert (window[r, c] == image[top + r, left + c]).all()
+                total += image[top + r, left + c]
                 count += 1
     assert count < 64 * 64
     for r in range(64):
@@ -108,11 +108,11 @@ def test_outside_gets_the_mean_of_the_inside(top: int, left: int) -> None:
 
 
 def test_crop_is_a_copy() -> None:
-    picture = marked_picture(1280)
-    before = picture.copy()
-    sample = RandomScaleCrop(fixed_scales(512), centre_coverage=0.0)(picture, np.random.default_rng(6))
+    image = marked_picture(1280)
+    before = image.copy()
+    sample = RandomScaleCrop(fixed_scales(512), centre_coverage=0.0)(image, np.random.default_rng(6))
     sample.image[:] = 0
-    assert np.array_equal(picture, before)
+    assert np.array_equal(image, before)
 
 
 def test_wrong_use_is_told() -> None:

@@ -104,8 +104,8 @@ def test_every_spelling_of_files_is_read(tree: Path) -> None:
 def test_stored_size_does_not_matter(tree: Path) -> None:
     """A map stored at half size with its label halved stands for the same place."""
     before = load_test(tree)[0]
-    picture = cv2.imread(str(before.satellite))
-    cv2.imwrite(str(before.satellite), cv2.resize(picture, (500, 384)))
+    image = cv2.imread(str(before.satellite))
+    cv2.imwrite(str(before.satellite), cv2.resize(image, (500, 384)))
     folder = tree / "test" / SEQUENCE
 
     def scale(labels: dict[str, Any]) -> None:

@@ -23,10 +23,10 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Ul14TrainItem]:
         cv2.imwrite(str(view), np.full((64, 64, 3), 10 * number, np.uint8))
         maps = []
         for year in (2019, 2022):
-            picture = np.full((1280, 1280, 3), 90, np.uint8)
-            picture[620:660, 620:660] = (0, 0, 255)
+            image = np.full((1280, 1280, 3), 90, np.uint8)
+            image[620:660, 620:660] = (0, 0, 255)
             maps.append(folder / f"{place}_{year}.png")
-            cv2.imwrite(str(maps[-1]), picture)
+            cv2.imwrite(str(maps[-1]), image)
         made.append(Ul14TrainItem(view, tuple(maps), place, 80.0))
     return made
 

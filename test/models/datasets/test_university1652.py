@@ -14,12 +14,12 @@ from geoloc_models.errors import GeolocError
 
 def test_pictures_by_role_and_label(university_tree: Path) -> None:
     train, test = load_train(university_tree), load_test(university_tree)
-    assert {role: len(pictures) for role, pictures in train.items()} == {"drone": 24, "satellite": 6}
-    assert {role: len(pictures) for role, pictures in test.items()} == {
+    assert {role: len(images) for role, images in train.items()} == {"drone": 24, "satellite": 6}
+    assert {role: len(images) for role, images in test.items()} == {
         "query_drone": 24, "gallery_satellite": 8, "query_satellite": 6, "gallery_drone": 32,
     }  # fmt: skip
-    assert {picture.label for picture in test["query_drone"]} == set(range(100, 106))
-    assert all(int(picture.path.parent.name) == picture.label for picture in test["gallery_drone"])
+    assert {image.label for image in test["query_drone"]} == set(range(100, 106))
+    assert all(int(image.path.parent.name) == image.label for image in test["gallery_drone"])
 
 
 def test_a_root_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -32,8 +32,8 @@ def test_damage_is_named(university_tree: Path, tmp_path: Path) -> None:
     shutil.copytree(university_tree, root)
     shutil.rmtree(root / "train" / "satellite" / "0002")
     (root / "train" / "drone" / "readme").mkdir()
-    for picture in (root / "train" / "drone" / "0004").iterdir():
-        picture.unlink()
+    for image in (root / "train" / "drone" / "0004").iterdir():
+        image.unlink()
     _, faults = scan(root, "train")
     told = sorted(str(fault) for fault in faults)
     assert len(told) == 4
@@ -68,11 +68,11 @@ def test_alpha_and_palettes_become_rgb(mode: str, tmp_path: Path) -> None:
     colour = np.zeros((30, 20, 3), np.uint8)
     colour[..., 0] = 204  # of the web palette
     Image.fromarray(colour).convert(mode).save(tmp_path / "a.png")
-    picture = read_image(tmp_path / "a.png", 16)
-    assert picture.shape == (16, 16, 3)
-    assert picture.dtype == np.uint8
+    image = read_image(tmp_path / "a.png", 16)
+    assert image.shape == (16, 16, 3)
+    assert image.dtype == np.uint8
     if mode != "L":
-        np.testing.assert_allclose(picture[..., 0], 204, atol=2)
+        np.testing.assert_allclose(image[..., 0], 204, atol=2)
 
 
 def test_a_damaged_picture_is_one_sentence(tmp_path: Path) -> None:

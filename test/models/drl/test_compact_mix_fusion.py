@@ -33,13 +33,13 @@ def model() -> CompactMixFusion:
     return model
 
 
-def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
+def images(count: int, side: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 255
 
 
 @torch.inference_mode()
 def test_queries_of_one_map_equal_each_alone(model: CompactMixFusion) -> None:
-    query, search_map = pictures(6, 64), pictures(2, 160, 1)
+    query, search_map = images(6, 64), images(2, 160, 1)
     together = model(query, search_map)
     assert together.shape == (6, 1, 41, 41)
     for i in range(6):
@@ -49,10 +49,10 @@ def test_queries_of_one_map_equal_each_alone(model: CompactMixFusion) -> None:
 
 @torch.inference_mode()
 def test_query_does_not_see_the_map_but_the_map_sees_the_query(model: CompactMixFusion) -> None:
-    search_map = model.encode_map(pictures(1, 160, 1))
-    keys_a = model.encode_query(pictures(1, 64, 2))
-    keys_b = model.encode_query(pictures(1, 64, 3))
-    again = model.encode_query(pictures(1, 64, 2))
+    search_map = model.encode_map(images(1, 160, 1))
+    keys_a = model.encode_query(images(1, 64, 2))
+    keys_b = model.encode_query(images(1, 64, 3))
+    again = model.encode_query(images(1, 64, 2))
     assert torch.equal(keys_a.kernel, again.kernel)
     mixed_a = model.backbone.mix_search(search_map.coarse, keys_a.keys)
     mixed_b = model.backbone.mix_search(search_map.coarse, keys_b.keys)
@@ -61,12 +61,12 @@ def test_query_does_not_see_the_map_but_the_map_sees_the_query(model: CompactMix
 
 @torch.inference_mode()
 def test_any_grid_that_is_a_multiple_of_16(model: CompactMixFusion) -> None:
-    assert model(pictures(1, 80), torch.rand(1, 3, 144, 208) * 255).shape == (1, 1, 37, 53)
+    assert model(images(1, 80), torch.rand(1, 3, 144, 208) * 255).shape == (1, 1, 37, 53)
 
 
 @torch.inference_mode()
 def test_exposure_and_white_balance_do_not_matter(model: CompactMixFusion) -> None:
-    query, search_map = pictures(1, 64), pictures(1, 160, 1)
+    query, search_map = images(1, 64), images(1, 160, 1)
     other = query * torch.tensor([0.5, 0.7, 0.6])[None, :, None, None] + 20
     # Not exact: a small constant keeps flat images finite.
     torch.testing.assert_close(model(query, search_map), model(other, search_map), atol=0.15, rtol=0.1)
@@ -86,10 +86,10 @@ def test_cells_to_nodes_is_linear_interpolation() -> None:
 def textured_pair(tmp_path_factory: pytest.TempPathFactory) -> ImagePair:
     folder = tmp_path_factory.mktemp("pair")
     rng = np.random.default_rng(0)
-    picture = np.zeros((420, 420, 3), np.float32)
+    image = np.zeros((420, 420, 3), np.float32)
     for octave in (7, 14, 28, 60, 140):
-        picture += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (420, 420)) * 28
-    cv2.imwrite(str(folder / "a.png"), np.clip(picture + 120, 0, 255))
+        image += cv2.resize(rng.normal(size=(octave, octave, 3)).astype(np.float32), (420, 420)) * 28
+    cv2.imwrite(str(folder / "a.png"), np.clip(image + 120, 0, 255))
     return ImagePair("a", "test", folder / "a.png", folder / "a.png", 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
 
 
@@ -174,12 +174,12 @@ def test_shipped_weights_are_small_and_have_a_card() -> None:
 def test_engine_pads_maps_and_keeps_coordinates() -> None:
     """A map whose sides are no multiple of 16 gives the place it gives inside a larger one."""
     rng = np.random.default_rng(2)
-    picture = cv2.resize(rng.integers(0, 255, (40, 40, 3), np.uint8), (330, 330), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(rng.integers(0, 255, (40, 40, 3), np.uint8), (330, 330), interpolation=cv2.INTER_CUBIC)
     engine = TorchEngine(device="cpu")
     x, y = 137, 171
-    query = picture[y - 48 : y + 48, x - 48 : x + 48]
+    query = image[y - 48 : y + 48, x - 48 : x + 48]
     for side in (330, 301):
-        heatmap = engine.infer(query, np.ascontiguousarray(picture[:side, :side]))
+        heatmap = engine.infer(query, np.ascontiguousarray(image[:side, :side]))
         assert heatmap.probability.shape == (side // 4 + 1, side // 4 + 1)
         np.testing.assert_allclose(heatmap.peak_xy_px, (x, y), atol=3)
 

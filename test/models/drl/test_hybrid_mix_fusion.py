@@ -16,7 +16,7 @@ from geoloc_models.training.blend import blend
 from geoloc_models.weights import WeightsInfo, load_weights, save_weights, start_from
 
 
-def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
+def images(count: int, side: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 255
 
 
@@ -34,7 +34,7 @@ def test_trunk_gives_the_tokens_of_the_whole_transformer_after_its_blocks() -> N
     torch.manual_seed(1)
     whole, trunk = VitMix().eval(), VitTrunk(taps=(2, 3)).eval()
     trunk.load_dinov2(whole.state_dict())
-    image = pictures(2, 64, 2)
+    image = images(2, 64, 2)
     small = torch.nn.functional.interpolate(image, size=(56, 56), mode="bilinear", antialias=True) / 255
     tokens = whole.patch_embed((small - whole.mean) / whole.std).flatten(2).transpose(1, 2)
     tokens = torch.cat((whole.cls_token.expand(2, -1, -1), tokens), 1) + whole.positions((4, 4))
@@ -51,7 +51,7 @@ def test_trunk_refuses_other_weights() -> None:
 
 
 def test_trunk_stays_as_it_is_in_training(model: HybridMixFusion) -> None:
-    loss = model(pictures(1, 32), pictures(1, 64, 1)).square().mean()
+    loss = model(images(1, 32), images(1, 64, 1)).square().mean()
     loss.backward()
     assert all(p.grad is None for p in model.trunk.parameters())
     trained = [name for name, p in model.named_parameters() if not name.startswith("trunk.")]
@@ -62,7 +62,7 @@ def test_trunk_stays_as_it_is_in_training(model: HybridMixFusion) -> None:
 
 @torch.inference_mode()
 def test_queries_of_one_map_equal_each_alone(model: HybridMixFusion) -> None:
-    query, search_map = pictures(4, 48), pictures(2, 96, 1)
+    query, search_map = images(4, 48), images(2, 96, 1)
     together = model(query, search_map)
     assert together.shape == (4, 1, 25, 25)
     for i in range(4):
@@ -73,9 +73,9 @@ def test_queries_of_one_map_equal_each_alone(model: HybridMixFusion) -> None:
 @torch.inference_mode()
 def test_larger_queries_are_seen_in_larger_cells(model: HybridMixFusion) -> None:
     assert [model.cell_px(side) for side in (96, 128, 192)] == [16, 16, 24]
-    view = model.encode(pictures(1, 192), 24)
+    view = model.encode(images(1, 192), 24)
     assert (view.semantic.shape[-2:], view.coarse.shape[-2:], view.fine.shape[-2:]) == ((8, 8), (12, 12), (48, 48))
-    assert model(pictures(1, 192), pictures(1, 240, 1)).shape == (1, 1, 61, 61)
+    assert model(images(1, 192), images(1, 240, 1)).shape == (1, 1, 61, 61)
 
 
 @torch.inference_mode()
@@ -83,7 +83,7 @@ def test_starts_as_the_compact_network_plus_the_semantic_head() -> None:
     torch.manual_seed(3)
     compact, hybrid = CompactMixFusion().eval(), HybridMixFusion().eval()
     torch.nn.init.zeros_(hybrid.semantic.scale)
-    query, search_map = pictures(2, 64), pictures(1, 128, 1)
+    query, search_map = images(2, 64), images(1, 128, 1)
     hybrid.start_from(compact)
     torch.testing.assert_close(hybrid(query, search_map), compact(query, search_map), atol=1e-4, rtol=1e-4)
     # Bent bilinearly over cells or over quarters of cells, one value all over is the same.

@@ -35,7 +35,7 @@ def small_network(correlates: bool) -> MixFusion:
     return network.eval()
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def images(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
@@ -47,7 +47,7 @@ def test_the_vit_fits_the_limit_for_weights_that_ship() -> None:
 def test_permuting_the_map_changes_the_map_only() -> None:
     """Spec oracle 3."""
     network = small_network(correlates=True)
-    z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 64)
+    z, x = images(1, 3, 32, 32), images(1, 3, 64, 64)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first, second = network.backbone(z / 255, x / 255), network.backbone(z / 255, x[..., order] / 255)
@@ -59,7 +59,7 @@ def test_permuting_the_map_changes_the_map_only() -> None:
 
 def test_upsampling_repeats_the_logits_of_the_neck() -> None:
     network = small_network(correlates=False)
-    z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48)
+    z, x = images(1, 3, 32, 32), images(1, 3, 64, 48)
     with torch.no_grad():
         full = network(z, x)
         network.enlarge = None
@@ -78,7 +78,7 @@ def test_learns_one_pair() -> None:
     """A few steps of the loss bring the peak to the target: gradients reach every parameter."""
     torch.manual_seed(0)
     network = small_network(correlates=True).train()
-    z, x = pictures(1, 3, 32, 32), pictures(1, 3, 64, 64)
+    z, x = images(1, 3, 32, 32), images(1, 3, 64, 64)
     target = torch.tensor([[5.0, 11.0]])
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(60):

@@ -42,14 +42,14 @@ HEADS = {
 parametrise_heads = pytest.mark.parametrize("head", HEADS)
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def images(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_equals_its_parts_by_hand() -> None:
     """Each image through its own stream and neck, then the query as one convolution kernel over the map."""
     network = small_network(GroupCorrelation(16))
-    z, x = pictures(2, 3, 32, 32), pictures(2, 3, 64, 48)
+    z, x = images(2, 3, 32, 32), images(2, 3, 64, 48)
     with torch.no_grad():
         logits = network(z, x)
         assert network.map_backbone is not None
@@ -64,13 +64,13 @@ def test_shared_weights_are_one_backbone_and_two_necks() -> None:
     shared, own = small_network(GroupCorrelation(16), shared=True), small_network(GroupCorrelation(16))
     count = {n: sum(p.numel() for p in n.parameters()) for n in (shared, own, own.query_backbone)}
     assert count[shared] == count[own] - count[own.query_backbone]
-    picture = pictures(1, 3, 32, 32)
+    image = images(1, 3, 32, 32)
     with torch.no_grad():
-        features = shared.query_backbone(picture / 255)[-1]
+        features = shared.query_backbone(image / 255)[-1]
         shared.head.project_z = shared.head.project_x = nn.Identity()
         kernel, source = shared.query_neck([features]), shared.map_neck([features])
         expected = functional.conv2d(source, kernel, padding=2) * shared.head.scale
-        torch.testing.assert_close(shared(picture, picture), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shared(image, image), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_first_scale_of_the_published_head() -> None:
 
 def test_logits_are_enlarged_to_the_map() -> None:
     network = small_network(AttentionFusion(16, joint=False, heads=2), enlarge=Enlarge(2))
-    assert network(pictures(1, 3, 32, 32), pictures(1, 3, 64, 48)).shape == (1, 1, 32, 24)
+    assert network(images(1, 3, 32, 32), images(1, 3, 64, 48)).shape == (1, 1, 32, 24)
 
 
 @parametrise_heads
 def test_gradients_reach_every_parameter(head: str) -> None:
     network = small_network(HEADS[head]()).train()
-    logits = network(pictures(2, 3, 32, 32), pictures(2, 3, 64, 64))
+    logits = network(images(2, 3, 32, 32), images(2, 3, 64, 64))
     weighted_balance_loss(logits, torch.tensor([[0.25, 0.75], [0.5, 0.25]]), 1, 15.0).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters() if p.ndim > 1)
     assert all(p.grad is not None for p in network.parameters())

@@ -48,13 +48,13 @@ def network(request: pytest.FixtureRequest) -> MixFusion | PostFusion:
     return network.eval()
 
 
-def pictures(*shape: int) -> Tensor:
+def images(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_cached_query_is_exact(network: MixFusion | PostFusion) -> None:
     """Encoded once, a view serves any map with the very numbers of the joint pass; no map changes it."""
-    z, x1, x2 = pictures(1, 3, 32, 32), pictures(1, 3, 64, 48), pictures(1, 3, 48, 72)
+    z, x1, x2 = images(1, 3, 32, 32), images(1, 3, 64, 48), images(1, 3, 48, 72)
     with torch.no_grad():
         cached = network.encode_query(z)
         for x in (x1, x2, x1):
@@ -62,7 +62,7 @@ def test_cached_query_is_exact(network: MixFusion | PostFusion) -> None:
 
 
 def test_one_view_on_many_maps_and_many_views_on_one_map(network: MixFusion | PostFusion) -> None:
-    views, maps = pictures(4, 3, 32, 32), pictures(2, 3, 64, 64)
+    views, maps = images(4, 3, 32, 32), images(2, 3, 64, 64)
     with torch.no_grad():
         one_view = network(views[:1], maps)
         many_views = network(views, maps)

@@ -20,7 +20,7 @@ from geoloc_models.evaluation.stress import (
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     rng = np.random.default_rng(4)
     coarse = rng.uniform(40, 220, (12, 12, 3)).astype(np.float32)
     return np.clip(cv2.resize(coarse, (120, 100), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
@@ -42,43 +42,43 @@ def test_height_is_a_fifth_off_both_ways() -> None:
     assert {errors.yaw_rad for errors in drawn} == {0.2}
 
 
-def test_occlusion_hides_its_share_and_nothing_else(picture: np.ndarray) -> None:
+def test_occlusion_hides_its_share_and_nothing_else(image: np.ndarray) -> None:
     for seed in range(20):
-        hidden = hide(picture, np.random.default_rng(seed))
-        mean = np.round(picture.mean(axis=(0, 1))).astype(np.uint8)
+        hidden = hide(image, np.random.default_rng(seed))
+        mean = np.round(image.mean(axis=(0, 1))).astype(np.uint8)
         covered = (hidden == mean).all(axis=2)
         assert covered.mean() == pytest.approx(OCCLUDED_SHARE, abs=0.01)
         rows, cols = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
         assert covered[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].mean() > 0.99
-        np.testing.assert_array_equal(hidden[~covered], picture[~covered])
+        np.testing.assert_array_equal(hidden[~covered], image[~covered])
 
 
-def test_night_is_dark_noisy_and_cast_but_still_the_scene(picture: np.ndarray) -> None:
+def test_night_is_dark_noisy_and_cast_but_still_the_scene(image: np.ndarray) -> None:
     casts = []
     for seed in range(12):
-        dark = night(picture, np.random.default_rng(seed))
-        assert dark.dtype == np.uint8 and dark.shape == picture.shape
-        assert dark.mean() < 0.75 * picture.mean()
-        smooth = [cv2.GaussianBlur(p, (0, 0), 3).mean(axis=2) for p in (picture, dark)]
+        dark = night(image, np.random.default_rng(seed))
+        assert dark.dtype == np.uint8 and dark.shape == image.shape
+        assert dark.mean() < 0.75 * image.mean()
+        smooth = [cv2.GaussianBlur(p, (0, 0), 3).mean(axis=2) for p in (image, dark)]
         assert np.corrcoef(smooth[0].ravel(), smooth[1].ravel())[0, 1] > 0.85
-        grain = [np.std(p.astype(float) - cv2.GaussianBlur(p, (0, 0), 1.5)) / p.mean() for p in (picture, dark)]
+        grain = [np.std(p.astype(float) - cv2.GaussianBlur(p, (0, 0), 1.5)) / p.mean() for p in (image, dark)]
         assert grain[1] > 2 * grain[0]
         red, blue = dark[..., 0].mean(), dark[..., 2].mean()
         casts.append(red / max(blue, 1e-9))
     assert min(casts) < 0.9 < 1.1 < max(casts)
 
 
-def test_jpeg_costs_detail_and_keeps_the_colours(picture: np.ndarray) -> None:
-    packed = compress(picture, np.random.default_rng(0))
-    error = packed.astype(float) - picture
+def test_jpeg_costs_detail_and_keeps_the_colours(image: np.ndarray) -> None:
+    packed = compress(image, np.random.default_rng(0))
+    error = packed.astype(float) - image
     assert 1.0 < np.abs(error).mean() < 15.0
     assert np.abs(error.mean(axis=(0, 1))).max() < 3.0
 
 
-def test_same_generator_same_picture(picture: np.ndarray) -> None:
+def test_same_generator_same_picture(image: np.ndarray) -> None:
     for stress in STRESSES.values():
         if stress.image is not None:
-            once, again = (stress.image(picture, np.random.default_rng(5)) for _ in range(2))
+            once, again = (stress.image(image, np.random.default_rng(5)) for _ in range(2))
             np.testing.assert_array_equal(once, again)
 
 

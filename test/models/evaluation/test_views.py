@@ -31,10 +31,10 @@ class Finder(Engine):
         return Heatmap(flat, float(search_map.shape[0]), (x, y), np.eye(2), 1.0, 2.0)
 
 
-def red_centroid(picture: np.ndarray) -> tuple[float, float]:
+def red_centroid(image: np.ndarray) -> tuple[float, float]:
     """Pixel-edge (x, y) of the centre of mass of what is clearly red."""
-    weight = np.clip(picture[..., 0].astype(float) - picture[..., 1] - 20, 0, None)
-    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
+    weight = np.clip(image[..., 0].astype(float) - image[..., 1] - 20, 0, None)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
     return float((x * weight).sum() / weight.sum()), float((y * weight).sum() / weight.sum())
 
 
@@ -50,13 +50,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, held_out_names: list[str]) ->
     root = tmp_path_factory.mktemp("data")
     for index in range(200, 260):
         name = f"test1_1_istrain_True_{index}_0_0"
-        picture = np.full((512, 512, 3), 90, np.uint8)
+        image = np.full((512, 512, 3), 90, np.uint8)
         if name in held_out_names:
-            cv2.circle(picture, (256, 256), 7, (30, 30, 230), -1)  # BGR; centre at pixel-edge 256.5
+            cv2.circle(image, (256, 256), 7, (30, 30, 230), -1)  # BGR; centre at pixel-edge 256.5
         for date in "AB":
             folder = root / "pairs" / "levir" / date
             folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f"{name}.png"), picture)
+            cv2.imwrite(str(folder / f"{name}.png"), image)
     return root
 
 
@@ -134,9 +134,9 @@ def test_attitude_errors_stay_centred_on_the_label() -> None:
     """The principal ray hits the label whatever the attitude: the blob stays at the view's centre."""
     from geoloc_models.datasets.homography import render_view
 
-    picture = np.full((512, 512, 3), 90, np.uint8)
-    cv2.circle(picture, (256, 256), 6, (230, 30, 30), -1)
-    view = render_view(picture, (256.5, 256.5), 140, 140, *np.deg2rad([6.0, -6.0, 6.0]), scale=1.07)
+    image = np.full((512, 512, 3), 90, np.uint8)
+    cv2.circle(image, (256, 256), 6, (230, 30, 30), -1)
+    view = render_view(image, (256.5, 256.5), 140, 140, *np.deg2rad([6.0, -6.0, 6.0]), scale=1.07)
     np.testing.assert_allclose(red_centroid(view), (70, 70), atol=0.3)
 
 

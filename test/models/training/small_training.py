@@ -37,10 +37,10 @@ def network(kind: str) -> MixFusion | PostFusion:
     return PostFusion(CvtStream(STAGES), CvtStream(STAGES), ChannelConvert(16, 16), ChannelConvert(16, 16), head)
 
 
-def main(picture: Path, out: Path, kind: str, batches: int) -> None:
+def main(image: Path, out: Path, kind: str, batches: int) -> None:
     torch.set_num_threads(1)
     same_place = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    pair = ImagePair("a", "test", picture, picture, 0.5, same_place)
+    pair = ImagePair("a", "test", image, image, 0.5, same_place)
     samples = PairSamples([pair], SampleSettings(map_px=64, query_px=32, queries=2), seed=5)
     settings = replace(
         DRL_PAPER,

@@ -56,10 +56,10 @@ class Student(nn.Module):
 
 
 def test_training_moves_the_student_towards_the_teacher(tmp_path: Path) -> None:
-    picture = tmp_path / "a.png"
+    image = tmp_path / "a.png"
     coarse = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
-    cv2.imwrite(str(picture), cv2.resize(coarse, (240, 240), interpolation=cv2.INTER_CUBIC))
-    pair = ImagePair("a", "test", picture, picture, 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
+    cv2.imwrite(str(image), cv2.resize(coarse, (240, 240), interpolation=cv2.INTER_CUBIC))
+    pair = ImagePair("a", "test", image, image, 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
     samples = PairSamples([pair], SampleSettings(map_px=96, query_px=32, queries=2))
     teacher = Teacher("mix_compact", torch.device("cpu"), half=False)
     batches = list(load(samples, [range(i, i + 2) for i in range(0, 12, 2)]))

@@ -34,7 +34,7 @@ QUICK = LocalizerRecipe(samples=48, maps_per_batch=4, warmup_batches=2, half=Fal
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pair") / "a.png"
     coarse = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     cv2.imwrite(str(path), cv2.resize(coarse, (240, 240), interpolation=cv2.INTER_CUBIC))
@@ -42,17 +42,17 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def samples(picture: Path) -> PairSamples:
-    pair = ImagePair("a", "test", picture, picture, 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
+def samples(image: Path) -> PairSamples:
+    pair = ImagePair("a", "test", image, image, 0.5, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
     return PairSamples([pair], SampleSettings(map_px=48, query_px=16, queries=2))
 
 
 @pytest.fixture(scope="module")
-def whole(picture: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of 30 batches by one process without interruption."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("plain", "random")}
     for kind, folder in folders.items():
-        runpy.run_path(str(SCRIPT))["main"](picture, folder, kind, 30)
+        runpy.run_path(str(SCRIPT))["main"](image, folder, kind, 30)
     return folders
 
 
@@ -85,9 +85,9 @@ def log(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def test_killed_and_resumed_training_ends_the_same(picture: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+def test_killed_and_resumed_training_ends_the_same(image: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """SIGKILL somewhere in the middle, then the same command again: same weights, same figures."""
-    command = [sys.executable, str(SCRIPT), str(picture), str(tmp_path), "random", "30"]
+    command = [sys.executable, str(SCRIPT), str(image), str(tmp_path), "random", "30"]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 150
     while not (tmp_path / "checkpoint.pt").is_file() and time.monotonic() < deadline:
@@ -105,10 +105,10 @@ def test_killed_and_resumed_training_ends_the_same(picture: Path, whole: dict[st
     assert log(tmp_path) == log(whole["random"])
 
 
-def test_two_processes_train_as_one(picture: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_train_as_one(image: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """torchrun with two processes, half of each batch each: one set of weights, that of the run with one process."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(SCRIPT), str(picture), str(tmp_path), "plain", "30"]
+    arguments = [str(SCRIPT), str(image), str(tmp_path), "plain", "30"]
     subprocess.run([*launcher, *arguments], check=True, timeout=250, capture_output=True)
     expected, first, second = weights(whole["plain"]), weights(tmp_path, 0), weights(tmp_path, 1)
     for key, value in expected.items():
