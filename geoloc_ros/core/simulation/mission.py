@@ -281,7 +281,8 @@ class Mission:
             return
         raise GeolocError(
             f"no fix of ours went to the vehicle in the last {FIX_AGE_S:g} s, so GNSS stays on; "
-            f"{self.fixes.diagnostics()}; start both over the right map, or show with --without-fixes what becomes of the vehicle alone"
+            f"{self.fixes.diagnostics()}; start both over the right map, "
+            "or show with --without-fixes what becomes of the vehicle alone"
         )
 
     def _trouble(self) -> str:
