@@ -17,6 +17,11 @@ def degrade(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) 
     if rng.random() < 0.25 * strength:
         haze = rng.uniform(0.05, 0.35)
         out = out * (1 - haze) + haze * rng.uniform(150, 255)
+    if rng.random() < 0.15:
+        # Clipped at either end, as dark satellite images and over-exposed video are.
+        out = (out - 128) * rng.uniform(1.0, 2.2) + 128 + rng.uniform(-90, 90)
+    if rng.random() < 0.1 * strength:
+        out = _bloom(out, rng)
     if rng.random() < 0.4:
         out = _resharpen(out, rng)
     if rng.random() < 0.5:
@@ -59,6 +64,13 @@ def _vignette(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     axis = np.linspace(-1, 1, out.shape[0], dtype=np.float32)
     radius2 = axis[:, None] ** 2 + axis[None] ** 2
     return out * (1 - np.float32(rng.uniform(0.05, 0.3)) * radius2)[..., None]
+
+
+def _bloom(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light that spills from bright roofs and water over their surroundings."""
+    bright = np.clip(out - 170, 0, None)
+    glow = cv2.GaussianBlur(bright, (0, 0), out.shape[0] * rng.uniform(0.01, 0.06))
+    return out + np.float32(rng.uniform(0.5, 2.0)) * glow
 
 
 def _resharpen(out: np.ndarray, rng: np.random.Generator) -> np.ndarray:

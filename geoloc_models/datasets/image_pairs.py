@@ -6,6 +6,7 @@ The layouts read here are those of `<root>/pairs/levir`, `<root>/pairs/srif`, `<
 """
 
 import csv
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def calibrates(name: str) -> bool:
 
 
 def list_pairs(root: Path, source: str, held_out: bool | None = None) -> list[ImagePair]:
-    """Pairs of `source` ("levir", "srif", "dsifn", "tiles") under `root`; held_out None gives all."""
+    """Pairs of `source` ("levir", "srif", "dsifn", "naip", "tiles") under `root`; held_out None gives all."""
     if source not in _LISTERS:
         raise GeolocError(f"unknown pair source {source!r}: choose one of {', '.join(_LISTERS)}")
     pairs = list(_LISTERS[source](root))
@@ -108,12 +109,20 @@ def _tiles(root: Path) -> Iterator[ImagePair]:
         yield ImagePair(path.stem, "tiles", path, path, 0.2, _IDENTITY, 0.5)
 
 
-_LISTERS = {"levir": _levir, "srif": _srif, "dsifn": _dsifn, "tiles": _tiles}
+def _naip(root: Path) -> Iterator[ImagePair]:
+    images = sorted((root / "pairs" / "naip").glob("*.jpg"))
+    for first, second in itertools.combinations(images, 2):
+        # Really 5 m a pixel. Taken as 1 m it shows that fields, crops and shores change.
+        yield ImagePair(f"{first.stem}_{second.stem}", "naip", first, second, 1.0, _IDENTITY, 0.04)
+
+
+_LISTERS = {"levir": _levir, "srif": _srif, "dsifn": _dsifn, "naip": _naip, "tiles": _tiles}
 
 _LAYOUTS = {
     "levir": "pairs/levir/{A,B}/<name>.jpg",
     "srif": "pairs/srif/<id>_{1,2}.jpg with similarity_1_to_2.csv",
     "dsifn": "pairs/dsifn/{A,B}/<name>.jpg",
+    "naip": "pairs/naip/<date>.jpg",
     "tiles": "tiles/<set>/<name>.jpg",
 }
 

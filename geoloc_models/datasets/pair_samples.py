@@ -37,7 +37,8 @@ class SampleSettings:
 
 class PairSamples(Dataset[dict[str, torch.Tensor]]):
     """Endless samples: `map` (3, H, W), `query` (K, 3, h, w), uint8, and `target` (K, 2): (row, col),
-    pixel edges of the map; `gsd_m` (K,): metres per map pixel.
+    pixel edges of the map; `gsd_m` (K,): metres per map pixel; `map_from_query` (K, 3, 3): homographies between pixel
+    edges, of a plane.
 
     All images are held in memory, decoded once. Sample `index` depends on `seed` and on itself alone, so that a
     stream is the same for any number of workers and processes, and after any interruption.
@@ -85,13 +86,16 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         c, q = np.cos(turn), np.sin(turn)
         linear = scale * np.array([[c, -q], [q, c]]) @ np.diag([mirror, 1.0])
         image_from_map = _affine(linear, centre - linear @ np.full(2, s.map_px / 2))
-        queries, targets = [], []
+        queries, targets, placements = [], [], []
         for _ in range(s.queries):
             drawn = self._view(image_from_map, view_from_map, map_image.shape, view_image, rng)
             if drawn is None:
                 return None
-            queries.append(drawn[0])
-            targets.append(drawn[1])
+            query, map_from_query = drawn
+            queries.append(query)
+            placements.append(map_from_query)
+            # The principal ray's ground point is the view's place, whatever its tilt.
+            targets.append(map_from_query @ [s.query_px / 2, s.query_px / 2, 1.0])
         search_map = warp(map_image, image_from_map, s.map_px)
         if rng.random() < 0.3:
             search_map = build_over(search_map, self._any_image(rng), rng, most=0.25)
@@ -99,7 +103,8 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         return {
             "map": torch.from_numpy(search_map).permute(2, 0, 1),
             "query": torch.from_numpy(np.stack(queries)).permute(0, 3, 1, 2),
-            "target": torch.tensor(np.array(targets), dtype=torch.float32),
+            "target": torch.tensor(np.array([(y / w, x / w) for x, y, w in targets]), dtype=torch.float32),
+            "map_from_query": torch.tensor(np.array(placements), dtype=torch.float32),
             "gsd_m": torch.full((len(targets),), scale * pair.gsd_m, dtype=torch.float32),
         }
 
@@ -113,7 +118,8 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
         map_shape: tuple[int, ...],
         view_image: np.ndarray,
         rng: np.random.Generator,
-    ) -> tuple[np.ndarray, tuple[float, float]] | None:
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """One view and its homography (3, 3) to the map, pixel edges; None if none would fit."""
         s = self.settings
         reach = 0.45 * s.query_px
         limits = np.array([map_shape[1], map_shape[0]])
@@ -137,13 +143,13 @@ class PairSamples(Dataset[dict[str, torch.Tensor]]):
             yaw_rad=np.deg2rad(s.heading_deg) * rng.uniform(-1, 1),
             scale=1 + s.height_share * rng.uniform(-1, 1),
         )
-        to_target = np.array([[1, 0, target[0]], [0, 1, target[1]], [0, 0, 1.0]])
-        query = warp(view_image, view_from_map @ image_from_map @ to_target @ homography, s.query_px)
+        map_from_query = np.array([[1, 0, target[0]], [0, 1, target[1]], [0, 0, 1.0]]) @ homography
+        query = warp(view_image, view_from_map @ image_from_map @ map_from_query, s.query_px)
         if rng.random() < 0.3:
             query = build_over(query, self._any_image(rng), rng, most=0.4)
         if rng.random() < 0.25:
             query = occlude(query, rng)
-        return degrade(query, rng), (float(target[1]), float(target[0]))
+        return degrade(query, rng), map_from_query
 
 
 def _affine(linear: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -162,4 +168,5 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         "query": torch.cat([s["query"] for s in samples]),
         "target": torch.cat([s["target"] for s in samples]),
         "gsd_m": torch.cat([s["gsd_m"] for s in samples]),
+        "map_from_query": torch.cat([s["map_from_query"] for s in samples]),
     }

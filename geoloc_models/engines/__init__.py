@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
 
 
@@ -33,6 +34,31 @@ class EngineSpec:
     def label(self) -> str:
         """Device and name, for status messages and tables."""
         return f"{self.device} ({self.name})" if self.name else self.device
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a view lies on a map, over all poses that were tried.
+
+    heatmap: of the pose that fits best. alignment: relative to the view as it was given, so that its heading and scale
+    contain those of the pose that was found; None where the view could not be aligned, and the heatmap's peak is all
+    there is.
+    """
+
+    heatmap: Heatmap
+    alignment: Alignment | None = None
+
+    @property
+    def centre_xy_px(self) -> tuple[float, float]:
+        """(x, y) of the view's centre on the map, pixel edges."""
+        return self.heatmap.peak_xy_px if self.alignment is None else self.alignment.centre_xy_px
+
+    @property
+    def covariance_px(self) -> np.ndarray:
+        """(2, 2) of the centre, px^2, if the place is the right one."""
+        if self.alignment is None:
+            return self.heatmap.peak_covariance_px
+        return np.asarray(self.alignment.covariance[:2, :2])
 
 
 class Engine(Protocol):

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_ros.core.geometry.rectify import RectifiedView
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop
+from geoloc_ros.core.matching.pose_bias import PoseBias
 from geoloc_ros.core.matching.tracker import Track
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis
 
@@ -25,7 +27,8 @@ class Estimate:
     valid: a fix that passed every gate; `reason` states why otherwise. lat_deg, lon_deg, covariance_enu_m2 (2, 2),
     m^2: the frame's own fix, of the vehicle and not of the view's centre; while TRACKING the heatmap's posterior given
     the track; NaN if there is none. filtered: the track after this frame without unconfirmed fixes, None without a
-    track. candidates: of a search of the whole map (`relocalizer.Search`). crops: how many map crops were matched.
+    track. alignment: of the frame's view, relative to what `bias` had corrected, None where it was not aligned. bias: what
+    the track has learned up to this frame, None without a track. candidates: of a search of the whole map (`relocalizer.Search`). crops: how many map crops were matched.
     latencies_ms: by stage (`stage_times.STAGES`), and `total`.
     """
 
@@ -42,5 +45,7 @@ class Estimate:
     view: RectifiedView | None = None
     search_size_m: float = math.nan
     latencies_ms: dict[str, float] = field(default_factory=dict)
+    alignment: Alignment | None = None
+    bias: PoseBias | None = None
     candidates: tuple[Hypothesis, ...] = ()
     crops: int = 0
