@@ -35,13 +35,18 @@ def latencies_ms(message: LocalizerStatus) -> dict[str, float]:
 
 def status_from_estimate(
     estimate: Estimate,
+    heading_deg: float,
     stamp: Time,
     frame_id: str,
     latencies_ms: Mapping[str, float],
     counts: tuple[int, int],
     engine: tuple[str, str],
 ) -> LocalizerStatus:
-    """One frame's status. latencies_ms: by stage; counts: (frames, dropped); engine: (weights id, device)."""
+    """One frame's status.
+
+    heading_deg: of the vehicle, corrected, NaN if unknown; latencies_ms: by stage; counts: (frames, dropped);
+    engine: (weights id, device).
+    """
     track = estimate.filtered
     message = LocalizerStatus(state=int(estimate.state), valid=estimate.valid, reason=estimate.reason)
     message.header = header(stamp, frame_id)
@@ -64,11 +69,28 @@ def status_from_estimate(
         )
         for candidate in estimate.candidates
     ]
+    _set_bias(message, estimate, heading_deg)
     for name in LATENCIES:
         setattr(message, f"latency_{name}_ms", float(latencies_ms.get(name, math.nan)))
     message.frames, message.dropped = counts
     message.weights_id, message.device = engine
     return message
+
+
+def _set_bias(message: LocalizerStatus, estimate: Estimate, heading_deg: float) -> None:
+    """What the track has learned about the vehicle's own pose; NaN where nothing."""
+    bias, alignment = estimate.bias, estimate.alignment
+    values, sigmas, scale = np.full(4, math.nan), np.full(4, math.nan), math.nan
+    if bias is not None:
+        scale = math.exp(bias.log_height_scale)
+        values = np.degrees([bias.heading_rad, math.nan, *bias.boresight_rad])
+        sigmas = np.sqrt(np.diag(bias.covariance))
+    message.heading_deg = heading_deg
+    message.heading_offset_deg, message.sigma_heading_offset_deg = float(values[0]), math.degrees(sigmas[0])
+    message.height_scale, message.sigma_height_scale = scale, float(scale * sigmas[1])
+    message.boresight_deg = values[2:].astype(np.float32)
+    message.sigma_boresight_deg = np.degrees(sigmas[2:]).astype(np.float32)
+    message.alignment_support = math.nan if alignment is None else float(alignment.support)
 
 
 def diagnostic_array(
@@ -96,4 +118,6 @@ def gate_input_from_fix(message: NavSatFix) -> Fix:
 
 def gate_status_from_status(message: LocalizerStatus) -> FixStatus:
     """What the gate needs of the localizer's status."""
-    return FixStatus(State(message.state), message.valid, message.frames)
+    return FixStatus(
+        State(message.state), message.valid, message.frames, message.heading_deg, message.sigma_heading_offset_deg
+    )

@@ -17,6 +17,7 @@ from geoloc_ros.core.geometry.geoid import undulation_m
 from geoloc_ros.messages.status import gate_input_from_fix, gate_status_from_status
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.nodes.diagnostics import Diagnostics
+from geoloc_ros.nodes.parameters import declare, value
 
 SILENCE_S = 2.0
 """Without a fix for so long the localizer counts as silent; it publishes one for every image, lost or not."""
@@ -57,6 +58,14 @@ class StampPairs(Generic[Left, Right]):
             del self._halves[next(iter(self._halves))]
 
 
+def declare_yaw_parameters(node: Node) -> None:
+    """Whether the autopilot gets a heading with its fixes. AutopilotFixes reads them."""
+    text = "send the vehicle's heading, as the localizer has found it on the map, with each fix"
+    declare(node, "send_yaw", False, text)
+    text = "a heading whose standard deviation is larger is not sent, degrees"
+    declare(node, "max_yaw_sigma_deg", 3.0, text, 0.1, 45.0)
+
+
 def altitude_amsl_m(fix: Fix, otherwise_m: float) -> float:
     """Altitude above mean sea level of a fix with an ellipsoidal one; `otherwise_m` where the fix has none."""
     if not all(map(math.isfinite, (fix.lat_deg, fix.lon_deg, fix.altitude_m))):
@@ -93,7 +102,8 @@ class AutopilotFixes:
             blocked,
             extra_values,
         )
-        self.gate = FixGate(max_age_s)
+        self.sends_yaw: bool = value(node, "send_yaw")
+        self.gate = FixGate(max_age_s, value(node, "max_yaw_sigma_deg") if self.sends_yaw else 0.0)
         self._latency_s = math.nan
         self._decided: Decision | None = None
         # Steady time: a simulation that stands still must not silence the diagnostics.
@@ -170,6 +180,7 @@ class AutopilotFixes:
                 "latency_limit_s": f"{self.gate.max_age_s:g}",
                 "oldest_sent_s": f"{totals.oldest_s:.3f}",
                 "resets": totals.resets,
+                "yaw_sent_deg": "none" if decided is None else f"{decided.heading_deg:.1f}",
                 **self._extra_values(),
             },
         )

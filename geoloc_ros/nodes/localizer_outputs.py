@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The localizer's outputs: fix, odometry, status, drawings of the heatmap."""
+"""The localizer's outputs: fix, pose, odometry, status, drawings of the heatmap."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, NavSatFix
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.geometry.rotations import rotation_from_quaternion
+from geoloc_ros.core.localization.body_pose import BodyPose, body_pose
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.overlay import draw_candidates, draw_overlay
 from geoloc_ros.messages.maps import grid_from_heatmap, image_from_heatmap
-from geoloc_ros.messages.odometry import odometry_from_filter, transform_from_odom
+from geoloc_ros.messages.odometry import odometry_from_filter, pose_from_filter, transform_from_odom
 from geoloc_ros.messages.sensors import fix_from_position, image_from_rgb, no_fix
 from geoloc_ros.messages.status import status_from_estimate
 from geoloc_ros.msg import LocalizerStatus
@@ -29,7 +30,7 @@ HEATMAP_ENCODINGS = ("mono8", "rgb8")
 def declare_output_parameters(node: LifecycleNode) -> None:
     """Frames of reference, altitude and drawings."""
     declare(node, "base_frame", "base_link", "frame_id of the fix, the vehicle's body")
-    declare(node, "map_frame", "map", "frame_id of odometry and grid: ENU around the datum")
+    declare(node, "map_frame", "map", "frame_id of pose, odometry and grid: ENU around the datum")
     text = (
         "latitude and longitude of the map frame's origin, degrees; not a number: the first prior or, without one, "
         "the first fix"
@@ -40,7 +41,8 @@ def declare_output_parameters(node: LifecycleNode) -> None:
         "a number: taken from valid gnss, and the altitude is not a number until then"
     )
     declare(node, "ground_altitude_m", math.nan, text)
-    declare(node, "altitude_stddev_m", 5.0, "standard deviation of the fix's altitude, m", 0.1, 1000.0)
+    text = "standard deviation of the fix's altitude, and of the pose's height until its scale is learned, m"
+    declare(node, "altitude_stddev_m", 5.0, text, 0.1, 1000.0)
     declare(node, "publish_tf", False, "publish map→odom from the filtered place, imu and odom; needs tf2_ros")
     declare(node, "heatmap_encoding", "mono8", "encoding of ~/heatmap", choices=HEATMAP_ENCODINGS)
 
@@ -62,10 +64,12 @@ class Outputs:
         self._fix = node.create_lifecycle_publisher(NavSatFix, "~/fix", 10)
         self._status = node.create_lifecycle_publisher(LocalizerStatus, "~/status", 10)
         self._odometry = node.create_lifecycle_publisher(Odometry, "~/odometry", 10)
+        self._pose = node.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._heatmap = node.create_lifecycle_publisher(Image, "~/heatmap", 1)
         self._overlay = node.create_lifecycle_publisher(Image, "~/heatmap/overlay", 1)
         self._grid = node.create_lifecycle_publisher(OccupancyGrid, "~/heatmap/grid", 1)
-        self._all = [self._fix, self._status, self._odometry, self._heatmap, self._overlay, self._grid]
+        drawings = [self._heatmap, self._overlay, self._grid]
+        self._all = [self._fix, self._status, self._odometry, self._pose, *drawings]
 
     def close(self) -> None:
         """Take the topics down."""
@@ -102,33 +106,46 @@ class Outputs:
     def publish_status(
         self,
         estimate: Estimate,
+        gathered: Gathered,
         latencies_ms: Mapping[str, float],
         counts: tuple[int, int],
         engine: tuple[str, str],
         stamp: Time,
     ) -> None:
         """State, confidence and latencies of one frame."""
-        self._status.publish(status_from_estimate(estimate, stamp, self._base_frame, latencies_ms, counts, engine))
-
-    def publish_odometry(self, estimate: Estimate, gathered: Gathered, stamp: Time) -> None:
-        """The filtered track, while there is one."""
-        if estimate.filtered is None or self._map_origin is None:
-            return
-        track = estimate.filtered
-        east_m, north_m = self._map_origin.to_enu(track.lat_deg, track.lon_deg)
-        height_m = gathered.frame.height_m
-        place_m = (east_m, north_m, height_m if math.isfinite(height_m) else 0.0)
-        rotation = None if gathered.attitude is None else rotation_from_quaternion(*gathered.attitude)
-        self._odometry.publish(
-            odometry_from_filter(
-                place_m, track.velocity_enu, track.covariance, rotation, stamp, (self._map_frame, self._base_frame)
-            )
+        heading_deg = self._body(estimate, gathered).heading_deg
+        self._status.publish(
+            status_from_estimate(estimate, heading_deg, stamp, self._base_frame, latencies_ms, counts, engine)
         )
 
-        if self._broadcaster is not None and rotation is not None and gathered.motion is not None:
+    def publish_track(self, estimate: Estimate, gathered: Gathered, stamp: Time) -> None:
+        """Pose, odometry and transform of the filtered track, while there is one."""
+        track = estimate.filtered
+        if track is None or self._map_origin is None:
+            return
+        body = self._body(estimate, gathered)
+        place_m = (*self._map_origin.to_enu(track.lat_deg, track.lon_deg), body.height_m)
+        rotation, frames = body.rotation_enu_from_body, (self._map_frame, self._base_frame)
+        self._pose.publish(pose_from_filter(place_m, track.covariance[:2, :2], body, stamp, self._map_frame))
+        yaw_variance_rad2 = float(body.rotation_covariance_rad2[2, 2])
+        self._odometry.publish(
+            odometry_from_filter(
+                place_m, track.velocity_enu, track.covariance, rotation, stamp, frames, yaw_variance_rad2
+            )
+        )
+        if self._broadcaster is not None and gathered.attitude is not None and gathered.motion is not None:
             self._broadcaster.sendTransform(
                 transform_from_odom(place_m, rotation, gathered.motion, stamp, self._map_frame)
             )
+
+    def _body(self, estimate: Estimate, gathered: Gathered) -> BodyPose:
+        return body_pose(
+            gathered.frame,
+            gathered.attitude,
+            estimate.bias,
+            math.radians(value(self._node, "pose.sigma_attitude_deg")),
+            value(self._node, "altitude_stddev_m"),
+        )
 
     def publish_heatmaps(self, estimate: Estimate, truth: tuple[float, float] | None, stamp: Time) -> None:
         """Heatmap, overlay and grid, each drawn only while it has a subscriber.

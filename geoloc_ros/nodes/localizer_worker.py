@@ -3,6 +3,7 @@
 
 import contextlib
 import ctypes
+import math
 import threading
 import time
 import traceback
@@ -208,8 +209,8 @@ class LocalizerWorker:
             "age": self._age_ms(stamp_s),
         }
         counts, engine = ((self._frames, self._inbox.dropped), (self.engine.spec.weights_id, self.engine.spec.label))
-        self._outputs.publish_status(estimate, latencies_ms, counts, engine, stamp)
-        self._outputs.publish_odometry(estimate, gathered, stamp)
+        self._outputs.publish_status(estimate, gathered, latencies_ms, counts, engine, stamp)
+        self._outputs.publish_track(estimate, gathered, stamp)
         self._outputs.publish_heatmaps(estimate, self._inputs.truth_at(stamp_s), stamp)
         self._diagnose(estimate, gathered, latencies_ms)
 
@@ -236,6 +237,15 @@ class LocalizerWorker:
             level, text = DiagnosticStatus.ERROR, estimate.reason
         else:
             level, text = DiagnosticStatus.WARN, estimate.reason
+        bias = estimate.bias
+        learned = (
+            {}
+            if bias is None
+            else {
+                "heading_offset_deg": f"{math.degrees(bias.heading_rad):.1f}",
+                "height_scale": f"{math.exp(bias.log_height_scale):.3f}",
+            }
+        )
         self._diagnostics.set(
             level,
             text,
@@ -245,6 +255,7 @@ class LocalizerWorker:
                 "frames": self._frames,
                 "dropped": self._inbox.dropped,
                 "device": self.engine.spec.label,
+                **learned,
                 **{f"latency_{stage}_ms": f"{latency:.1f}" for stage, latency in latencies_ms.items()},
             },
         )

@@ -23,8 +23,9 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot import mavlink_messages
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix, Hold
 from geoloc_ros.core.autopilot.mavlink_connection import Connection, ConnectionSettings
-from geoloc_ros.core.autopilot.mavlink_messages import Attitude, Heights, Origin, Velocity
+from geoloc_ros.core.autopilot.mavlink_messages import Attitude, Heights, Velocity
 from geoloc_ros.core.autopilot.vehicle import Autopilot
+from geoloc_ros.core.geometry.px4_frames import Origin
 from geoloc_ros.messages.reading import velocity_from_odometry
 from geoloc_ros.messages.sensors import (
     fix_from_position,
@@ -34,7 +35,7 @@ from geoloc_ros.messages.sensors import (
     time_from_seconds,
 )
 from geoloc_ros.messages.stamps import message_time_s
-from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes
+from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes, declare_yaw_parameters
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
 from geoloc_ros.nodes.running import run_node
@@ -119,6 +120,7 @@ class MavlinkBridgeNode(Node):
             "corrects at most 0.25 (GPS2_DELAY_MS)"
         )
         declare(self, "max_age_s", 0.28, text, 0.0, 5.0)
+        declare_yaw_parameters(self)
         declare(self, "timeout_s", 3.0, "silence after which the autopilot counts as gone, s", 1.5, 60.0)
         declare(self, "imu_rate_hz", 50.0, "attitudes asked of the autopilot", 1.0, 400.0)
         declare(self, "truth", False, "ask a simulator for the truth; it is published in any case if it comes")
@@ -200,7 +202,10 @@ class MavlinkBridgeNode(Node):
             if origin is None or self._attitude is None:
                 self._fixes.gate.withdraw(Hold.BLOCKED)  # it restarted since the gate let the fix pass
                 return
-            message = mavlink_messages.odometry(fix, decision, origin, self._attitude)
+            # A PX4 that fuses our yaw must not get its own back.
+            withheld = self._fixes.sends_yaw and math.isnan(decision.heading_deg)
+            attitude = None if withheld else self._attitude
+            message = mavlink_messages.odometry(fix, decision, origin, attitude)
         self._connection.send(message, fix.stamp_s + self._fixes.gate.max_age_s)
 
     def _on_odometry(self, message: Odometry) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node px4_bridge: fixes to PX4 as auxiliary global position; attitude, height and GNSS from PX4 to the localizer.
+"""The node px4_bridge: fixes to PX4 as auxiliary global position, and by choice headings as visual odometry; attitude,
+height and GNSS from PX4 to the localizer.
 
 All goes through PX4's own DDS client and the agent; no firmware is changed. docs/px4.md lists the parameters to set.
 """
@@ -10,15 +11,23 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import Imu, NavSatFix
 from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
 from geoloc_ros.core.autopilot.px4_clock import ClockWatch
-from geoloc_ros.messages.px4 import aux_position_from_fix, gnss_from_px4, imu_from_px4
-from geoloc_ros.messages.reading import altitude_amsl_from_px4, height_from_px4
-from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes
+from geoloc_ros.core.geometry.px4_frames import Origin
+from geoloc_ros.messages.px4 import (
+    aux_position_from_fix,
+    gnss_from_px4,
+    imu_from_px4,
+    odometry_from_fix,
+    origin_from_px4,
+)
+from geoloc_ros.messages.reading import Quaternion, altitude_amsl_from_px4, height_from_px4, quaternion_from_imu
+from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes, declare_yaw_parameters
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
 from geoloc_ros.nodes.px4_topics import VERSIONS, from_px4, other_version, px4_topics, to_px4
@@ -40,6 +49,7 @@ def declare_px4_parameters(node: Node) -> None:
     declare(node, "agp_id", 1, "id of our positions, as EKF2_AGP0_ID; PX4 1.18 and later", 0, 255)
     text = "PX4's parameter EKF2_DELAY_MAX, ms; a fix that is older than it by 90 ms is not sent"
     declare(node, "ekf2_delay_max_ms", 200.0, text, 0.0, 5000.0)
+    declare_yaw_parameters(node)
     declare(node, "base_frame", "base_link", "frame_id of imu and gnss, the vehicle's body")
 
 
@@ -54,9 +64,15 @@ class Px4BridgeNode(Node):
         self._base_frame, self._source_id = value(self, "base_frame"), value(self, "agp_id")
         self._clock_watch = ClockWatch()
         self._altitude_amsl_m = math.nan
+        self._attitude: Quaternion | None = None
+        self._origin: Origin | None = None
         self._other_version = ""
         max_age_s = value(self, "ekf2_delay_max_ms") * 1e-3 + FUSION_SLACK_S - WAY_S
         self._aux = self.create_publisher(self._topics.aux.kind, self._topics.aux.name, to_px4(max_age_s))
+        self._odometry: Publisher | None = None
+        if value(self, "send_yaw"):
+            odometry = self._topics.odometry
+            self._odometry = self.create_publisher(odometry.kind, odometry.name, to_px4(max_age_s))
         self._imu = self.create_publisher(Imu, "imu", best_effort(20))
         self._altitude = self.create_publisher(Float64, "altitude", best_effort(20))
         self._gnss = self.create_publisher(NavSatFix, "gnss", best_effort(20))
@@ -80,6 +96,15 @@ class Px4BridgeNode(Node):
         message = aux_position_from_fix(kind, fix, decision, self._source_id)
         if not self._fixes.hold_if_late(fix):
             self._aux.publish(message)
+            self._send_yaw(fix, decision)
+
+    def _send_yaw(self, fix: Fix, decision: Decision) -> None:
+        """Only if the decision has a heading, and PX4 a local frame and an attitude to turn to it."""
+        if self._odometry is None or self._origin is None or self._attitude is None:
+            return
+        if math.isfinite(decision.heading_deg):
+            kind = self._topics.odometry.kind
+            self._odometry.publish(odometry_from_fix(kind, fix, decision, self._origin, self._attitude))
 
     def _why_blocked(self, now_s: float) -> str:
         """Why PX4 can take no fix; empty if it can."""
@@ -111,12 +136,14 @@ class Px4BridgeNode(Node):
             return
         try:
             self._imu.publish(imu_from_px4(message, self._base_frame))
+            self._attitude = quaternion_from_imu(message)
         except GeolocError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=10.0)
 
     def _on_local_position(self, message: Any) -> None:
         self._note_stamp(message)
         self._altitude_amsl_m = altitude_amsl_from_px4(message)
+        self._origin = origin_from_px4(message)
         height_m = height_from_px4(message)
         if math.isfinite(height_m):
             self._altitude.publish(Float64(data=height_m))

@@ -62,6 +62,7 @@ class Px4Topics:
     local_position: Px4Topic
     gps: Px4Topic
     aux: Px4Topic
+    odometry: Px4Topic
 
 
 def px4_topics(version: str, fmu: str) -> Px4Topics:
@@ -89,6 +90,7 @@ def px4_topics(version: str, fmu: str) -> Px4Topics:
         local_position=topic("out/vehicle_local_position", package.VehicleLocalPosition),
         gps=topic("out/vehicle_gps_position", package.SensorGps),
         aux=topic("in/aux_global_position", package.AuxGlobalPosition if is_new else package.VehicleGlobalPosition),
+        odometry=topic("in/vehicle_visual_odometry", package.VehicleOdometry),
     )
 
 

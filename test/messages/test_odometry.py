@@ -12,7 +12,8 @@ from builtin_interfaces.msg import Time
 from scipy.spatial.transform import Rotation
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.messages.odometry import odometry_from_filter, transform_from_odom
+from geoloc_ros.core.localization.body_pose import BodyPose
+from geoloc_ros.messages.odometry import odometry_from_filter, pose_from_filter, transform_from_odom
 from geoloc_ros.messages.reading import motion_from_odometry, velocity_from_motion
 
 STAMP = Time(sec=1455008967, nanosec=200000123)
@@ -28,6 +29,27 @@ def test_odometry_turns_velocity_into_the_body() -> None:
     assert (message.header.frame_id, message.child_frame_id) == ("map", "base_link")
     assert [message.pose.covariance[i] for i in (0, 7)] == [1.0, 2.0]
     np.testing.assert_allclose([message.twist.covariance[i] for i in (0, 7)], [0.3, 0.3])
+    assert [message.pose.covariance[i] for i in (14, 21, 28, 35)] == [1e6] * 4
+    known = odometry_from_filter(
+        (10.0, 20.0, 120.0), (3.0, 3.0), covariance, rotation, STAMP, ("map", "base_link"), 0.01
+    )
+    assert [known.pose.covariance[i] for i in (14, 21, 28, 35)] == [1e6, 1e6, 1e6, 0.01]
+
+
+def test_pose_has_its_covariance_in_the_order_of_ros() -> None:
+    turn = Rotation.from_euler("ZYX", [30, 10, -5], degrees=True)
+    spread = np.array([[0.1, 0.01, 0.0], [0.01, 0.2, 0.0], [0.0, 0.0, 0.3]])
+    body = BodyPose(120.0, 25.0, turn.as_matrix(), spread, 60.0)
+    horizontal = np.array([[4.0, 1.0], [1.0, 9.0]])
+    message = pose_from_filter((10.0, 20.0, 120.0), horizontal, body, STAMP, "map")
+    assert (message.header.frame_id, message.header.stamp) == ("map", STAMP)
+    position, q = message.pose.pose.position, message.pose.pose.orientation
+    assert (position.x, position.y, position.z) == (10.0, 20.0, 120.0)
+    assert (turn.inv() * Rotation.from_quat([q.x, q.y, q.z, q.w])).magnitude() < 1e-9
+    covariance = np.array(message.pose.covariance).reshape(6, 6)
+    expected = np.zeros((6, 6))
+    expected[:2, :2], expected[2, 2], expected[3:, 3:] = horizontal, 25.0, spread
+    np.testing.assert_array_equal(covariance, expected)
 
 
 def test_odometry_comes_back_as_motion() -> None:

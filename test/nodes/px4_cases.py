@@ -22,6 +22,7 @@ from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.cli.bench.px4_peer import PX4_WRITES, REF_ALTITUDE_M, Px4Peer, ScriptedLocalizer
+from geoloc_ros.core.geometry.px4_frames import enu_from_flu_quaternion
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.messages.reading import gnss_from_fix, quaternion_from_imu
 from geoloc_ros.messages.sensors import time_from_seconds
@@ -186,6 +187,47 @@ def test_an_altitude_that_we_do_not_know_is_px4s_own(ready_rig: Rig) -> None:
     ready_rig.held("not finite", place=(*PLACE[:2], math.nan))
 
 
+def test_no_heading_is_sent_unless_asked_for(ready_rig: Rig) -> None:
+    ready_rig.sent(heading=(30.0, 1.0))
+    assert ready_rig.listener.count_publishers(ready_rig.topics.odometry.name) == 0
+
+
+def test_a_heading_reaches_px4_with_its_own_tilt_in_its_local_frame(rig: Rig) -> None:
+    px4 = rig.start_px4()
+    rig.start_bridge(send_yaw=True, max_yaw_sigma_deg=2.0)
+    rig.start_localizer()
+    rig.ready()
+    until(lambda: rig.bridge._odometry.get_subscription_count() > 0, what="PX4 that listens to odometry")
+    x, y, z, w = Rotation.from_euler("ZYX", [90, 5, 20], degrees=True).as_quat()
+    px4.attitude_wxyz = (w, x, y, z)
+    rig.sent(place=PLACE, heading=(97.5, 1.0))  # PX4 has no local frame yet
+    px4.local_position |= {"xy_global": True, "ref_lat": PLACE[0] - 0.01, "ref_lon": PLACE[1]}
+    until(lambda: rig.bridge._origin, what="PX4's origin")
+    until(lambda: rig.bridge._attitude[2] == pytest.approx(enu_yaw_z(px4), abs=1e-6), what="PX4's attitude")
+    rig.sent(place=PLACE, heading=(97.5, 2.5))  # not sure enough
+    rig.sent(place=PLACE, heading=(math.nan, 1.0))
+    rig.held("not confirmed", state=State.RELOCALIZING, heading=(97.5, 1.0))
+    rig.sent(place=PLACE, heading=(97.5, 1.0))
+    message = until(lambda: px4.odometry, what="odometry")[0]
+    assert len(px4.odometry) == 1
+    assert abs(message.timestamp_sample - rig.last_s * 1e6) <= 1
+    assert (message.timestamp, message.pose_frame) == (0, type(message).POSE_FRAME_NED)
+    angles = Rotation.from_quat([*message.q[1:], message.q[0]]).as_euler("ZYX", degrees=True)
+    assert angles == pytest.approx([97.5, 5.0, 20.0], abs=1e-3)
+    assert np.linalg.norm(message.q) == pytest.approx(1.0, abs=1e-6)  # EKF2 refuses any that is off by 1e-5
+    assert message.orientation_variance[2] == pytest.approx(math.radians(1.0) ** 2)
+    assert message.orientation_variance[0] > 1e5
+    down_m = REF_ALTITUDE_M - (PLACE[2] - UNDULATION_M)
+    north_m = 6_371_000.0 * math.radians(0.01)  # PX4's sphere
+    assert message.position == pytest.approx([north_m, 0.0, down_m], abs=0.2)
+    assert message.position_variance == pytest.approx([4.0, 4.0, 9.0])
+    assert all(map(math.isnan, message.velocity))
+    rig.held("lost", state=State.LOST, valid=False)
+    rig.sent(place=PLACE, heading=(97.5, 1.0))
+    until(lambda: len(px4.odometry) == 2, what="odometry of a new track")
+    assert px4.odometry[1].reset_counter == message.reset_counter + 1
+
+
 def test_what_is_never_sent(ready_rig: Rig) -> None:
     ready_rig.sent()
     ready_rig.held("no fix", valid=False)
@@ -292,7 +334,7 @@ def test_messages_of_another_version_are_refused(rig: Rig) -> None:
     other = px4_topics("auto", rig.fmu)
     local = replace(other.local_position, name=other.local_position.unversioned)
     aux = replace(other.aux, name=other.aux.unversioned + ("" if IS_NEW else "_v1"))
-    rig.topics = Px4Topics(other.attitude, local, other.gps, aux)
+    rig.topics = Px4Topics(other.attitude, local, other.gps, aux, other.odometry)
     rig.start_px4()
     rig.start_bridge()
     rig.start_localizer()
@@ -353,6 +395,11 @@ def test_attitude_height_and_gnss_of_px4(ready_rig: Rig) -> None:
     before = len(imus)
     time.sleep(0.2)
     assert len(imus) == before  # no rotation, no attitude
+
+
+def enu_yaw_z(px4: Px4Peer) -> float:
+    """z of the quaternion, ENU from FLU, of PX4's attitude."""
+    return enu_from_flu_quaternion(*px4.attitude_wxyz)[2]
 
 
 def seconds(node: Node) -> float:

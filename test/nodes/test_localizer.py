@@ -15,6 +15,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geoloc_ros.msg import LocalizerStatus
 from geoloc_ros.srv import GetMap, SetPrior
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from harness import CAMERA, HEIGHT_M, Rig, Scene, Spinner, assert_no_fix, call, draw_map, error_m, parameters, until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetState
@@ -22,6 +23,7 @@ from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image, Imu, NavSatFix, NavSatStatus
 
 from geoloc_models.engines.export import Sample, export
@@ -49,7 +51,11 @@ def rig(map_path: Path) -> Iterator[Rig]:
 
 def test_fixes_are_right(rig: Rig) -> None:
     odometry: list[Odometry] = []
-    subscription = rig.drone.create_subscription(Odometry, "localizer/odometry", odometry.append, 10)
+    poses: list[PoseWithCovarianceStamped] = []
+    subscriptions = [
+        rig.drone.create_subscription(Odometry, "localizer/odometry", odometry.append, 10),
+        rig.drone.create_subscription(PoseWithCovarianceStamped, "localizer/pose", poses.append, 10),
+    ]
     rig.track()
     for _ in range(5):
         frame = rig.scene.next()
@@ -74,8 +80,20 @@ def test_fixes_are_right(rig: Rig) -> None:
         rig.scene.frame.to_enu(frame.truth.lat_deg, frame.truth.lon_deg),
     )
     assert math.hypot(position.x - truth_m[0], position.y - truth_m[1]) < 3.0
-    assert position.z == pytest.approx(HEIGHT_M)
-    rig.drone.destroy_subscription(subscription)
+    scale = 1.0 if math.isnan(status.height_scale) else status.height_scale
+    assert position.z == pytest.approx(HEIGHT_M * scale)
+    until(lambda: poses and poses[-1].header == odometry[-1].header, what="a pose")
+    pose, covariance = poses[-1].pose, np.array(poses[-1].pose.covariance).reshape(6, 6)
+    assert (poses[-1].header.frame_id, pose.pose) == ("map", odometry[-1].pose.pose)
+    np.testing.assert_array_equal(covariance[:2, :2].ravel(), np.array(odometry[-1].pose.covariance)[[0, 1, 6, 7]])
+    assert covariance[5, 5] == odometry[-1].pose.covariance[35]
+    assert np.all(np.linalg.eigvalsh(covariance) > 0)
+    q, offset_deg = pose.pose.orientation, 0.0 if math.isnan(status.height_scale) else status.heading_offset_deg
+    reported = Rotation.from_matrix(frame.rotation_enu_from_optical @ FLU_FROM_OPTICAL_DOWN.T)
+    turned = Rotation.from_quat([q.x, q.y, q.z, q.w]) * reported.inv()
+    assert turned.as_rotvec(degrees=True) == pytest.approx([0.0, 0.0, -offset_deg], abs=1e-3)
+    for subscription in subscriptions:
+        rig.drone.destroy_subscription(subscription)
 
 
 def test_pictures_are_drawn_for_listeners(rig: Rig) -> None:

@@ -287,6 +287,39 @@ def test_gps_input_is_complete(rig: Rig) -> None:
     assert message.time_week + message.time_week_ms / 604.8e6 == pytest.approx(weeks, abs=1e-6)
 
 
+def test_no_heading_is_sent_unless_asked_for(rig: Rig) -> None:
+    bridge = rig.bridge()
+    vehicle = rig.vehicle("ardupilot")
+    rig.ready(bridge)
+    assert rig.sent(vehicle, place=(LAT_DEG, LON_DEG, 1400.0), heading=(30.0, 0.5)).yaw == 0
+
+
+def test_ardupilot_gets_the_heading_that_is_sure_enough(rig: Rig) -> None:
+    bridge = rig.bridge(send_yaw=True, max_yaw_sigma_deg=2.0)
+    vehicle = rig.vehicle("ardupilot")
+    rig.ready(bridge)
+    place = (LAT_DEG, LON_DEG, 1400.0)
+    assert rig.sent(vehicle, place=place, heading=(30.25, 2.0)).yaw == 3025
+    assert rig.sent(vehicle, place=place, heading=(0.0, 2.0)).yaw == 36000
+    assert rig.sent(vehicle, place=place, heading=(30.25, 2.1)).yaw == 0
+    assert rig.sent(vehicle, place=place).yaw == 0
+    rig.held(vehicle, state=State.RELOCALIZING, place=place, heading=(30.25, 2.0))
+
+
+def test_px4_gets_the_heading_or_is_told_that_there_is_none(rig: Rig) -> None:
+    bridge = rig.bridge(send_yaw=True)
+    vehicle = rig.vehicle("px4", version=(1, 17, 0))
+    rig.ready(bridge)
+    place = (LAT_DEG, LON_DEG, 1400.0)
+    message = rig.sent(vehicle, place=place, heading=(38.0, 2.0))
+    angles = Rotation.from_quat([*message.q[1:], message.q[0]]).as_euler("ZYX", degrees=True)
+    assert angles == pytest.approx([38.0, 0.0, 0.0], abs=1e-3)  # PX4 itself says 30
+    assert message.pose_covariance[20] == pytest.approx(math.radians(2.0) ** 2)
+    message = rig.sent(vehicle, place=place, heading=(38.0, 9.0))
+    assert all(map(math.isnan, message.q))
+    assert message.pose_covariance[0] == pytest.approx(4.0)
+
+
 def test_gps_input_carries_the_velocity_of_the_track(rig: Rig) -> None:
     """ArduPilot takes a velocity that is left out for zero, so it gets that of the localizer's filter."""
     bridge = rig.bridge()

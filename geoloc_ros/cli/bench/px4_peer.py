@@ -44,6 +44,7 @@ class Px4Peer(Node):
         self.local_position: dict[str, Any] = {"z": -50.0, "z_valid": True, "z_global": True, "ref_alt": REF_ALTITUDE_M}
         self.gps: dict[str, Any] = {"fix_type": 1}
         self.received: list[Received] = []
+        self.odometry: list[Any] = []
         self._topics = topics
         self._writers = {
             topic: self.create_publisher(topic.kind, topic.name, PX4_WRITES)
@@ -52,6 +53,7 @@ class Px4Peer(Node):
         # Humble's rclpy does not report when a message was sent; there the time of arrival stands in.
         on_position = self._on_position if hasattr(Subscription, "CallbackType") else self._on_arrival
         self.create_subscription(topics.aux.kind, topics.aux.name, on_position, PX4_READS)
+        self.create_subscription(topics.odometry.kind, topics.odometry.name, self.odometry.append, PX4_READS)
         # Steady time: PX4 keeps publishing while a simulated clock stands still or steps back.
         self.create_timer(1 / RATE_HZ, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -99,8 +101,11 @@ class ScriptedLocalizer(Node):
         stamp_s: float | None = None,
         place: tuple[float, float, float] = (47.4, 8.5, 500.0),
         sigma_m: float = 2.0,
+        heading: tuple[float, float] = (math.nan, math.nan),
     ) -> float:
-        """One frame's answer, of `age_s` ago or of `stamp_s`, which it returns, s; `place`: lat, lon, altitude."""
+        """One frame's answer, of `age_s` ago or of `stamp_s`, which it returns, s; `place`: lat, lon, altitude;
+        `heading` and its standard deviation, degrees.
+        """
         self.frames += 1
         if stamp_s is None:
             stamp_s = float(self.get_clock().now().nanoseconds) * 1e-9 - age_s
@@ -111,6 +116,7 @@ class ScriptedLocalizer(Node):
             fix = fix_from_position(*place, spread, 9.0, stamp, "base_link")
             fix.status.status = NavSatStatus.STATUS_FIX
         status = LocalizerStatus(state=int(state), valid=valid, frames=self.frames, sigma_m=math.nan)
+        status.heading_deg, status.sigma_heading_offset_deg = heading
         status.header.stamp = stamp
         self._fix.publish(fix)
         self._status.publish(status)

@@ -59,12 +59,15 @@ class FixStatus:
     state: State
     valid: bool
     frames: int  # processed since the localizer started
+    heading_deg: float = math.nan  # of the nose, clockwise from north
+    sigma_heading_deg: float = math.nan  # one standard deviation
 
 
 @dataclass(frozen=True)
 class Decision:
     """Whether to send a fix. reset_counter: to send with it; eph_m, epv_m: one standard deviation, m, horizontally
     along the worst axis; latency_s: from the image's stamp to now. hold and reason: why not, else None and "".
+    heading_deg, sigma_heading_deg: to send with it, of the nose, clockwise from north; NaN: none.
     """
 
     send: bool
@@ -74,6 +77,8 @@ class Decision:
     epv_m: float
     latency_s: float
     hold: Hold | None = None
+    heading_deg: float = math.nan
+    sigma_heading_deg: float = math.nan
 
 
 @dataclass
@@ -89,9 +94,13 @@ class Totals:
 class FixGate:
     """Decides fix by fix. It must `observe` every status first, in order, so that no relocalization is missed."""
 
-    def __init__(self, max_age_s: float) -> None:
-        """max_age_s: from image stamp to now, at most; PX4 takes EKF2_DELAY_MAX + 100 ms."""
+    def __init__(self, max_age_s: float, max_sigma_heading_deg: float = 0.0) -> None:
+        """max_age_s: from image stamp to now, at most; PX4 takes EKF2_DELAY_MAX + 100 ms.
+
+        max_sigma_heading_deg: a heading goes with a fix if its standard deviation is not larger; 0: none does.
+        """
         self.max_age_s = max_age_s
+        self._max_sigma_heading_deg = max_sigma_heading_deg
         self.totals = Totals()
         self._counter = 0
         self._moved = False  # the track may lie elsewhere than that of the last fix sent
@@ -129,7 +138,10 @@ class FixGate:
             self._moved = False
         self.totals.sent += 1
         self.totals.oldest_s = max(self.totals.oldest_s, latency_s)
-        return Decision(True, "", self._counter, eph_m, epv_m, latency_s)
+        heading = status.heading_deg, status.sigma_heading_deg
+        if not (math.isfinite(heading[0]) and 0.0 < heading[1] <= self._max_sigma_heading_deg):
+            heading = math.nan, math.nan
+        return Decision(True, "", self._counter, eph_m, epv_m, latency_s, None, *heading)
 
     def hold_if_late(self, fix: Fix, now_s: float) -> bool:
         """Hold a fix after all that has become too old since it passed, as on a busy machine; whether it was held."""

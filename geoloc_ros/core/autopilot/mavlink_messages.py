@@ -12,10 +12,8 @@ from typing import Any
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.geometry.geoid import undulation_m
-from geoloc_ros.core.geometry.px4_frames import enu_from_flu_quaternion
-
-PX4_RADIUS_M = 6_371_000.0
-"""PX4 projects its local frame from a sphere (src/lib/geo)."""
+from geoloc_ros.core.geometry.px4_frames import Origin, enu_from_flu_quaternion, ned_from_frd_quaternion, px4_local_m
+from geoloc_ros.core.geometry.rotations import quaternion_with_heading
 
 GPS_EPOCH_S = 315_964_800
 GPS_LEAP_S = 18
@@ -30,6 +28,7 @@ ODOMETRY_QUALITY = 100
 """Per cent. A fix that is not good is not sent; its covariance states its accuracy."""
 UNKNOWN_VARIANCE = 1e6
 """Variance of what the fix does not contain, in the square of its unit: finite, and too large to have weight."""
+_UNKNOWN_QUATERNION = (math.nan,) * 4
 
 _DOWNWARD = mavlink.MAV_SENSOR_ROTATION_PITCH_270
 _NO_VELOCITY = mavlink.GPS_INPUT_IGNORE_FLAG_VEL_HORIZ | mavlink.GPS_INPUT_IGNORE_FLAG_SPEED_ACCURACY
@@ -71,15 +70,6 @@ class Velocity:
     east_m_s: float
     north_m_s: float
     sigma_m_s: float
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where PX4's local frame begins: WGS84 degrees, altitude above sea level, m."""
-
-    lat_deg: float
-    lon_deg: float
-    amsl_m: float
 
 
 # --- in -----------------------------------------------------------------------------------------------------
@@ -194,7 +184,7 @@ def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | No
 
     The time is the image's. A stamp from before GPS, as from a simulation's clock, becomes week 0, which makes
     ArduPilot use the arrival. Never with a vertical velocity, which no image shows; ArduPilot takes a missing
-    horizontal one for zero if it is set to fuse it.
+    horizontal one for zero if it is set to fuse it. The message has no accuracy of the heading.
     """
     moving = velocity or Velocity(0.0, 0.0, 0.0)
     gps_s = fix.stamp_s - GPS_EPOCH_S + GPS_LEAP_S
@@ -218,7 +208,7 @@ def gps_input(fix: Fix, decision: Decision, gps_id: int, velocity: Velocity | No
         horiz_accuracy=decision.eph_m,
         vert_accuracy=decision.epv_m,
         satellites_visible=GPS_SATELLITES,
-        yaw=0,  # the heading is the autopilot's own
+        yaw=_yaw_cdeg(decision.heading_deg),
     )
 
 
@@ -244,10 +234,11 @@ def global_position_sensor(fix: Fix, decision: Decision, target: tuple[int, int]
     )
 
 
-def odometry(fix: Fix, decision: Decision, origin: Origin, attitude: Attitude) -> Any:
-    """ODOMETRY for PX4, in its local NED frame. attitude: the vehicle's own, as the message needs one.
+def odometry(fix: Fix, decision: Decision, origin: Origin, attitude: Attitude | None) -> Any:
+    """ODOMETRY for PX4, in its local NED frame. attitude: the vehicle's own; None: the message states that it has none.
 
-    Attitude and velocity carry variances that weigh nothing: PX4 is to take the horizontal position alone.
+    Attitude and velocity carry variances that weigh nothing, so that PX4 takes the horizontal position alone; except
+    for the yaw, if the decision has a heading, to which the attitude is turned then.
     """
     north_m, east_m = px4_local_m(fix.lat_deg, fix.lon_deg, origin)
     variance = fix.covariance_enu_m2
@@ -258,7 +249,10 @@ def odometry(fix: Fix, decision: Decision, origin: Origin, attitude: Attitude) -
     velocity = [0.0] * 21
     for diagonal in (0, 6, 11, 15, 18, 20):
         velocity[diagonal] = UNKNOWN_VARIANCE
-    x, y, z, w = attitude.quaternion
+    q = _UNKNOWN_QUATERNION if attitude is None else ned_from_frd_quaternion(*attitude.quaternion)
+    if attitude is not None and math.isfinite(decision.heading_deg):
+        q = ned_from_frd_quaternion(*quaternion_with_heading(attitude.quaternion, decision.heading_deg))
+        pose[20] = math.radians(decision.sigma_heading_deg) ** 2
     return mavlink.MAVLink_odometry_message(
         time_usec=_microseconds(fix.stamp_s),
         frame_id=mavlink.MAV_FRAME_LOCAL_NED,
@@ -266,8 +260,7 @@ def odometry(fix: Fix, decision: Decision, origin: Origin, attitude: Attitude) -
         x=north_m,
         y=east_m,
         z=origin.amsl_m - fix.altitude_m,
-        # The turn between the conventions is its own inverse up to the order of its factors.
-        q=list(_ned_from_frd(x, y, z, w)),
+        q=list(q),
         vx=0.0,
         vy=0.0,
         vz=0.0,
@@ -282,25 +275,9 @@ def odometry(fix: Fix, decision: Decision, origin: Origin, attitude: Attitude) -
     )
 
 
-def px4_local_m(lat_deg: float, lon_deg: float, origin: Origin) -> tuple[float, float]:
-    """(north, east) in PX4's local frame, m: the azimuthal equidistant projection of its sphere.
-
-    Half a per cent off the ellipsoid, and PX4 goes back the same way, so that the place comes out right.
-    """
-    lat, lat0 = math.radians(lat_deg), math.radians(origin.lat_deg)
-    turn = math.radians(lon_deg - origin.lon_deg)
-    north = math.cos(lat0) * math.sin(lat) - math.sin(lat0) * math.cos(lat) * math.cos(turn)
-    east = math.cos(lat) * math.sin(turn)
-    sine = math.hypot(north, east)
-    arc = math.atan2(sine, math.sin(lat0) * math.sin(lat) + math.cos(lat0) * math.cos(lat) * math.cos(turn))
-    scale = PX4_RADIUS_M * (arc / sine if sine > 0 else 1.0)
-    return scale * north, scale * east
-
-
-def _ned_from_frd(x: float, y: float, z: float, w: float) -> tuple[float, float, float, float]:
-    """(w, x, y, z) that turns FRD into NED, from (x, y, z, w) that turns FLU into ENU; undoes core/px4.py."""
-    half = math.sqrt(0.5)
-    return half * (z + w), half * (x + y), half * (x - y), half * (w - z)
+def _yaw_cdeg(heading_deg: float) -> int:
+    """GPS_INPUT's yaw, centidegrees: north is 36000, as 0 means that there is none."""
+    return (round(heading_deg * 100.0) % 36000 or 36000) if math.isfinite(heading_deg) else 0
 
 
 def _microseconds(seconds: float) -> int:

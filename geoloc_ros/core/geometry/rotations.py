@@ -99,6 +99,23 @@ def nadir_rotation(heading_deg: float = 0.0) -> np.ndarray:
     return np.array([[c, -s, 0.0], [-s, -c, 0.0], [0.0, 0.0, -1.0]])
 
 
+def heading_rad(rotation_enu_from_body: np.ndarray) -> float:
+    """Of the nose of a FLU body, clockwise from north, rad, -pi to pi."""
+    return math.atan2(rotation_enu_from_body[0, 0], rotation_enu_from_body[1, 0])
+
+
+def turn_clockwise(angle_rad: float) -> np.ndarray:
+    """(3, 3) rotation in ENU about up, clockwise seen from above."""
+    c, s = math.cos(angle_rad), math.sin(angle_rad)
+    return np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def quaternion_with_heading(quaternion: Sequence[float], heading_deg: float) -> tuple[float, float, float, float]:
+    """(qx, qy, qz, qw), ENU from FLU body, turned about up until its nose has this heading, clockwise from north."""
+    rotation = rotation_from_quaternion(*quaternion)
+    return quaternion_from_rotation(turn_clockwise(math.radians(heading_deg) - heading_rad(rotation)) @ rotation)
+
+
 def tilt_deg(rotation: np.ndarray) -> float:
     """Angle between the optical axis and straight down, degrees."""
     return math.degrees(math.acos(float(np.clip(-np.asarray(rotation)[2, 2], -1.0, 1.0))))

@@ -95,6 +95,38 @@ def test_a_fix_is_held_if_the_localizer_has_lost_the_track_since() -> None:
     assert gate.decide(GOOD, TRACKING, NOW_S).hold == Hold.LOST
 
 
+@pytest.mark.parametrize(
+    ("limit_deg", "heading_deg", "sigma_deg", "sent_deg"),
+    [
+        (0.0, 30.0, 0.5, math.nan),  # off
+        (3.0, 30.0, 3.0, 30.0),
+        (3.0, 30.0, 3.1, math.nan),
+        (3.0, 30.0, 0.0, math.nan),  # as in a status that knows nothing of headings
+        (3.0, 30.0, math.nan, math.nan),
+        (3.0, math.nan, 1.0, math.nan),
+    ],
+)
+def test_a_heading_goes_with_a_fix_if_it_is_sure_enough(
+    limit_deg: float, heading_deg: float, sigma_deg: float, sent_deg: float
+) -> None:
+    gate = FixGate(0.3, limit_deg)
+    status = replace(TRACKING, heading_deg=heading_deg, sigma_heading_deg=sigma_deg)
+    gate.observe(status)
+    decision = gate.decide(GOOD, status, NOW_S)
+    assert decision.send
+    assert decision.heading_deg == pytest.approx(sent_deg, nan_ok=True)
+    assert math.isnan(decision.sigma_heading_deg) == math.isnan(sent_deg)
+
+
+def test_no_heading_without_a_confirmed_track() -> None:
+    gate = FixGate(0.3, 3.0)
+    status = FixStatus(State.RELOCALIZING, True, 1, 30.0, 1.0)
+    gate.observe(status)
+    decision = gate.decide(GOOD, status, NOW_S)
+    assert not decision.send
+    assert math.isnan(decision.heading_deg)
+
+
 def test_each_stamp_once_and_in_order() -> None:
     stream = Stream()
     assert stream.frame().send

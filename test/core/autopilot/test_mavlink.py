@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,17 +26,16 @@ from geoloc_ros.core.autopilot.mavlink_link import Endpoint
 from geoloc_ros.core.autopilot.mavlink_messages import (
     Attitude,
     Heights,
-    Origin,
     Velocity,
     attitude_from,
     global_position_sensor,
     gnss_from,
     gps_input,
     odometry,
-    px4_local_m,
     truth_from,
 )
 from geoloc_ros.core.autopilot.vehicle import Autopilot
+from geoloc_ros.core.geometry.px4_frames import Origin, px4_local_m
 
 ENU_FROM_NED = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 FRD_FROM_FLU = np.diag([1.0, -1.0, -1.0])
@@ -166,6 +166,15 @@ def test_gps_input_has_gps_time() -> None:
     assert (simulated.time_week, simulated.time_week_ms) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("heading_deg", "yaw_cdeg"),
+    [(math.nan, 0), (0.0, 36000), (0.004, 36000), (359.996, 36000), (360.0, 36000), (0.01, 1), (271.25, 27125)],
+)
+def test_gps_input_has_a_heading_where_the_gate_gives_one(heading_deg: float, yaw_cdeg: int) -> None:
+    decision = replace(a_decision(), heading_deg=heading_deg, sigma_heading_deg=1.0)
+    assert through_the_wire(gps_input(a_fix(), decision, 1, None)).yaw == yaw_cdeg
+
+
 def test_gps_input_says_what_it_does_not_know() -> None:
     unknown = mavlink.GPS_INPUT_IGNORE_FLAG_VEL_VERT
     message = through_the_wire(gps_input(a_fix(), a_decision(), 1, Velocity(3.0, -4.0, 0.7)))
@@ -204,6 +213,24 @@ def test_odometry_is_in_px4s_local_frame() -> None:
     assert min(message.pose_covariance[n] for n in (15, 18, 20)) > 1e5
     assert min(message.velocity_covariance[n] for n in (0, 6, 11, 15, 18, 20)) > 1e5
     assert all(map(math.isfinite, numbers(message)))
+
+
+def test_odometry_with_a_heading_keeps_the_vehicles_tilt() -> None:
+    origin = Origin(LAT_DEG, LON_DEG, 1300.0)
+    x, y, z, w = Rotation.from_euler("ZYX", [90, 5, 20], degrees=True).as_quat()
+    attitude = attitude_from(mavlink.MAVLink_attitude_quaternion_message(0, w, x, y, z, 0.0, 0.0, 0.0))
+    decision = replace(a_decision(), heading_deg=102.5, sigma_heading_deg=2.0)
+    message = through_the_wire(odometry(a_fix(), decision, origin, attitude))
+    angles = Rotation.from_quat([*message.q[1:], message.q[0]]).as_euler("ZYX", degrees=True)
+    assert angles == pytest.approx([102.5, 5.0, 20.0], abs=1e-4)
+    assert message.pose_covariance[20] == pytest.approx(math.radians(2.0) ** 2)
+    assert min(message.pose_covariance[n] for n in (15, 18)) > 1e5
+
+
+def test_odometry_without_an_attitude_says_so() -> None:
+    message = through_the_wire(odometry(a_fix(), a_decision(), Origin(LAT_DEG, LON_DEG, 1300.0), None))
+    assert all(map(math.isnan, message.q))
+    assert message.pose_covariance[20] > 1e5
 
 
 @pytest.mark.parametrize("place", [(46.9, 102.3), (46.87431, 102.44872), (46.1, 103.6), (-33.0, -70.0)])
