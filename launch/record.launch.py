@@ -19,10 +19,10 @@ TOPICS = {
 }
 # What geoloc says, and what the autopilots say and are told, in each message version.
 ALWAYS = (
-    r"localizer/(fix|odometry|status)", r"(px4|mavlink)_bridge/.+", "/diagnostics", "/clock", "/tf", "/tf_static",
+    r"localizer/(fix|odometry|pose|status)", r"(px4|mavlink)_bridge/.+", "/diagnostics", "/clock", "/tf", "/tf_static",
     r"/fmu/out/(vehicle_attitude|vehicle_local_position|vehicle_global_position|vehicle_gps_position|vehicle_status)"
     r"(_v\d+)?",
-    r"/fmu/in/aux_global_position(_v\d+)?",
+    r"/fmu/in/(aux_global_position|vehicle_visual_odometry)(_v\d+)?",
 )  # fmt: skip
 
 

@@ -90,6 +90,7 @@ def _set_bias(message: LocalizerStatus, estimate: Estimate, heading_deg: float) 
     message.height_scale, message.sigma_height_scale = scale, float(scale * sigmas[1])
     message.boresight_deg = values[2:].astype(np.float32)
     message.sigma_boresight_deg = np.degrees(sigmas[2:]).astype(np.float32)
+    message.alignment_heading_deg = math.nan if alignment is None else math.degrees(alignment.heading_rad)
     message.alignment_support = math.nan if alignment is None else float(alignment.support)
 
 
@@ -119,5 +120,10 @@ def gate_input_from_fix(message: NavSatFix) -> Fix:
 def gate_status_from_status(message: LocalizerStatus) -> FixStatus:
     """What the gate needs of the localizer's status."""
     return FixStatus(
-        State(message.state), message.valid, message.frames, message.heading_deg, message.sigma_heading_offset_deg
+        State(message.state),
+        message.valid,
+        message.frames,
+        message.heading_deg,
+        message.sigma_heading_offset_deg,
+        message.alignment_heading_deg,
     )

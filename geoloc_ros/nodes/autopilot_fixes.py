@@ -62,7 +62,10 @@ def declare_yaw_parameters(node: Node) -> None:
     """Whether the autopilot gets a heading with its fixes. AutopilotFixes reads them."""
     text = "send the vehicle's heading, as the localizer has found it on the map, with each fix"
     declare(node, "send_yaw", False, text)
-    text = "a heading whose standard deviation is larger is not sent, degrees"
+    text = (
+        "a heading is not sent if its standard deviation, or its difference from the frame's own alignment, is larger, "
+        "degrees"
+    )
     declare(node, "max_yaw_sigma_deg", 3.0, text, 0.1, 45.0)
 
 

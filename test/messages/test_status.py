@@ -37,7 +37,7 @@ def status(bias: PoseBias | None, alignment: Alignment | None, heading_deg: floa
 def test_what_the_track_has_learned_is_published_with_its_deviations() -> None:
     covariance = np.diag([math.radians(2.0), 0.05, math.radians(0.5), math.radians(0.7)]) ** 2
     bias = PoseBias(math.radians(-9.0), math.log(1.2), (math.radians(1.5), math.radians(-2.5)), covariance)
-    alignment = Alignment((200.0, 200.0), 0.0, 0.0, (0.0, 0.0), np.eye(6), 0.75, 30.0)
+    alignment = Alignment((200.0, 200.0), math.radians(0.5), 0.0, (0.0, 0.0), np.eye(6), 0.75, 30.0)
     message = status(bias, alignment, 271.0)
     assert (message.heading_deg, message.alignment_support) == (271.0, 0.75)
     assert message.heading_offset_deg == pytest.approx(-9.0)
@@ -47,15 +47,14 @@ def test_what_the_track_has_learned_is_published_with_its_deviations() -> None:
     assert list(message.sigma_boresight_deg) == pytest.approx([0.5, 0.7])
     gated = gate_status_from_status(message)
     assert (gated.frames, gated.heading_deg, gated.sigma_heading_deg) == (5, 271.0, pytest.approx(2.0))
+    assert gated.heading_residual_deg == pytest.approx(0.5)
 
 
 def test_what_is_not_learned_is_not_a_number() -> None:
     message = status(None, None, math.nan)
-    values = [
-        getattr(message, f"{sigma}{name}")
-        for sigma in ("", "sigma_")
-        for name in ("heading_offset_deg", "height_scale")
-    ]
-    values += [*message.boresight_deg, *message.sigma_boresight_deg, message.heading_deg, message.alignment_support]
-    assert len(values) == 10
+    names = ("heading_offset_deg", "height_scale")
+    values = [getattr(message, prefix + name) for prefix in ("", "sigma_") for name in names]
+    values += [*message.boresight_deg, *message.sigma_boresight_deg, message.heading_deg]
+    values += [message.alignment_heading_deg, message.alignment_support]
+    assert len(values) == 11
     assert all(map(math.isnan, values))

@@ -206,6 +206,7 @@ def test_a_heading_reaches_px4_with_its_own_tilt_in_its_local_frame(rig: Rig) ->
     until(lambda: rig.bridge._attitude[2] == pytest.approx(enu_yaw_z(px4), abs=1e-6), what="PX4's attitude")
     rig.sent(place=PLACE, heading=(97.5, 2.5))  # not sure enough
     rig.sent(place=PLACE, heading=(math.nan, 1.0))
+    rig.sent(place=PLACE, heading=(97.5, 1.0), heading_residual_deg=-2.5)  # contradicted by the frame itself
     rig.held("not confirmed", state=State.RELOCALIZING, heading=(97.5, 1.0))
     rig.sent(place=PLACE, heading=(97.5, 1.0))
     message = until(lambda: px4.odometry, what="odometry")[0]

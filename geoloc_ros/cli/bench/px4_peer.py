@@ -102,9 +102,10 @@ class ScriptedLocalizer(Node):
         place: tuple[float, float, float] = (47.4, 8.5, 500.0),
         sigma_m: float = 2.0,
         heading: tuple[float, float] = (math.nan, math.nan),
+        heading_residual_deg: float = 0.0,
     ) -> float:
         """One frame's answer, of `age_s` ago or of `stamp_s`, which it returns, s; `place`: lat, lon, altitude;
-        `heading` and its standard deviation, degrees.
+        `heading` and its standard deviation, degrees; `heading_residual_deg`: of the frame's alignment.
         """
         self.frames += 1
         if stamp_s is None:
@@ -117,6 +118,7 @@ class ScriptedLocalizer(Node):
             fix.status.status = NavSatStatus.STATUS_FIX
         status = LocalizerStatus(state=int(state), valid=valid, frames=self.frames, sigma_m=math.nan)
         status.heading_deg, status.sigma_heading_offset_deg = heading
+        status.alignment_heading_deg = heading_residual_deg
         status.header.stamp = stamp
         self._fix.publish(fix)
         self._status.publish(status)

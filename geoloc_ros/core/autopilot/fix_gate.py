@@ -61,6 +61,7 @@ class FixStatus:
     frames: int  # processed since the localizer started
     heading_deg: float = math.nan  # of the nose, clockwise from north
     sigma_heading_deg: float = math.nan  # one standard deviation
+    heading_residual_deg: float = math.nan  # by which the frame's own alignment differs from it
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class FixGate:
     def __init__(self, max_age_s: float, max_sigma_heading_deg: float = 0.0) -> None:
         """max_age_s: from image stamp to now, at most; PX4 takes EKF2_DELAY_MAX + 100 ms.
 
-        max_sigma_heading_deg: a heading goes with a fix if its standard deviation is not larger; 0: none does.
+        max_sigma_heading_deg: a heading goes with a fix if neither its standard deviation nor the residual of the
+        frame's own alignment is larger; 0: none does. An autopilot that fuses the heading changes what it reports, and
+        the offset learned before is wrong until the localizer has followed: without this check it would turn further.
         """
         self.max_age_s = max_age_s
         self._max_sigma_heading_deg = max_sigma_heading_deg
@@ -138,8 +141,9 @@ class FixGate:
             self._moved = False
         self.totals.sent += 1
         self.totals.oldest_s = max(self.totals.oldest_s, latency_s)
-        heading = status.heading_deg, status.sigma_heading_deg
-        if not (math.isfinite(heading[0]) and 0.0 < heading[1] <= self._max_sigma_heading_deg):
+        heading, limit_deg = (status.heading_deg, status.sigma_heading_deg), self._max_sigma_heading_deg
+        is_sure = 0.0 < status.sigma_heading_deg <= limit_deg and abs(status.heading_residual_deg) <= limit_deg
+        if not (math.isfinite(status.heading_deg) and is_sure):
             heading = math.nan, math.nan
         return Decision(True, "", self._counter, eph_m, epv_m, latency_s, None, *heading)
 

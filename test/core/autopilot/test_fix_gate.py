@@ -96,21 +96,23 @@ def test_a_fix_is_held_if_the_localizer_has_lost_the_track_since() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit_deg", "heading_deg", "sigma_deg", "sent_deg"),
+    ("limit_deg", "heading_deg", "sigma_deg", "residual_deg", "sent_deg"),
     [
-        (0.0, 30.0, 0.5, math.nan),  # off
-        (3.0, 30.0, 3.0, 30.0),
-        (3.0, 30.0, 3.1, math.nan),
-        (3.0, 30.0, 0.0, math.nan),  # as in a status that knows nothing of headings
-        (3.0, 30.0, math.nan, math.nan),
-        (3.0, math.nan, 1.0, math.nan),
+        (0.0, 30.0, 0.5, 0.0, math.nan),  # off
+        (3.0, 30.0, 3.0, -3.0, 30.0),
+        (3.0, 30.0, 3.1, 0.0, math.nan),
+        (3.0, 30.0, 1.0, -3.1, math.nan),  # the autopilot has just turned to an earlier one
+        (3.0, 30.0, 1.0, math.nan, math.nan),  # a frame that was not aligned
+        (3.0, 30.0, 0.0, 0.0, math.nan),  # as in a status that knows nothing of headings
+        (3.0, 30.0, math.nan, 0.0, math.nan),
+        (3.0, math.nan, 1.0, 0.0, math.nan),
     ],
 )
 def test_a_heading_goes_with_a_fix_if_it_is_sure_enough(
-    limit_deg: float, heading_deg: float, sigma_deg: float, sent_deg: float
+    limit_deg: float, heading_deg: float, sigma_deg: float, residual_deg: float, sent_deg: float
 ) -> None:
     gate = FixGate(0.3, limit_deg)
-    status = replace(TRACKING, heading_deg=heading_deg, sigma_heading_deg=sigma_deg)
+    status = FixStatus(State.TRACKING, True, 1, heading_deg, sigma_deg, residual_deg)
     gate.observe(status)
     decision = gate.decide(GOOD, status, NOW_S)
     assert decision.send
@@ -120,7 +122,7 @@ def test_a_heading_goes_with_a_fix_if_it_is_sure_enough(
 
 def test_no_heading_without_a_confirmed_track() -> None:
     gate = FixGate(0.3, 3.0)
-    status = FixStatus(State.RELOCALIZING, True, 1, 30.0, 1.0)
+    status = FixStatus(State.RELOCALIZING, True, 1, 30.0, 1.0, 0.0)
     gate.observe(status)
     decision = gate.decide(GOOD, status, NOW_S)
     assert not decision.send
@@ -223,3 +225,25 @@ def test_a_fix_that_grows_too_old_on_its_way_out_is_held_and_its_reset_kept() ->
     assert stream.gate.hold_if_late(fix, stream.now_s + 0.3)
     assert (stream.gate.totals.sent, stream.gate.totals.held[Hold.TOO_OLD]) == (1, 1)
     assert stream.frame().reset_counter == late.reset_counter == 1
+
+
+@pytest.mark.parametrize("filter_gain", [0.05, 0.5])
+@pytest.mark.parametrize(("autopilot_gain", "rest_deg"), [(0.05, 0.1), (0.5, 0.1), (1.0, 3.0)])
+def test_an_autopilot_that_fuses_the_heading_settles_on_the_true_one(
+    filter_gain: float, autopilot_gain: float, rest_deg: float
+) -> None:
+    """The localizer's offset lags behind the heading that it corrects, and no correction may feed on itself."""
+    gate, reported_deg, offset_deg, sent = FixGate(0.3, 3.0), 20.0, 0.0, 0
+    for number in range(1, 1001):
+        now_s = NOW_S + 0.1 * number
+        residual_deg = 30.0 - reported_deg - offset_deg  # the true heading is 30
+        status = FixStatus(State.TRACKING, True, number, reported_deg + offset_deg, 1.0, residual_deg)
+        gate.observe(status)
+        decision = gate.decide(replace(GOOD, stamp_s=now_s - 0.1), status, now_s)
+        offset_deg += filter_gain * residual_deg
+        if math.isfinite(decision.heading_deg):
+            sent += 1
+            reported_deg += autopilot_gain * (decision.heading_deg - reported_deg)
+            assert abs(decision.heading_deg - 30.0) <= 3.0
+    assert sent > 500
+    assert reported_deg == pytest.approx(30.0, abs=rest_deg)
