@@ -121,6 +121,11 @@ def sampled_at(
     return Sampling(u, v, seen, coverage, halvings, (float(centre_m[0]), float(centre_m[1])))
 
 
+def view_centre_m(camera: CameraModel, rotation_enu_from_optical: np.ndarray, height_m: float) -> np.ndarray:
+    """(2,) east and north of the view's centre from the camera's nadir point; errors as in `rectify`."""
+    return _ground_points(camera.centre[None], _checked_pose(rotation_enu_from_optical, height_m), height_m)[0]
+
+
 def footprint_m(camera: CameraModel, rotation_enu_from_optical: np.ndarray, height_m: float) -> float:
     """Side, in metres, of the largest north-up square around the centre's ground point that is seen whole."""
     rotation = _checked_pose(rotation_enu_from_optical, height_m)

@@ -1,9 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is constantly wrong with the vehicle's pose: heading, height and the camera's mount, learned from alignments."""
 
-from dataclasses import dataclass
+import copy
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from geoloc_models.drl.alignment import Alignment
+from geoloc_ros.core.geometry.rectify import view_centre_m
+from geoloc_ros.core.matching.frame_view import camera_rotation
+from geoloc_ros.core.matching.settings import PoseSettings
+from geoloc_ros.core.recording.frame import Frame, with_heading
+
+GATE2 = 18.47
+"""Squared Mahalanobis distance above which a residual is an outlier: chi^2 of 4 degrees of freedom at 0.999."""
+OUTLIERS = 5
+"""Consecutive outliers that agree with each other show that the learned bias is wrong."""
 
 
 @dataclass(frozen=True)
@@ -19,3 +32,170 @@ class PoseBias:
     log_height_scale: float
     boresight_rad: tuple[float, float]
     covariance: np.ndarray
+
+    def corrected(self, frame: Frame) -> Frame:
+        """The frame with heading, height and mount corrected; a frame without an attitude has no mount to correct."""
+        rotation = frame.rotation_enu_from_optical
+        if rotation is not None:
+            rotation = rotation @ _rotation(np.array([*self.boresight_rad, 0.0]))
+        frame = replace(
+            frame, rotation_enu_from_optical=rotation, height_m=frame.height_m * math.exp(self.log_height_scale)
+        )
+        return with_heading(frame, math.degrees(self.heading_rad))
+
+
+class PoseBiasFilter:
+    """Kalman filter of the bias [heading_rad, log_height_scale, boresight x, boresight y] as a random walk.
+
+    bias: the current one, all zero with the settings' widths at the start. A width of 0 keeps its entry at zero.
+    """
+
+    def __init__(self, settings: PoseSettings) -> None:
+        self._settings = settings
+        s, degree = settings, math.radians(1.0)
+        self._prior = np.array([s.bias_heading_deg, s.bias_height_share, s.bias_boresight_deg, s.bias_boresight_deg])
+        self._prior *= [degree, 1.0, degree, degree]
+        drift = np.array([s.drift_heading_deg_s, s.drift_height_share_s, *[s.drift_boresight_deg_s] * 2])
+        self._drift = np.where(self._prior > 0, drift * [degree, 1.0, degree, degree], 0.0)
+        height = math.log1p(s.max_height_share)
+        self._bound = np.array([s.max_heading_deg * degree, height, *[s.max_boresight_deg * degree] * 2])
+        self._state = np.zeros(4)
+        self._covariance = np.diag(self._prior**2)
+        self._stamp_s = math.nan
+        self._outliers: list[tuple[np.ndarray, np.ndarray]] = []
+
+    @property
+    def bias(self) -> PoseBias:
+        """What has been learned up to now."""
+        heading, scale, x, y = self._state.tolist()
+        return PoseBias(heading, scale, (x, y), self._covariance.copy())
+
+    def copy(self) -> "PoseBiasFilter":
+        """A filter that goes on from here on its own."""
+        return copy.deepcopy(self)
+
+    def corrected(self, frame: Frame) -> Frame:
+        """The frame without the bias learned up to now."""
+        return self.bias.corrected(frame)
+
+    def predict(self, stamp_s: float) -> None:
+        """Let the bias drift until stamp_s; its uncertainty never exceeds that before anything was learned."""
+        elapsed_s = stamp_s - self._stamp_s
+        self._stamp_s = stamp_s
+        if elapsed_s > 0:
+            self._widen(self._drift**2 * elapsed_s)
+
+    def distance2(self, frame: Frame, alignment: Alignment, gsd_m: float) -> float:
+        """Squared Mahalanobis distance of a residual from zero, 4 degrees of freedom; arguments as of `update`."""
+        residual, spread, mapping = self._measured(frame, alignment, gsd_m)
+        return float(residual @ np.linalg.solve(mapping @ self._covariance @ mapping.T + spread, residual))
+
+    def update(self, frame: Frame, alignment: Alignment, gsd_m: float) -> None:
+        """Take in what an alignment still found wrong with a corrected frame, whose view had gsd_m metres per pixel.
+
+        An outlier is left out. OUTLIERS consecutive ones that agree in heading and height set the uncertainty back to
+        that before anything was learned, and the last of them is taken in.
+        """
+        residual, spread, mapping = self._measured(frame, alignment, gsd_m)
+        if self.distance2(frame, alignment, gsd_m) > GATE2 and not self._relearns(residual, spread):
+            return
+        self._outliers.clear()
+        innovation = mapping @ self._covariance @ mapping.T + spread
+        gain = np.linalg.solve(innovation, mapping @ self._covariance).T
+        self._state = np.clip(self._state + gain @ residual, -self._bound, self._bound)
+        # Joseph's form keeps the covariance symmetric and positive.
+        keep = np.eye(4) - gain @ mapping
+        self._covariance = keep @ self._covariance @ keep.T + gain @ spread @ gain.T
+
+    def pointing_covariance(self, frame: Frame, offset_m: np.ndarray, settings: PoseSettings) -> np.ndarray:
+        """`pointing_covariance` of the current bias."""
+        return pointing_covariance(self.bias, frame, offset_m, settings)
+
+    def _measured(self, frame: Frame, alignment: Alignment, gsd_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Residual (4,), its covariance (4, 4) with the frame's attitude noise, and its dependence on the bias."""
+        by_rotation, by_bias = residual_by_pose(frame, gsd_m)
+        noise = by_rotation[:, :2] * attitude_sigma_rad(frame, self._settings)
+        residual = np.array([alignment.heading_rad, alignment.log_scale, *alignment.tilt_per_px])
+        return residual, alignment.covariance[2:, 2:] + noise @ noise.T, by_bias
+
+    def _relearns(self, residual: np.ndarray, spread: np.ndarray) -> bool:
+        """Whether this outlier and those before it show that the bias has changed."""
+        if self._outliers:
+            before, its_spread = self._outliers[-1]
+            change = (residual - before)[:2]
+            if change @ np.linalg.solve((spread + its_spread)[:2, :2], change) > GATE2:
+                self._outliers.clear()
+        self._outliers.append((residual, spread))
+        if len(self._outliers) < OUTLIERS:
+            return False
+        self._widen(self._prior**2)
+        return True
+
+    def _widen(self, variance: np.ndarray) -> None:
+        """Add variances, and shrink what then exceeds the prior to the prior."""
+        self._covariance = self._covariance + np.diag(variance)
+        sigma = np.sqrt(np.diag(self._covariance))
+        shrink = np.minimum(1.0, self._prior / np.maximum(sigma, 1e-300))
+        self._covariance *= np.outer(shrink, shrink)
+
+
+def residual_by_pose(frame: Frame, gsd_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """How [heading_rad, log_scale, tilt_per_px] of an alignment depend on small errors of the frame's pose.
+
+    Returns (4, 3) by a rotation w of the camera in ENU, rad, true R = exp(w) R, and (4, 4) by the bias that the frame
+    still has. Without an attitude the boresight's columns are zero.
+
+    A ray that meets the ground at p (metres from the nadir point, z = -h) becomes (p, -h) + w x (p, -h) and meets it at
+        p' = p + h n + w_z J p + (n . p) p / h   with n = (-w_y, w_x), J p = (-p_y, p_x),
+    to first order in w. With p = c + q, c the view's centre and q the ground point relative to it, the part linear in q
+        w_z J q + ((n . c) q + (n . q) c) / h
+    shows as a turn, a scale and a shear. Of c n^T / h the antisymmetric part is a turn by (c_y n_x - c_x n_y) / 2h
+    counter-clockwise, and half of its trace a scale, so an alignment measures
+        heading = -w_z - (c_y n_x - c_x n_y) / 2h,  log_scale = log height scale + 3 (n . c) / 2h,
+    while the shear remains in its residuals. The quadratic part (n . q) q / h gives the tilt: for a pixel (x east, y
+    south) of gsd_m, tilt_per_px = (n_x, -n_y) gsd_m / h.
+    """
+    rotation, h = camera_rotation(frame), frame.height_m
+    cx, cy = view_centre_m(frame.camera, rotation, h) / h
+    by_nadir = np.array([[-cy / 2, cx / 2], [1.5 * cx, 1.5 * cy], [gsd_m / h, 0.0], [0.0, -gsd_m / h]])
+    by_rotation = np.column_stack([by_nadir[:, 1], -by_nadir[:, 0], [-1.0, 0.0, 0.0, 0.0]])
+    return by_rotation, by_rotation @ _rotation_by_bias(frame) + np.outer([0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0])
+
+
+def pointing_covariance(bias: PoseBias, frame: Frame, offset_m: np.ndarray, settings: PoseSettings) -> np.ndarray:
+    """(2, 2) what the bias's uncertainty and the frame's attitude noise add to the vehicle's position, ENU m^2.
+
+    frame: corrected. offset_m: c, the view's centre from the vehicle's nadir point, east and north: a rotation w of the
+    camera in ENU moves it by h n + (n . c) c / h + w_z J c (`residual_by_pose`), the log height scale by c.
+    """
+    h = frame.height_m
+    east, north = offset_m
+    by_nadir = h * np.eye(2) + np.outer(offset_m, offset_m) / h
+    by_rotation = np.column_stack([by_nadir[:, 1], -by_nadir[:, 0], [-north, east]])
+    by_bias = by_rotation @ _rotation_by_bias(frame)
+    by_bias[:, 1] += offset_m
+    noise = by_rotation[:, :2] * attitude_sigma_rad(frame, settings)
+    return by_bias @ bias.covariance @ by_bias.T + noise @ noise.T
+
+
+def attitude_sigma_rad(frame: Frame, settings: PoseSettings) -> float:
+    """Error of roll and pitch that varies from frame to frame (1 sigma)."""
+    level = frame.rotation_enu_from_optical is None
+    return math.radians(settings.sigma_nadir_deg if level else settings.sigma_attitude_deg)
+
+
+def _rotation_by_bias(frame: Frame) -> np.ndarray:
+    """(3, 4): the rotation in ENU that corrects a frame with this bias."""
+    by_bias = np.zeros((3, 4))
+    by_bias[2, 0] = -1.0  # clockwise
+    if frame.rotation_enu_from_optical is not None:
+        by_bias[:, 2:] = frame.rotation_enu_from_optical[:, :2]
+    return by_bias
+
+
+def _rotation(vector: np.ndarray) -> np.ndarray:
+    """(3, 3) of a rotation vector, rad (Rodrigues' formula)."""
+    angle = float(np.linalg.norm(vector))
+    x, y, z = vector
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sinc(angle / math.pi) * cross + 0.5 * np.sinc(angle / (2 * math.pi)) ** 2 * cross @ cross

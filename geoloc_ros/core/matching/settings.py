@@ -107,6 +107,29 @@ class PoseSettings:
         5.0, 0, 45, "error of roll and pitch if the camera is assumed level, degrees (1 sigma)"
     )
     sigma_height_share: float = _setting(0.03, 0, 1, "error of the height above ground, share of it (1 sigma)")
+    bias_heading_deg: float = _setting(
+        10.0, 0, 90, "constant error of the heading before it is learned, degrees (1 sigma); 0: not learned"
+    )
+    bias_height_share: float = _setting(
+        0.15, 0, 0.5, "constant error of the height before it is learned, share of it (1 sigma); 0: not learned"
+    )
+    bias_boresight_deg: float = _setting(
+        1.5, 0, 20, "roll and pitch error of the mount before it is learned, degrees (1 sigma); 0: not learned"
+    )
+    drift_heading_deg_s: float = _setting(
+        0.1, 0, 10, "drift of the heading's error, degrees per square root of a second (1 sigma)"
+    )
+    drift_height_share_s: float = _setting(
+        0.002, 0, 1, "drift of the height's error, share of the height per square root of a second (1 sigma)"
+    )
+    drift_boresight_deg_s: float = _setting(
+        0.01, 0, 10, "drift of the mount's error, degrees per square root of a second (1 sigma)"
+    )
+    max_heading_deg: float = _setting(40.0, 0, 180, "maximum heading error that is learned, degrees")
+    max_height_share: float = _setting(0.5, 0, 2, "maximum height error that is learned, share of the height")
+    max_boresight_deg: float = _setting(
+        10.0, 0, 45, "maximum error of the mount that is learned, roll or pitch, degrees"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -57,6 +57,33 @@ class Frame:
     # (qx, qy, qz, qw), ENU from the optical frame.
     encoded: bytes | None = None
     quaternion: tuple[float, float, float, float] | None = None
+
+
+def turned(vector_enu: np.ndarray, heading_deg: float) -> np.ndarray:
+    """(2,) east, north turned clockwise, seen from above."""
+    c, s = math.cos(math.radians(heading_deg)), math.sin(math.radians(heading_deg))
+    return np.array([c * vector_enu[0] + s * vector_enu[1], c * vector_enu[1] - s * vector_enu[0]])
+
+
+def with_heading(frame: Frame, heading_deg: float) -> Frame:
+    """The frame as it is if the vehicle's heading is off by so much, degrees clockwise."""
+    if heading_deg == 0.0:
+        return frame
+    rotation, velocity = frame.rotation_enu_from_optical, frame.velocity_enu_m_s
+    if rotation is not None:
+        east, north = turned(np.eye(2)[0], heading_deg), turned(np.eye(2)[1], heading_deg)
+        turn = np.eye(3)
+        turn[:2, 0], turn[:2, 1] = east, north
+        rotation = turn @ rotation
+    if velocity is not None:
+        east_m_s, north_m_s = turned(np.array(velocity), heading_deg).tolist()
+        velocity = east_m_s, north_m_s
+    return replace(
+        frame,
+        rotation_enu_from_optical=rotation,
+        velocity_enu_m_s=velocity,
+        heading_deg=frame.heading_deg + heading_deg,
+    )
 
 
 class Recording(Protocol):

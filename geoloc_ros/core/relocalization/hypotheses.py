@@ -17,7 +17,7 @@ from geoloc_ros.core.matching.gates import Refused, check_heatmap
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.tracker import Tracker
-from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.frame import Frame, with_heading
 
 SAME_PLACE_M = 25.0
 """Hypotheses nearer to each other are one."""
@@ -167,33 +167,6 @@ class HypothesisFilter:
         except Refused as refused:
             return None, f"searching: the best place is {refused}"
         return best, ""
-
-
-def turned(vector_enu: np.ndarray, heading_deg: float) -> np.ndarray:
-    """(2,) east, north turned clockwise, seen from above."""
-    c, s = math.cos(math.radians(heading_deg)), math.sin(math.radians(heading_deg))
-    return np.array([c * vector_enu[0] + s * vector_enu[1], c * vector_enu[1] - s * vector_enu[0]])
-
-
-def with_heading(frame: Frame, heading_deg: float) -> Frame:
-    """The frame as it is if the vehicle's heading is off by so much, degrees clockwise."""
-    if heading_deg == 0.0:
-        return frame
-    rotation, velocity = frame.rotation_enu_from_optical, frame.velocity_enu_m_s
-    if rotation is not None:
-        east, north = turned(np.eye(2)[0], heading_deg), turned(np.eye(2)[1], heading_deg)
-        turn = np.eye(3)
-        turn[:2, 0], turn[:2, 1] = east, north
-        rotation = turn @ rotation
-    if velocity is not None:
-        east_m_s, north_m_s = turned(np.array(velocity), heading_deg).tolist()
-        velocity = east_m_s, north_m_s
-    return replace(
-        frame,
-        rotation_enu_from_optical=rotation,
-        velocity_enu_m_s=velocity,
-        heading_deg=frame.heading_deg + heading_deg,
-    )
 
 
 def _apart_m(place: tuple[float, float], hypothesis: Hypothesis) -> float:

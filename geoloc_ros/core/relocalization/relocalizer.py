@@ -21,9 +21,9 @@ from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.match_frame import Match, flipped, pointing_covariance
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
-from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.frame import Frame, turned
 from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
-from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting, turned
+from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
 
 
 @dataclass(frozen=True)

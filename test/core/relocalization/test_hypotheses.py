@@ -13,8 +13,8 @@ from geoloc_ros.core.geometry.rotations import nadir_rotation
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.settings import LocalizerSettings
-from geoloc_ros.core.recording.frame import Frame
-from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting, turned, with_heading
+from geoloc_ros.core.recording.frame import Frame, turned, with_heading
+from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
 
 HOME = LocalEnu(58.4, 26.7)
 VIEW_M = 100.0

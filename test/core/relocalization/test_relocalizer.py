@@ -26,10 +26,9 @@ from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.settings import LocalizerSettings
-from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.frame import Frame, turned
 from geoloc_ros.core.relocalization.gallery import Area, Gallery
 from geoloc_ros.core.relocalization.gallery_build import GalleryBuild
-from geoloc_ros.core.relocalization.hypotheses import turned
 from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 from geoloc_ros.core.simulation.simulator import CameraSimulator
 
