@@ -46,13 +46,14 @@ def body_pose(
     """The pose at a frame. attitude: quaternion (x, y, z, w), ENU from FLU body.
 
     sigma_attitude_rad: one standard deviation of the reported roll and pitch; sigma_height_m: of the reported height,
-    used without `bias`. Without an attitude the body counts as level with the frame's heading, and its rotation as
-    unknown.
+    used without `bias`. What is set not to be learned has a variance of 0 in the bias and counts as without. Without an
+    attitude the body counts as level with the frame's heading, and its rotation as unknown.
     """
     turn, scale, height_variance_m2 = np.eye(3), 1.0, sigma_height_m**2
     if bias is not None:
         turn, scale = turn_clockwise(bias.heading_rad), math.exp(bias.log_height_scale)
-        height_variance_m2 = (frame.height_m * scale) ** 2 * float(bias.covariance[1, 1])
+        if bias.covariance[1, 1] > 0:
+            height_variance_m2 = (frame.height_m * scale) ** 2 * float(bias.covariance[1, 1])
     height_m = frame.height_m * scale
     if not math.isfinite(height_m):
         height_m, height_variance_m2 = 0.0, UNKNOWN_VARIANCE
@@ -64,7 +65,8 @@ def body_pose(
     heading_deg = math.nan
     if bias is not None:
         heading_deg = math.degrees(heading_rad(rotation)) % 360.0
-        covariance[2, 2] = bias.covariance[0, 0]
+        if bias.covariance[0, 0] > 0:
+            covariance[2, 2] = bias.covariance[0, 0]
         if frame.rotation_enu_from_optical is not None:
             tilt = (turn @ frame.rotation_enu_from_optical)[:2, :2]
             covariance[:2, :2] += tilt @ bias.covariance[2:, 2:] @ tilt.T

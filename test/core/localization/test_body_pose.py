@@ -62,6 +62,12 @@ def test_covariance_of_the_rotation() -> None:
     np.testing.assert_allclose(covariance, np.diag([sigma2 + 0.01**2, sigma2 + 0.05**2, 0.03**2]), atol=1e-12)
 
 
+def test_what_is_not_learned_is_no_more_certain_than_without_a_bias() -> None:
+    pose = posed(REPORTED, PoseBias(0.0, 0.0, (0.0, 0.0), np.zeros((4, 4))))
+    assert pose.height_variance_m2 == 25.0
+    assert pose.rotation_covariance_rad2[2, 2] == UNKNOWN_VARIANCE
+
+
 @pytest.mark.parametrize("bias", [None, BIAS])
 def test_without_an_attitude_only_the_heading_is_there_and_counts_as_unknown(bias: PoseBias | None) -> None:
     pose = posed(None, bias, heading_deg=60.0)
