@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from geoloc_models.drl.alignment import Alignment
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rectify import sampled_at
 from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN
-from geoloc_ros.core.matching.pose_bias import PoseBias, attitude_sigma_rad, pointing_covariance, residual_by_pose
+from geoloc_ros.core.matching.pose_bias import (
+    PoseBias,
+    PoseBiasFilter,
+    attitude_sigma_rad,
+    pointing_covariance,
+    residual_by_pose,
+)
 from geoloc_ros.core.matching.settings import PoseSettings
 from geoloc_ros.core.recording.frame import Frame
 
@@ -111,6 +118,7 @@ def test_correcting_is_what_undoes_the_bias(bias: tuple[float, float, float, flo
     mounted = turn.inv().as_matrix() @ truth @ Rotation.from_rotvec([-x, -y, 0.0]).as_matrix()
     seen = replace(reported(mounted, HEIGHT_M / math.exp(scale)), velocity_enu_m_s=(3.0, 4.0))
     corrected = PoseBias(heading, scale, (x, y), np.eye(4)).corrected(seen)
+    assert corrected.rotation_enu_from_optical is not None and corrected.velocity_enu_m_s is not None
     np.testing.assert_allclose(corrected.rotation_enu_from_optical, truth, atol=1e-12)
     assert corrected.height_m == pytest.approx(HEIGHT_M)
     np.testing.assert_allclose(corrected.velocity_enu_m_s, turn.apply([3.0, 4.0, 0.0])[:2])
@@ -123,3 +131,148 @@ def test_without_an_attitude_heading_and_height_are_corrected() -> None:
     assert corrected.height_m == pytest.approx(HEIGHT_M * math.exp(0.1))
     assert not residual_by_pose(corrected, GSD_M)[1][:, 2:].any()
     assert attitude_sigma_rad(corrected, SETTINGS) == math.radians(SETTINGS.sigma_nadir_deg)
+
+
+class Flight:
+    """A flight whose reports are wrong by a bias, drawn from the prior or given, and its noisy alignments."""
+
+    def __init__(self, seed: int, settings: PoseSettings = STILL, bias: np.ndarray | None = None) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.settings = settings
+        self.filter = PoseBiasFilter(settings)
+        # Within the bounds, which lie at 2.7 sigma of the height.
+        drawn = np.clip(self.rng.normal(size=4), -2.5, 2.5) * np.sqrt(np.diag(self.filter.bias.covariance))
+        self.bias = drawn if bias is None else bias
+        self.stamp_s = 0.0
+
+    def step(self, outlier: np.ndarray | None = None) -> float:
+        """One frame further; the squared distance of its residual."""
+        self.stamp_s += 1.0
+        truth = attitude(self.rng.uniform(-180, 180), self.rng.normal(0, 4), self.rng.normal(0, 4))
+        heading, scale, x, y = self.bias
+        shake = Rotation.from_rotvec([*self.rng.normal(size=2) * attitude_sigma_rad(reported(truth), SETTINGS), 0.0])
+        mounted = truth @ Rotation.from_rotvec([-x, -y, 0.0]).as_matrix()
+        mounted = (Rotation.from_rotvec([0.0, 0.0, heading]) * shake).as_matrix() @ mounted
+        self.filter.predict(self.stamp_s)
+        frame = self.filter.corrected(reported(mounted, HEIGHT_M / math.exp(scale)))
+        assert frame.rotation_enu_from_optical is not None
+        turn = Rotation.from_matrix(truth @ frame.rotation_enu_from_optical.T).as_rotvec()
+        residual = residual_by_pose(frame, GSD_M)[0] @ turn + self.rng.normal(size=4) * SIGMA
+        residual[1] += math.log(HEIGHT_M / frame.height_m)
+        if outlier is not None:
+            residual = outlier
+        tilt = (float(residual[2]), float(residual[3]))
+        covariance = np.diag([1.0, 1.0, *SIGMA**2])
+        alignment = Alignment((0.0, 0.0), float(residual[0]), float(residual[1]), tilt, covariance, 0.9, 50.0)
+        distance2 = self.filter.distance2(frame, alignment, GSD_M)
+        self.filter.update(frame, alignment, GSD_M)
+        return distance2
+
+    @property
+    def error(self) -> np.ndarray:
+        learned = self.filter.bias
+        return np.array([learned.heading_rad, learned.log_height_scale, *learned.boresight_rad]) - self.bias
+
+
+def test_the_filter_is_consistent_from_the_first_frame_to_the_last() -> None:
+    """NEES of 100 flights, 4 degrees of freedom: 400 +- 3 * sqrt(800) in sum; the filter's gate cuts nothing off."""
+    nees: dict[int, float] = {1: 0.0, 10: 0.0, 40: 0.0}
+    for seed in range(100):
+        flight = Flight(seed)
+        for frame in range(1, 41):
+            flight.step()
+            if frame in nees:
+                nees[frame] += float(flight.error @ np.linalg.solve(flight.filter.bias.covariance, flight.error))
+    for frame, total in nees.items():
+        assert 315 < total < 485, (frame, total)
+
+
+def test_a_heading_of_10_degrees_and_a_height_of_20_percent_are_found() -> None:
+    flight = Flight(1, SETTINGS, np.array([math.radians(-10), math.log(1.2), math.radians(1.5), math.radians(-1)]))
+    for _ in range(30):
+        flight.step()
+    assert np.abs(flight.error[:2]).max() < 0.015
+    assert np.degrees(np.abs(flight.error[2:])).max() < 0.6
+    sigma = np.sqrt(np.diag(flight.filter.bias.covariance))
+    assert (sigma < [0.01, 0.01, 0.01, 0.01]).all()
+
+
+def test_an_outlier_changes_nothing_and_repeated_ones_that_agree_are_believed() -> None:
+    flight = Flight(2)
+    for _ in range(20):
+        assert flight.step() < 40
+    before = flight.filter.bias
+    for sign in (1, -1, 1, -1, 1, -1, 1, -1):  # they contradict each other
+        assert flight.step(outlier=np.array([0.4 * sign, 0.0, 0.0, 0.0])) > 100
+    after = flight.filter.bias
+    assert (after.heading_rad, after.log_height_scale, after.boresight_rad) == (
+        before.heading_rad,
+        before.log_height_scale,
+        before.boresight_rad,
+    )
+    flight.step()
+    flight.bias = flight.bias + np.array([0.3, 0.0, 0.0, 0.0])  # the compass jumps
+    for _ in range(4):
+        flight.step()
+    assert abs(flight.error[0]) > 0.25
+    for _ in range(20):
+        flight.step()
+    assert abs(flight.error[0]) < 0.02
+
+
+def test_a_drift_is_followed() -> None:
+    settings = replace(SETTINGS, drift_heading_deg_s=0.5)
+    flight = Flight(3, settings, np.zeros(4))
+    nees = []
+    for _ in range(200):
+        flight.bias = flight.bias + np.array([math.radians(0.5) * flight.rng.normal(), 0.0, 0.0, 0.0])
+        flight.step()
+        nees.append(flight.error[0] ** 2 / flight.filter.bias.covariance[0, 0])
+    assert 0.5 < np.mean(nees) < 1.6
+    assert np.abs(flight.bias[0]) > 3 * abs(flight.error[0])
+
+
+def test_the_bias_stays_within_its_bounds_and_its_uncertainty_within_the_prior() -> None:
+    settings = replace(SETTINGS, max_heading_deg=5.0, max_height_share=0.1, max_boresight_deg=1.0)
+    flight = Flight(4, settings, np.array([0.3, 0.3, 0.1, 0.1]))
+    for _ in range(30):
+        flight.step()
+    learned = flight.filter.bias
+    assert learned.heading_rad == pytest.approx(math.radians(5.0))
+    assert learned.log_height_scale == pytest.approx(math.log(1.1))
+    assert np.abs(learned.boresight_rad).max() <= math.radians(1.0)
+    flight.filter.predict(1e9)
+    prior = PoseBiasFilter(settings).bias.covariance
+    assert (np.diag(flight.filter.bias.covariance) <= np.diag(prior) * (1 + 1e-9)).all()
+    flight.filter.predict(0.0)  # a clock that was set back widens nothing
+    assert np.linalg.eigvalsh(flight.filter.bias.covariance)[0] > 0
+
+
+def test_a_width_of_zero_switches_the_learning_off() -> None:
+    off = replace(SETTINGS, bias_heading_deg=0.0, bias_height_share=0.0, bias_boresight_deg=0.0)
+    flight = Flight(5, off, np.array([0.05, 0.05, 0.0, 0.0]))
+    for _ in range(20):
+        flight.step()
+    learned = flight.filter.bias
+    assert (learned.heading_rad, learned.log_height_scale, learned.boresight_rad) == (0.0, 0.0, (0.0, 0.0))
+    assert not learned.covariance.any()
+
+
+def test_a_copy_goes_on_alone() -> None:
+    flight = Flight(6)
+    flight.step()
+    twin, before = flight.filter.copy(), flight.filter.bias
+    flight.step()
+    assert twin.bias.heading_rad == before.heading_rad != flight.filter.bias.heading_rad
+
+
+def test_uncertain_mount_and_height_widen_the_fix_until_they_are_learned() -> None:
+    flight = Flight(7)
+    oblique = reported(attitude(0.0, 30.0, 0.0))
+    offset = np.array([HEIGHT_M * math.tan(math.radians(30.0)), 0.0])
+    first = flight.filter.pointing_covariance(oblique, offset, SETTINGS)
+    for _ in range(40):
+        flight.step()
+    last = flight.filter.pointing_covariance(oblique, offset, SETTINGS)
+    assert math.sqrt(np.linalg.eigvalsh(first)[-1]) > 3 * math.sqrt(np.linalg.eigvalsh(last)[-1])
+    assert math.sqrt(np.linalg.eigvalsh(last)[0]) > HEIGHT_M * math.radians(0.5)
