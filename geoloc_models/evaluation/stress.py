@@ -14,7 +14,6 @@ import numpy as np
 
 from geoloc_models.errors import GeolocError
 
-HEIGHT_ERROR = 0.2
 OCCLUDED_SHARE = 0.3
 JPEG_QUALITY = 20
 
@@ -23,8 +22,8 @@ JPEG_QUALITY = 20
 class ViewErrors:
     """How the camera stood when its attitude and height were thought to be right.
 
-    Angles in radians; scale: true height over assumed height, so a view of scale 1.2 spans 1.2 times the ground that
-    it is thought to span.
+    Angles in radians; yaw: what has to be added to the assumed heading, clockwise seen from above. scale: true height
+    over assumed height, so a view of scale 1.2 spans 1.2 times the ground that it is thought to span.
     """
 
     roll_rad: float = 0.0
@@ -38,9 +37,22 @@ def unknown_heading(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
     return dataclasses.replace(errors, yaw_rad=float(rng.uniform(-np.pi, np.pi)))
 
 
-def wrong_height(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
-    """A height that is off by exactly HEIGHT_ERROR, too high or too low, in place of the small error."""
-    return dataclasses.replace(errors, scale=float(1.0 + HEIGHT_ERROR * rng.choice([-1.0, 1.0])))
+Geometry = Callable[[ViewErrors, np.random.Generator], ViewErrors]
+
+
+def wrong_pose(heading_deg: float = 0.0, height: float = 0.0) -> Geometry:
+    """A heading off by exactly heading_deg and a height off by exactly the share `height`, of either sign each, in
+    place of the small error; 0 leaves that error as it is.
+    """
+
+    def stress(errors: ViewErrors, rng: np.random.Generator) -> ViewErrors:
+        if heading_deg:
+            errors = dataclasses.replace(errors, yaw_rad=float(np.deg2rad(heading_deg) * rng.choice([-1.0, 1.0])))
+        if height:
+            errors = dataclasses.replace(errors, scale=float(1.0 + height * rng.choice([-1.0, 1.0])))
+        return errors
+
+    return stress
 
 
 def night(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -85,14 +97,17 @@ class Stress:
     """One disturbance; None if it leaves the geometry or the image unchanged."""
 
     title: str
-    geometry: Callable[[ViewErrors, np.random.Generator], ViewErrors] | None = None
+    geometry: Geometry | None = None
     image: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
 
 
 STRESSES = {
     "none": Stress("undisturbed"),
     "heading": Stress("heading unknown, ±180°", geometry=unknown_heading),
-    "height": Stress(f"height off by {HEIGHT_ERROR:.0%}", geometry=wrong_height),
+    "heading-10": Stress("heading off by 10°", geometry=wrong_pose(heading_deg=10.0)),
+    "height-20": Stress("height off by 20 %", geometry=wrong_pose(height=0.2)),
+    "height-30": Stress("height off by 30 %", geometry=wrong_pose(height=0.3)),
+    "both": Stress("heading off by 10°, height by 20 %", geometry=wrong_pose(10.0, 0.2)),
     "night": Stress("night-like exposure", image=night),
     "occlusion": Stress(f"{OCCLUDED_SHARE:.0%} occluded", image=hide),
     "jpeg": Stress(f"JPEG quality {JPEG_QUALITY}", image=compress),

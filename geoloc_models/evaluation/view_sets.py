@@ -6,6 +6,7 @@ directions) and the test split of UL14. Rasters and flights, which need coordina
 `geoloc_ros.core.evaluation.recorded_view_sets`.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,10 @@ class PairSample:
     """False if the ground that the view spans is unknown, as in UL14: it is then only resized."""
     corners: Corners | None = None
     """Of the map, where the truth is in degrees: errors are then taken on the sphere."""
+    heading_deg: float = float("nan")
+    """True heading, to be added to the assumed one, clockwise seen from above; NaN where it is not known."""
+    scale: float = float("nan")
+    """True height over assumed height; NaN where it is not known."""
 
 
 class PairSet(Protocol):
@@ -187,7 +192,8 @@ def draw_sample(pair: ImagePair, swapped: bool, view: int, protocol: PairProtoco
         return None
     corner_xy, target_xy = places
     name = f"{pair.name} {'second' if swapped else 'first'}{f' {view}' if view else ''}"
-    ground = shift(corner_xy + target_xy) @ view_homography(view_px, protocol.draw_errors(rng, name))
+    errors = protocol.draw_errors(rng, name)
+    ground = shift(corner_xy + target_xy) @ view_homography(view_px, errors)
     query = warp(view_image, view_from_map @ ground, view_px)
     return PairSample(
         name=name,
@@ -195,6 +201,8 @@ def draw_sample(pair: ImagePair, swapped: bool, view: int, protocol: PairProtoco
         search_map=warp(map_image, shift(corner_xy), crop_px),
         gsd_m=gsd_m,
         target_xy_px=(float(target_xy[0]), float(target_xy[1])),
+        heading_deg=math.degrees(errors.yaw_rad),
+        scale=errors.scale,
     )
 
 

@@ -17,14 +17,16 @@ from PIL import Image
 
 from geoloc_models import metrics
 from geoloc_models.datasets.homography import warp
-from geoloc_models.drl.heatmap import Heatmap
-from geoloc_models.engines import Engine
+from geoloc_models.engines import Engine, Placement
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.calibration import calibration_of
 from geoloc_models.evaluation.view_sets import PairSample, PairSet, shift
 
 PUBLISHED_MAP_PX = 384
 """Side of the map that published RDS and positions are counted in."""
+
+START_PEAK, START_PEAK_RATIO = 0.8, 3.0
+"""Least peak and ratio to the second mode of a heatmap that may start a track: the localizer's own gates."""
 
 OFFSET_RINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5)
 """Borders of the rings of query offset, in half sides of the map (DRL paper, fig. 9); the corner lies at 1.41."""
@@ -84,6 +86,14 @@ class SampleScore:
     rds_exact: float
     sdm: float
     latency_ms: float
+    heading_error_deg: float
+    """Absolute, of the alignment's heading; NaN without one or without a truth."""
+    scale_error_percent: float
+    """Absolute, of the alignment's scale against the true one."""
+    valid: int
+    """1 or 0: whether it is clear enough to start a track."""
+    false_fix: int
+    """1 or 0: valid, but far off and outside the ellipse that it states (`metrics.is_false_fix`)."""
 
 
 @dataclass
@@ -108,8 +118,9 @@ class PairScores:
             "name": self.name,
             **_accuracy(self.samples),
             "skipped": self.skipped,
-            "nees_median": round(float(np.median(self.column("nees"))), 6),
-            "sigma_median_m": round(float(np.median(self.column("sigma_m"))), 6),
+            "nees_median": _median(self.column("nees")),
+            "sigma_median_m": _median(self.column("sigma_m")),
+            **self.pose_and_fixes(),
             **calibration_of(self.column("peak"), self.column("error_m"), self.column("nees")),
             "latency_ms": {f"p{p}": round(float(np.percentile(latency, p)), 3) for p in (50, 95)},
             "by_map_size_m": self.by_map_size(),
@@ -117,6 +128,25 @@ class PairScores:
             "by_height_m": self.by_height(),
             "device": self.device,
             "weights": self.weights,
+        }
+
+    def pose_and_fixes(self) -> dict[str, Any]:
+        """Median errors of heading and scale, of the samples that were aligned; what is stated of the valid fixes and
+        how true it is. None where there is nothing to compute from.
+        """
+        valid = self.column("valid") > 0
+        nees = self.column("nees")[valid]
+        nees = nees[~np.isnan(nees)]
+        return {
+            "heading_error_median_deg": _median(self.column("heading_error_deg")),
+            "scale_error_median_percent": _median(self.column("scale_error_percent")),
+            "valid": round(float(valid.mean()), 6),
+            "false_fixes": int(self.column("false_fix").sum()),
+            "nees_per_dof_valid": {
+                "mean": round(float(nees.mean()) / 2, 6) if np.isfinite(nees).all() and nees.size else None,
+                "median": _median(nees / 2),
+            },
+            "coverage_2sigma_valid": round(metrics.sigma_coverage(nees), 6) if nees.size else None,
         }
 
     def by_map_size(self) -> list[dict[str, Any]]:
@@ -137,6 +167,13 @@ class PairScores:
             {"at": float(value), **_accuracy([s for s, own in zip(self.samples, values, strict=True) if own == value])}
             for value in np.unique(values[~np.isnan(values)])
         ]
+
+
+def _median(values: np.ndarray) -> float | None:
+    """Of what is known of the values; None if nothing is, or if it is infinite: JSON has neither."""
+    known = values[~np.isnan(values)]
+    middle = float(np.median(known)) if known.size else np.inf
+    return round(middle, 6) if np.isfinite(middle) else None
 
 
 def _accuracy(samples: Sequence[SampleScore]) -> dict[str, Any]:
@@ -171,34 +208,49 @@ def evaluate_set(
                 score.skipped += 1
                 continue
             if not score.samples:
-                _infer(sample, engine, name in native)  # the first call allocates
-            score.samples.append(_score(sample, *_infer(sample, engine, name in native)))
+                _place(sample, engine, name in native)  # the first call allocates
+            score.samples.append(_score(sample, *_place(sample, engine, name in native)))
         advance()
     if not scores or not scores[0].samples:
         raise GeolocError(f"no view fits anywhere in {pair_set.name} ({pair_set.about}); lower --view-m")
     return scores
 
 
-def _infer(sample: PairSample, engine: Engine, native: bool) -> tuple[Heatmap, np.ndarray, float, float]:
-    """The heatmap, its covariance, pixels of the sample's map per pixel of the engine's, and milliseconds."""
+def _place(sample: PairSample, engine: Engine, native: bool) -> tuple[Placement, np.ndarray, float, float]:
+    """The answer, its covariance, pixels of the sample's map per pixel of the engine's, and milliseconds.
+
+    An engine without a method `place` gives a heatmap alone, whose covariance is then that of all modes.
+    """
     start = time.perf_counter()
     if native and sample.same_gsd:
         query, search_map, ratio = sample.query, sample.search_map, 1.0
     else:
         query, search_map, ratio = fit_to_engine(sample, engine)
-    heatmap = engine.infer(query, search_map)
-    covariance_px = heatmap.covariance_px  # a part of every answer, computed when asked for
-    return heatmap, covariance_px, ratio, 1e3 * (time.perf_counter() - start)
+    place: Callable[[np.ndarray, np.ndarray], Placement] | None = getattr(engine, "place", None)
+    if place is None:
+        found = Placement(engine.infer(query, search_map))
+        covariance_px = found.heatmap.covariance_px  # a part of every answer, computed when asked for
+    else:
+        found = place(query, search_map)
+        covariance_px = found.covariance_px
+    return found, covariance_px, ratio, 1e3 * (time.perf_counter() - start)
 
 
 def _score(
-    sample: PairSample, heatmap: Heatmap, covariance_px: np.ndarray, ratio: float, latency_ms: float
+    sample: PairSample, placed: Placement, covariance_px: np.ndarray, ratio: float, latency_ms: float
 ) -> SampleScore:
-    found, target = ratio * np.array(heatmap.peak_xy_px), np.array(sample.target_xy_px)
+    heatmap = placed.heatmap
+    found, target = ratio * np.array(placed.centre_xy_px), np.array(sample.target_xy_px)
     off = found - target
     side = sample.search_map.shape[0]
     published = PUBLISHED_MAP_PX / side
     error_m, sdm = _error(sample, found)
+    nees = float(metrics.nees(off[None], ratio**2 * covariance_px[None])[0])
+    heading_error_deg, scale_error_percent = _pose_error(sample, placed)
+    # A far answer that states no covariance misleads too.
+    misleads = bool(metrics.is_false_fix(error_m, np.nan_to_num(nees, nan=np.inf)))
+    clear = heatmap.peak >= START_PEAK and heatmap.peak_ratio >= START_PEAK_RATIO
+    valid = int(getattr(placed, "valid", clear))
     return SampleScore(
         name=sample.name,
         error_m=error_m,
@@ -209,12 +261,24 @@ def _score(
         peak_ratio=heatmap.peak_ratio,
         entropy=heatmap.entropy,
         sigma_m=sample.gsd_m * ratio * float(np.sqrt(np.trace(covariance_px) / 2)),
-        nees=float(metrics.nees(off[None], ratio**2 * covariance_px[None])[0]),
+        nees=nees,
         rds=metrics.rds(found[None] * published, target[None] * published),
         rds_exact=metrics.rds(found[None], target[None], (side, side), truncate_label=False),
         sdm=sdm,
         latency_ms=latency_ms,
+        heading_error_deg=heading_error_deg,
+        scale_error_percent=scale_error_percent,
+        valid=valid,
+        false_fix=int(valid and misleads),
     )
+
+
+def _pose_error(sample: PairSample, placed: Placement) -> tuple[float, float]:
+    """Absolute errors of heading, degrees, and of scale, percent; NaN where the view was not aligned."""
+    if placed.alignment is None:
+        return float("nan"), float("nan")
+    turn_deg = float(np.rad2deg(placed.alignment.heading_rad)) - sample.heading_deg
+    return abs((turn_deg + 180.0) % 360.0 - 180.0), 100.0 * abs(np.exp(placed.alignment.log_scale) / sample.scale - 1.0)
 
 
 def _error(sample: PairSample, found_xy_px: np.ndarray) -> tuple[float, float]:

@@ -58,11 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--stress", action="append", default=[], metavar="NAME",
-        help="also the same samples with heading, height, night, occlusion or jpeg gone wrong, or all; may be repeated",
+        help="also the same samples with heading, heading-10, height-20, height-30, both (10° and 20 %%), night, "
+        "occlusion or jpeg gone wrong, or all; may be repeated",
     )  # fmt: skip
     add(
         "--baseline", action="append", default=[], metavar="NAME",
-        help="also run ncc, sift, xfeat or aliked-lightglue; may be repeated",
+        help="also run ncc, ncc-pose, sift, xfeat, xfeat-similarity or aliked-lightglue; may be repeated",
     )  # fmt: skip
     add(
         "--weights", action="append", default=[], metavar="W",
@@ -110,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(summary_table(*own[0]))
         by_stress = {stress: scores for _, stress, scores in own}
         if len(own) > 1:
-            console.print(stress_table(name, by_stress))
+            for table in stress_tables(name, by_stress):
+                console.print(table)
         if args.out is not None:
             from geoloc_ros.core.reporting.view_plots import write_plots
 
@@ -213,6 +215,7 @@ def summary_table(one: PairSet, _stress: str, scores: list[PairScores]) -> Table
         "truth within 2σ": [f"{s['coverage_2sigma']:.3f}" for s in summaries],
         "  95 % interval": [f"{low:.2f}–{high:.2f}" for low, high in low_high],
         "median stated σ m": [f"{s['sigma_median_m']:.2f}" for s in summaries],
+        **_pose_rows(summaries),
         "calibration error": [f"{s['calibration_error']:.3f}" for s in summaries],
         "p50 ms": [f"{s['latency_ms']['p50']:.0f}" for s in summaries],
         "p95 ms": [f"{s['latency_ms']['p95']:.0f}" for s in summaries],
@@ -222,21 +225,58 @@ def summary_table(one: PairSet, _stress: str, scores: list[PairScores]) -> Table
     return table
 
 
-def stress_table(name: str, by_stress: dict[str, list[PairScores]]) -> Table:
-    """What each stress leaves of each engine's accuracy: MA@5, MA@20 and the median error."""
+def _pose_rows(summaries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Heading and scale, where a method finds them, and the fixes that pass the gates of a start."""
+    aligned = {
+        "median heading error °": "heading_error_median_deg",
+        "median scale error %": "scale_error_median_percent",
+    }
+    nees = [s["nees_per_dof_valid"] for s in summaries]
+    return {
+        **({row: [_text(s[key], 2) for s in summaries] for row, key in aligned.items()} if _aligns(summaries) else {}),
+        "valid": [f"{s['valid']:.3f}" for s in summaries],
+        "false fixes": [str(s["false_fixes"]) for s in summaries],
+        "NEES per axis of valid, mean": [_text(each["mean"], 2) for each in nees],
+        "  median": [_text(each["median"], 2) for each in nees],
+        "valid within 2σ": [_text(s["coverage_2sigma_valid"], 3) for s in summaries],
+    }
+
+
+def _aligns(summaries: list[dict[str, Any]]) -> bool:
+    return any(summary["heading_error_median_deg"] is not None for summary in summaries)
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def stress_tables(name: str, by_stress: dict[str, list[PairScores]]) -> list[Table]:
+    """What each stress leaves of each engine's accuracy: MA@5, MA@20 and the median error; if any engine aligns, also
+    the errors of heading and scale and the false fixes.
+    """
     from rich.table import Table
 
     from geoloc_models.evaluation.stress import STRESSES
 
-    table = Table(title=f"{name} under stress: MA@5 / MA@20 / median m, same samples")
-    table.add_column("")
-    for score in by_stress["none"]:
-        table.add_column(score.name, justify="right")
-    for stress, scores in by_stress.items():
-        cells = []
-        for score in scores:
-            summary = score.summary()
-            ma = summary["ma"]
-            cells.append(f"{ma['5']:.3f} / {ma['20']:.3f} / {summary['median_error_m']:.2f}")
-        table.add_row(STRESSES[stress].title, *cells)
-    return table
+    summaries = {stress: [score.summary() for score in scores] for stress, scores in by_stress.items()}
+
+    def accuracy(s: dict[str, Any]) -> str:
+        return f"{s['ma']['5']:.3f} / {s['ma']['20']:.3f} / {_text(s['median_error_m'], 2)}"
+
+    def pose(s: dict[str, Any]) -> str:
+        errors = f"{_text(s['heading_error_median_deg'], 2)} / {_text(s['scale_error_median_percent'], 2)}"
+        return f"{errors} / {s['false_fixes']}"
+
+    kinds = {"MA@5 / MA@20 / median m, same samples": accuracy}
+    if any(_aligns(each) for each in summaries.values()):
+        kinds["median heading error ° / median scale error % / false fixes"] = pose
+    tables = []
+    for title, cell in kinds.items():
+        table = Table(title=f"{name} under stress: {title}")
+        table.add_column("")
+        for score in by_stress["none"]:
+            table.add_column(score.name, justify="right")
+        for stress, each in summaries.items():
+            table.add_row(STRESSES[stress].title, *(cell(summary) for summary in each))
+        tables.append(table)
+    return tables

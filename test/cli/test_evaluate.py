@@ -128,7 +128,7 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         (["evaluate", "FLIGHT", "--baseline", "orb"], "ncc, sift, xfeat"),
         (["evaluate", "FLIGHT", "--map", "missing.tif"], "missing.tif"),
         (["evaluate-pairs", "nowhere"], "nowhere"),
-        (["evaluate-pairs", ".", "--stress", "snow"], "heading, height, night"),
+        (["evaluate-pairs", ".", "--stress", "snow"], "heading, heading-10, height-20, height-30, both, night"),
         (["evaluate-pairs", ".", "--set", "mars"], "no set 'mars'"),
         (["evaluate-pairs", ".", "--view-m", "-5"], "--view-m"),
     ],

@@ -74,10 +74,11 @@ class TwoDateRasters:
         crop_px, view_px = round(p.crop_m / self._gsd_m), round(p.view_m / self._gsd_m)
         crop = searched.crop(*centre, crop_px * self._gsd_m, crop_px)
         name = f"{self.name} {index} {'second' if index % 2 else 'first'}"
-        # Wide enough for a view that is turned, tilted and a fifth too large.
+        # Wide enough for a view that is turned, tilted and a third too large.
         around_px = 2 * view_px
         around = seen.crop(*place, around_px * self._gsd_m, around_px)
-        ground = shift(np.full(2, view_px)) @ view_homography(view_px, p.draw_errors(rng, name))
+        errors = p.draw_errors(rng, name)
+        ground = shift(np.full(2, view_px)) @ view_homography(view_px, errors)
         x_px, y_px = crop.geodetic_to_pixel(*place)
         return PairSample(
             name=name,
@@ -85,6 +86,8 @@ class TwoDateRasters:
             search_map=crop.image,
             gsd_m=self._gsd_m,
             target_xy_px=(float(x_px), float(y_px)),
+            heading_deg=math.degrees(errors.yaw_rad),
+            scale=errors.scale,
         )
 
 
@@ -157,6 +160,8 @@ class FlightFrames:
             gsd_m=gsd_m,
             target_xy_px=(float(x_px), float(y_px)),
             height_m=frame.truth.height_above_ground_m,
+            heading_deg=math.degrees(errors.yaw_rad),
+            scale=errors.scale,
         )
 
 

@@ -73,7 +73,8 @@ def write_plots(folder: Path, name: str, by_stress: Mapping[str, Sequence[PairSc
             lambda figure: _by_group(figure, plain, PairScores.by_height, "height above ground, m"),
         )
     if len(by_stress) > 1:
-        drawn["stress"] = ("resistance", (9.0, 4.6), lambda figure: _stresses(figure, by_stress))
+        width = max(9.0, 1.5 * len(by_stress))
+        drawn["stress"] = ("resistance", (width, 4.6), lambda figure: _stresses(figure, by_stress))
     paths = []
     with matplotlib.rc_context(_STYLE):
         for kind, (title, size, draw) in drawn.items():

@@ -11,11 +11,13 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
+from geoloc_models.datasets.homography import warp
 from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.engines import Engine, EngineSpec
+from geoloc_models.engines.pose_search import posed
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation.view_sets import PairProtocol, PairSample, PairSet, Ul14Pairs
+from geoloc_models.evaluation.view_sets import PairProtocol, PairSample, PairSet, Ul14Pairs, shift
 from geoloc_models.evaluation.views import evaluate_set
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 from geoloc_ros.core.evaluation.recorded_view_sets import FlightFrames, TwoDateRasters, open_set
@@ -84,13 +86,40 @@ def test_rasters_are_only_searched_where_both_have_data(rasters: Path) -> None:
 
 def test_a_stress_keeps_place_and_map(rasters: Path) -> None:
     plain = samples(TwoDateRasters(rasters / "pre.tif", rasters / "post.tif", "town", EXACT))
-    for stress in ("heading", "height", "night"):
+    for stress in ("heading", "heading-10", "height-20", "height-30", "both", "night"):
         protocol = dataclasses.replace(EXACT, stress=stress)
         stressed = samples(TwoDateRasters(rasters / "pre.tif", rasters / "post.tif", "town", protocol))
         for one, other in zip(plain, stressed, strict=True):
             assert one.target_xy_px == other.target_xy_px
             np.testing.assert_array_equal(one.search_map, other.search_map)
             assert np.abs(one.query.astype(int) - other.query).mean() > 5
+
+
+def likeness(sample: PairSample, heading_deg: float, scale: float) -> float:
+    """Correlation of the map around the target with the view as it is if heading and height are off by so much."""
+    side = sample.query.shape[0]
+    there = warp(sample.search_map, shift(np.array(sample.target_xy_px) - side / 2), side)
+    middle = np.s_[side // 4 : -side // 4, side // 4 : -side // 4]
+    back = posed(sample.query, heading_deg, scale)
+    return float(np.corrcoef(back[middle].ravel(), there[middle].ravel())[0, 1])
+
+
+@pytest.mark.parametrize("source", ["rasters", "frames"])
+def test_true_heading_and_scale_bring_a_view_into_register(source: str, rasters: Path, small_flight: Path) -> None:
+    for seed in range(3):
+        protocol = dataclasses.replace(EXACT, seed=seed, limit=2, stress="both")
+        chosen: PairSet = FlightFrames(small_flight, protocol)
+        if source == "rasters":
+            chosen = TwoDateRasters(rasters / "pre.tif", rasters / "post.tif", "town", protocol)
+        for sample in samples(chosen):
+            assert abs(sample.heading_deg) == pytest.approx(10.0)
+            assert min(abs(sample.scale - 0.8), abs(sample.scale - 1.2)) < 1e-9
+            true = likeness(sample, sample.heading_deg, sample.scale)
+            assert true > 0.85
+            others = [(-sample.heading_deg, sample.scale), (sample.heading_deg, 1 / sample.scale), (0.0, 1.0)]
+            assert max(likeness(sample, *other) for other in others) < true - 0.1
+    plain = FlightFrames(small_flight, EXACT).draw(0)
+    assert plain is not None and (plain.heading_deg, plain.scale) == (0.0, 1.0)
 
 
 def test_frames_lie_where_the_label_says(small_flight: Path) -> None:

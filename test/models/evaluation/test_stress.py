@@ -15,7 +15,6 @@ from geoloc_models.evaluation.stress import (
     hide,
     night,
     unknown_heading,
-    wrong_height,
 )
 
 
@@ -35,11 +34,26 @@ def test_headings_fill_the_circle_and_leave_the_rest() -> None:
     assert {(e.roll_rad, e.pitch_rad, e.scale) for e in drawn} == {(0.1, -0.1, 1.03)}
 
 
-def test_height_is_a_fifth_off_both_ways() -> None:
-    rng = np.random.default_rng(0)
-    drawn = [wrong_height(ViewErrors(yaw_rad=0.2, scale=1.05), rng) for _ in range(60)]
-    assert {round(errors.scale, 9) for errors in drawn} == {0.8, 1.2}
-    assert {errors.yaw_rad for errors in drawn} == {0.2}
+@pytest.mark.parametrize(
+    ("name", "headings_deg", "scales"),
+    [
+        ("heading-10", {-10.0, 10.0}, {1.05}),
+        ("height-20", {5.0}, {0.8, 1.2}),
+        ("height-30", {5.0}, {0.7, 1.3}),
+        ("both", {-10.0, 10.0}, {0.8, 1.2}),
+    ],
+)
+def test_fixed_errors_of_either_sign_replace_their_own_only(
+    name: str, headings_deg: set[float], scales: set[float]
+) -> None:
+    rng, geometry = np.random.default_rng(0), STRESSES[name].geometry
+    assert geometry is not None
+    drawn = [geometry(ViewErrors(0.1, -0.1, np.deg2rad(5.0), 1.05), rng) for _ in range(200)]
+    pairs = [(round(float(np.rad2deg(errors.yaw_rad)), 9), round(errors.scale, 9)) for errors in drawn]
+    # Every combination, and no sign rare.
+    assert set(pairs) == {(heading, scale) for heading in headings_deg for scale in scales}
+    assert min(pairs.count(pair) for pair in set(pairs)) > 30
+    assert {(errors.roll_rad, errors.pitch_rad) for errors in drawn} == {(0.1, -0.1)}
 
 
 def test_occlusion_hides_its_share_and_nothing_else(image: np.ndarray) -> None:

@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from geoloc_models.datasets.image_pairs import calibrates, is_held_out, list_pairs
+from geoloc_models.datasets.homography import warp
+from geoloc_models.datasets.image_pairs import ImagePair, calibrates, is_held_out, list_pairs
+from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_models.engines import Engine, EngineSpec
+from geoloc_models.engines import Engine, EngineSpec, Placement
+from geoloc_models.engines.pose_search import posed
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation.view_sets import HeldOutPairs, PairProtocol, PairSample
+from geoloc_models.evaluation.view_sets import HeldOutPairs, PairProtocol, PairSample, draw_sample, shift
 from geoloc_models.evaluation.views import PairScores, evaluate_set, fit_to_engine
 
 
@@ -207,3 +210,106 @@ def test_real_pairs_of_both_kinds_draw(shared_data: Path) -> None:
     assert drawn(shared_data, PairProtocol(limit=6))
     assert drawn(shared_data, PairProtocol(crop_m=70.0, view_m=25.0, limit=6), "srif")
     assert len(list_pairs(shared_data, "levir", held_out=True)) > 50
+
+
+def likeness(sample: PairSample, heading_deg: float, scale: float) -> float:
+    """Correlation of the map around the target with the view as it is if heading and height are off by so much."""
+    side = sample.query.shape[0]
+    there = warp(sample.search_map, shift(np.array(sample.target_xy_px) - side / 2), side)
+    middle = np.s_[side // 4 : -side // 4, side // 4 : -side // 4]
+    back = posed(sample.query, heading_deg, scale)
+    return float(np.corrcoef(back[middle].ravel(), there[middle].ravel())[0, 1])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_true_heading_and_scale_bring_a_view_into_register(tmp_path: Path, swapped: bool) -> None:
+    """Also where the images of the two dates differ in scale and direction."""
+    rng = np.random.default_rng(3)
+    coarse = rng.uniform(0, 255, (40, 40, 3)).astype(np.float32)
+    first = np.clip(cv2.resize(coarse, (600, 600), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+    turn = cv2.getRotationMatrix2D((300, 300), 4.0, 1.1)
+    cv2.imwrite(str(tmp_path / "a.png"), first)
+    cv2.imwrite(str(tmp_path / "b.png"), cv2.warpAffine(first, turn, (600, 600), borderMode=cv2.BORDER_REFLECT))
+    pair = ImagePair("pair", "levir", tmp_path / "a.png", tmp_path / "b.png", 0.5, turn)
+    signs = set()
+    for seed in range(6):
+        protocol = PairProtocol(crop_m=150.0, attitude_deg=0.0, seed=seed, stress="both")
+        sample = draw_sample(pair, swapped, 0, protocol)
+        assert sample is not None
+        assert abs(sample.heading_deg) == pytest.approx(10.0)
+        assert min(abs(sample.scale - 0.8), abs(sample.scale - 1.2)) < 1e-9
+        true = likeness(sample, sample.heading_deg, sample.scale)
+        assert true > 0.93
+        others = [(-sample.heading_deg, sample.scale), (sample.heading_deg, 1 / sample.scale), (0.0, 1.0)]
+        assert max(likeness(sample, *other) for other in others) < true - 0.1
+        signs.add((sample.heading_deg > 0, sample.scale > 1))
+    assert len(signs) > 1
+
+
+class Aligner(Finder):
+    """Knows the place, and states the pose, the confidence and the covariance that it is given."""
+
+    def __init__(self, pose: tuple[float, float] | None, clear: tuple[float, float], sigma_px: float) -> None:
+        super().__init__()
+        self.pose, self.clear, self.sigma_px = pose, clear, sigma_px
+
+    def place(self, query: np.ndarray, search_map: np.ndarray) -> Placement:
+        found = self.infer(query, search_map)
+        heatmap = Heatmap(found.probability, found.stride_px, (0.0, 0.0), self.sigma_px**2 * np.eye(2), *self.clear)
+        if self.pose is None:
+            return Placement(heatmap)
+        covariance = np.diag([self.sigma_px**2] * 2 + [np.nan] * 4)
+        turn_rad, log_scale = np.deg2rad(self.pose[0]), float(np.log(self.pose[1]))
+        return Placement(
+            heatmap, Alignment(found.peak_xy_px, turn_rad, log_scale, (0.0, 0.0), covariance, support=1.0, evidence=9.0)
+        )
+
+
+def test_placements_are_scored_by_their_own_place_covariance_and_pose(data: Path) -> None:
+    protocol = PairProtocol(limit=6, stress="both")
+    engines = {
+        "right way": Aligner((10.0, 1.2), (0.9, 4.0), 2.0),
+        "half a turn": Aligner((-179.0, 1.0), (0.79, 4.0), 200.0),
+        "alone": Aligner(None, (0.9, 2.9), 2.0),
+        "plain": Finder(),
+    }
+    scores = dict(zip(engines, evaluate_pairs(data, protocol, engines, native=frozenset(engines)), strict=True))
+    samples = drawn(data, protocol)
+    blobs = np.array([red_centroid(sample.search_map) for sample in samples])
+    targets = np.array([sample.target_xy_px for sample in samples])
+    off_px = np.hypot(*(blobs - targets).T)
+    aligned, turned, alone = (scores[name] for name in ("right way", "half a turn", "alone"))
+    np.testing.assert_allclose(aligned.column("error_m"), 0.5 * off_px)
+    np.testing.assert_allclose(aligned.column("nees"), off_px**2 / 4.0)
+    np.testing.assert_allclose(alone.column("error_m"), 0.5 * np.hypot(*targets.T))  # the heatmap's peak
+    np.testing.assert_allclose(aligned.column("sigma_m"), 1.0)
+    # By hand: the pose that is stated against each sample's.
+    headings = [0.0 if sample.heading_deg > 0 else 20.0 for sample in samples]
+    scales = [0.0 if sample.scale > 1 else 50.0 for sample in samples]
+    np.testing.assert_allclose(aligned.column("heading_error_deg"), headings, atol=1e-9)
+    np.testing.assert_allclose(aligned.column("scale_error_percent"), scales, atol=1e-9)
+    wrapped = [171.0 if sample.heading_deg > 0 else 169.0 for sample in samples]
+    np.testing.assert_allclose(turned.column("heading_error_deg"), wrapped)
+    assert np.isnan(alone.column("heading_error_deg")).all() and np.isnan(alone.column("scale_error_percent")).all()
+    # Gates: peak and ratio must both do.
+    assert [scores[name].samples[0].valid for name in engines] == [1, 0, 0, 0]
+    false = [error > 20 and nees > 9 for error, nees in zip(0.5 * off_px, off_px**2 / 4, strict=True)]
+    assert aligned.column("false_fix").tolist() == false and any(false)
+    assert turned.column("false_fix").sum() == 0
+    figures = aligned.summary()
+    assert figures["false_fixes"] == sum(false)
+    assert figures["valid"] == 1.0
+    assert figures["heading_error_median_deg"] == pytest.approx(np.median(headings), abs=1e-6)
+    assert figures["nees_per_dof_valid"]["mean"] == pytest.approx(np.mean(off_px**2 / 8), rel=1e-6)
+    assert figures["nees_per_dof_valid"]["median"] == pytest.approx(np.median(off_px**2 / 8), rel=1e-6)
+    assert figures["coverage_2sigma_valid"] == pytest.approx(np.mean(off_px**2 / 4 <= 4), abs=1e-6)
+    figures = alone.summary()
+    assert figures["heading_error_median_deg"] is None and figures["nees_per_dof_valid"]["mean"] is None
+
+
+def test_a_far_answer_without_covariance_is_a_false_fix(data: Path) -> None:
+    (score,) = evaluate_pairs(data, PairProtocol(limit=6), {"sure": Aligner((0.0, 1.0), (1.0, 9.0), np.nan)})
+    far = score.column("error_m") > 20.0
+    assert far.any() and score.column("false_fix").tolist() == far.tolist()
+    figures = score.summary()
+    assert figures["nees_median"] is None and figures["coverage_2sigma_valid"] is None
