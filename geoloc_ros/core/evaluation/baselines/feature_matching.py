@@ -2,13 +2,15 @@
 """Local features behind the network's interface: SIFT, XFeat, and ALIKED with LightGlue.
 
 Each finds pairs of points that look alike in view and map, and a motion that most of them agree on: for XFeat, which
-is not made for turned images, a shift; for the others a similarity by RANSAC, so that they also find views of unknown
-heading and wrong height. How many agree, against how many agree on the next best motion, is the confidence.
+is not made for turned images, a shift; for the others, and for XFeat by choice, a similarity by RANSAC, so that they
+also find views of unknown heading and wrong height. How many agree, against how many agree on the next best motion, is
+the confidence.
 """
 
 import contextlib
 import importlib
 import io
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,9 @@ import numpy as np
 import torch
 
 from geoloc_models.backbones.timm_backbone import import_torchvision
+from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_models.engines import EngineSpec
+from geoloc_models.engines import EngineSpec, Placement
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.evaluation.baselines.deformable import supply_deform_conv2d
 from geoloc_ros.core.evaluation.baselines.ncc import Baseline
@@ -36,6 +39,17 @@ class Agreement:
     votes: int
     second_votes: int
     """Of the next best motion."""
+    turn_rad: float = 0.0
+    """Of the view to lie on the map, clockwise in the image."""
+    log_scale: float = 0.0
+    """Natural logarithm of the view's size on the map over its own."""
+    turn_variance: float = math.nan
+    """rad^2; that of log_scale is the same."""
+
+    @property
+    def odds(self) -> float:
+        """Twice the votes of the next best motion is right 24 times of 25: the square makes votes odds."""
+        return (self.votes / self.second_votes) ** 2 if self.second_votes else math.inf
 
 
 class FeatureEngine(Baseline):
@@ -57,24 +71,32 @@ class FeatureEngine(Baseline):
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """A Gaussian at the agreed place on a uniform floor; flat with peak 0 if nothing agrees."""
+        points, found = self.matches(query, search_map)
+        return self._heatmap(self._agreed(points, found, query, search_map), search_map)
+
+    def _agreed(
+        self, points: np.ndarray, found: np.ndarray, query: np.ndarray, search_map: np.ndarray
+    ) -> Agreement | None:
         size = np.array([search_map.shape[1], search_map.shape[0]], dtype=np.float64)
-        middle = np.array([query.shape[1], query.shape[0]]) / 2
+        return self.agreement(points, found, np.array([query.shape[1], query.shape[0]]) / 2, size)
+
+    def _heatmap(self, agreed: Agreement | None, search_map: np.ndarray) -> Heatmap:
+        size = np.array([search_map.shape[1], search_map.shape[0]], dtype=np.float64)
         shape = (round(size[1] / self.STRIDE_PX) + 1, round(size[0] / self.STRIDE_PX) + 1)
-        agreed = self.agreement(*self.matches(query, search_map), middle, size)
         if agreed is None:
             flat = np.full(shape, 1.0 / (shape[0] * shape[1]), np.float32)
             return Heatmap(flat, self.STRIDE_PX, (size[0] / 2, size[1] / 2), np.diag(size**2) / 12, 0.0, 1.0)
         covariance = agreed.covariance_px + self.FLOOR_PX**2 * np.eye(2)
-        # Twice the votes of the next best motion is right 24 times of 25: the square makes votes odds.
-        odds = (agreed.votes / agreed.second_votes) ** 2 if agreed.second_votes else float("inf")
-        peak = max(0.0, 1.0 - 1.0 / odds)
+        peak = max(0.0, 1.0 - 1.0 / agreed.odds)
         x, y = np.meshgrid(*(np.arange(n) * self.STRIDE_PX for n in reversed(shape)))
         offset = np.stack([x, y], axis=-1) - agreed.centre_xy_px
         drawn = covariance + (self.STRIDE_PX / 2) ** 2 * np.eye(2)  # no narrower than the nodes can show
         bump = np.exp(-0.5 * np.einsum("rci,ij,rcj->rc", offset, np.linalg.inv(drawn), offset))
         probability = peak * bump / bump.sum() + (1.0 - peak) / bump.size
         x_px, y_px = (float(value) for value in agreed.centre_xy_px)
-        return Heatmap(probability.astype(np.float32), self.STRIDE_PX, (x_px, y_px), covariance, peak, max(odds, 1.0))
+        return Heatmap(
+            probability.astype(np.float32), self.STRIDE_PX, (x_px, y_px), covariance, peak, max(agreed.odds, 1.0)
+        )
 
 
 ENLARGE = 2.0
@@ -123,11 +145,19 @@ def similarity_agreement(
     lever = float(((middle - used.mean(axis=0)) ** 2).sum()) / max(reach, 1e-9)
     second = _similarity(points[~inliers], found[~inliers])
     second_votes = LEAST_VOTES - 1 if second is None else int(second[1].sum())
-    return Agreement(centre, variance * (1 / votes + lever) * np.eye(2), votes, second_votes)
+    return Agreement(
+        centre,
+        variance * (1 / votes + lever) * np.eye(2),
+        votes,
+        second_votes,
+        turn_rad=math.atan2(matrix[1, 0], matrix[0, 0]),
+        log_scale=math.log(scale),
+        turn_variance=variance / max(scale**2 * reach, 1e-9),
+    )
 
 
 def _similarity(points: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """(2, 3) matrix and (n,) inliers; None with fewer than LEAST_VOTES of them."""
+    """(2, 3) matrix, refined on its (n,) inliers, and those; None with fewer than LEAST_VOTES of them."""
     if len(points) < LEAST_VOTES:
         return None
     # OpenCV refuses what does not lie in memory as n points.
@@ -243,6 +273,36 @@ class XFeatEngine(FeatureEngine):
         scatter = np.cov(agreeing.T) if len(agreeing) > 2 else self.CONSENSUS_PX**2 * np.eye(2)
         second = int(votes[clear].max(initial=0))
         return Agreement(agreeing.mean(axis=0), scatter / len(agreeing), len(agreeing), second)
+
+
+class XFeatSimilarityEngine(XFeatEngine):
+    """XFeat's matches with a full similarity by RANSAC, for views whose heading and height are wrong."""
+
+    name = "xfeat-similarity"
+
+    agreement = FeatureEngine.agreement
+
+    def place(self, query: np.ndarray, search_map: np.ndarray) -> Placement:
+        """The place with the similarity's heading and scale; not aligned if nothing agrees."""
+        points, found = self.matches(query, search_map)
+        agreed = self._agreed(points, found, query, search_map)
+        heatmap = self._heatmap(agreed, search_map)
+        if agreed is None:
+            return Placement(heatmap)
+        covariance = np.diag([math.nan] * 2 + [agreed.turn_variance] * 2 + [math.nan] * 2)
+        covariance[:2, :2] = heatmap.peak_covariance_px
+        return Placement(
+            heatmap,
+            Alignment(
+                heatmap.peak_xy_px,
+                agreed.turn_rad,
+                agreed.log_scale,
+                tilt_per_px=(0.0, 0.0),
+                covariance=covariance,
+                support=agreed.votes / len(points),
+                evidence=math.log(agreed.odds),
+            ),
+        )
 
 
 class AlikedLightGlueEngine(FeatureEngine):
