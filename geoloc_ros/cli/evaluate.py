@@ -8,7 +8,7 @@ is the share of valid fixes with the truth beyond 3 sigma and over 20 m off. Wit
 the whole map. --cold-start starts many times over the flight, each time knowing nothing: found are starts whose first
 fix, within --start-frames, is right to 20 m; any other fix is wrong. A flight over another place than --map must be
 found nowhere. --kidnap tracks the flight, but blinds the camera for 20 s while the vehicle moves on by 300 m, and
-later sets a prior that is 500 m off.
+later sets a prior that is 500 m off. --heading-error and --height-error make the vehicle report a constant error.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from geoloc_ros.core.evaluation.scores import Run
     from geoloc_ros.core.maps.raster import RasterMap
     from geoloc_ros.core.recording.flight_folder import Flight
+    from geoloc_ros.core.recording.frame import Recording
     from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 
 
@@ -60,13 +61,23 @@ def _add_protocols(group: argparse._ArgumentGroup) -> None:
     add("--starts", type=int, default=10, metavar="N", help="of --cold-start")
     add("--start-frames", type=int, default=10, metavar="N", help="frames of each start")
     add("--kidnap", action="store_true", help="track, and move the vehicle while it sees nothing")
+    add("--heading-error", type=float, default=0.0, metavar="D",
+        help="put a constant error into the reported heading, degrees clockwise")  # fmt: skip
+    add("--height-error", type=float, default=0.0, metavar="P",
+        help="put a constant error into the reported height, percent")  # fmt: skip
     add("--seed", type=seed, default=0, metavar="N", help="seed of all draws")
 
 
 def _add_networks(group: argparse._ArgumentGroup) -> None:
     add_network(group)
     add = group.add_argument
-    add("--baseline", action="append", default=[], metavar="NAME", help="also run ncc or xfeat; may be repeated")
+    add(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also run ncc, xfeat or another; may be repeated",
+    )
     add("--gallery", type=Path, metavar="G", help="gallery of the map (`geoloc gallery build`), for searches "
         "(default with --cold-start and --kidnap: MAP.gallery)")  # fmt: skip
     add("--retrieval-weights", default="retrieval", metavar="W", help="weights that the gallery was built with")
@@ -89,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     fix_threads(args.threads)
     _check(args)
     recording = open_reported(args.flight, args.topic, args.camera_mount)
+    _as_reported(args, recording)  # refuses impossible errors before any work
     require_truth(recording)
     make_writable(args.out, args.json)
     map_path = recording.map_path if args.map is None else args.map
@@ -153,8 +165,18 @@ def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | 
     return _print_events(runs)
 
 
-def _score(evaluation: Evaluation, args: argparse.Namespace, recording: Flight | Bag) -> Run:
+def _as_reported(args: argparse.Namespace, recording: Recording) -> Recording:
+    """The recording with the errors that the arguments put in."""
+    from geoloc_ros.core.evaluation.misreported import Misreported
+
+    if not (args.heading_error or args.height_error):
+        return recording
+    return Misreported(recording, args.heading_error, args.height_error)
+
+
+def _score(evaluation: Evaluation, args: argparse.Namespace, recording: Recording) -> Run:
     """By the protocol that the arguments choose."""
+    recording = _as_reported(args, recording)
     frames = recording if args.frames is None else itertools.islice(recording, args.frames)
     if args.independent:
         return evaluation.independent(frames, args.crop, args.seed)
@@ -181,7 +203,9 @@ def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) ->
     from geoloc_ros.core.bags.bag import Bag
 
     remark = args.note or ("the map is the flight folder's own" if args.map is None else "")
-    about = {"flight": args.flight.name, "map": str(map_path), "note": remark}
+    about: dict[str, Any] = {"flight": args.flight.name, "map": str(map_path), "note": remark}
+    if args.heading_error or args.height_error:
+        about["put_in"] = {"heading_deg": args.heading_error, "height_percent": args.height_error}
     if not isinstance(recording, Bag):
         return about
     return about | {
@@ -217,7 +241,7 @@ def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Fligh
         relocalizer = _relocalizer(args, network, raster)
         task = progress.add_task("starts", total=args.starts)
         starts = cold_starts(
-            recording,
+            _as_reported(args, recording),
             lambda: Localizer(network, raster, relocalizer=relocalizer),
             args.starts,
             args.start_frames,

@@ -33,6 +33,7 @@ class Answer:
         cls, index: int, estimate: Estimate, truth: Truth, searching: bool = False, dropped: bool = False
     ) -> "Answer":
         """With its score; an answer that the localizer refused itself is a miss. dropped: no image could be decoded."""
+        heading_error_deg, height_scale_error_percent = _pose_errors(estimate, truth)
         score = score_fix(
             index=index,
             stamp_s=estimate.stamp_s,
@@ -47,6 +48,9 @@ class Answer:
             state=estimate.state.name,
             peak=estimate.heatmap.peak if estimate.heatmap is not None else math.nan,
             reason=estimate.reason,
+            heading_error_deg=heading_error_deg,
+            height_scale_error_percent=height_scale_error_percent,
+            support=estimate.alignment.support if estimate.alignment is not None else math.nan,
         )
         return cls(estimate, score, truth, searching)
 
@@ -71,6 +75,21 @@ class Answer:
             fix_xy_px=heatmap.peak_xy_px if heatmap is not None else None,
             truth_xy_px=(float(x_px), float(y_px)),
         )
+
+
+def _pose_errors(estimate: Estimate, truth: Truth) -> tuple[float, float]:
+    """Absolute errors of heading, degrees, and of height scale, percent, as found by the track's bias and, on top of
+    it, the frame's alignment; NaN where neither is there, or no truth.
+    """
+    bias, alignment = estimate.bias, estimate.alignment
+    if bias is None and alignment is None:
+        return math.nan, math.nan
+    heading_rad = (bias.heading_rad if bias else 0.0) + (alignment.heading_rad if alignment else 0.0)
+    log_scale = (bias.log_height_scale if bias else 0.0) + (alignment.log_scale if alignment else 0.0)
+    return (
+        abs(math.remainder(math.degrees(heading_rad) - truth.heading_offset_deg, 360.0)),
+        100.0 * abs(math.exp(log_scale) / truth.height_scale - 1.0),
+    )
 
 
 class WorstFrames:

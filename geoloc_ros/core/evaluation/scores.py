@@ -48,6 +48,14 @@ class FrameScore:
     reason: str
     stages_ms: Mapping[str, float]
     """What `latency_ms` was spent on, by stage, in the order of the work."""
+    heading_error_deg: float
+    """Absolute error of the heading that was found, after alignment and what the track has learned; NaN where there is
+    none, or no truth.
+    """
+    height_scale_error_percent: float
+    """Absolute, of the true height over the reported one as it was found."""
+    support: float
+    """Share of the view's blocks that agree with its alignment, 0..1; NaN where it was not aligned."""
     dropped: bool
     """Never looked at: its picture could not be decoded, or live it went unanswered for a newer one."""
 
@@ -74,6 +82,9 @@ def score_fix(
     peak: float = float("nan"),
     reason: str = "",
     stages_ms: Mapping[str, float] | None = None,
+    heading_error_deg: float = float("nan"),
+    height_scale_error_percent: float = float("nan"),
+    support: float = float("nan"),
     dropped: bool = False,
 ) -> FrameScore:
     """Score one answer; `lat_lon_deg` None says that there was none (a miss, not an error of zero).
@@ -117,6 +128,9 @@ def score_fix(
         peak=peak,
         reason=reason,
         stages_ms=dict(stages_ms or {}),
+        heading_error_deg=heading_error_deg,
+        height_scale_error_percent=height_scale_error_percent,
+        support=support,
         dropped=dropped,
     )
 
@@ -187,7 +201,8 @@ def summarize(run: Run) -> dict[str, Any]:
 
     `median_error_m` is over all answers: the valid fixes of a tracker, every best guess where frames are scored
     alone. `ma_valid`, `ape_m`, `rpe_m`, `nees_mean`, `coverage_*sigma` and `false_fix_rate` are over valid
-    fixes. null says that there is nothing to compute from. docs/report.md defines each.
+    fixes; medians of heading error, height scale error and support are over the frames that have them. null says that
+    there is nothing to compute from. docs/report.md defines each.
     """
     errors = np.array([frame.error_m for frame in run.frames], dtype=np.float64)
     valid = np.array([frame.valid for frame in run.frames], dtype=bool)
@@ -214,6 +229,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "false_fix_rate": rounded(false_fixes.mean() if false_fixes.size else 0.0, 6),
         "false_fixes": int(false_fixes.sum()),
         "nees_mean": rounded(nees[with_covariance].mean() if with_covariance.any() else np.nan, 6),
+        **{f"{name}_median": _median(column(run.frames, name)) for name in _POSE},
         **{f"coverage_{k}sigma": rounded(metrics.sigma_coverage(nees[with_covariance], k), 6) for k in (1, 2, 3)},
         "ape_m": _all_rounded(statistics(absolute_errors_m(truth_enu_m, fixes_enu_m))),
         "rpe_m": {
@@ -235,6 +251,15 @@ def summarize(run: Run) -> dict[str, Any]:
         "weights": run.weights,
         **run.about,
     }
+
+
+_POSE = ("heading_error_deg", "height_scale_error_percent", "support")
+"""Fields of a frame whose medians are in the summary."""
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return rounded(np.median(known) if known.size else np.nan, 6)
 
 
 def _all_rounded(figures: Mapping[str, float]) -> dict[str, float | None]:

@@ -15,11 +15,17 @@ from geoloc_ros.core.geometry.geodesy import LocalEnu
 
 @dataclass(frozen=True)
 class Truth:
-    """Where the camera really was."""
+    """Where the camera really was, and what the vehicle's report of itself lacked.
+
+    heading_offset_deg: to be added to the reported heading, clockwise seen from above; height_scale: true height over
+    the reported one. Both NaN where they are not known.
+    """
 
     lat_deg: float
     lon_deg: float
     height_above_ground_m: float
+    heading_offset_deg: float = math.nan
+    height_scale: float = math.nan
 
 
 PRIOR_RADIUS_PER_NOISE = 2.0

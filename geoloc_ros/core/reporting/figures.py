@@ -62,6 +62,11 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
         *(Figure(f"ma.{k}", f"MA@{k}", 3, LARGER) for k in MA_DISTANCES_M),
         Figure("rds", "RDS", 3, LARGER),
     ),
+    "Heading and height": (
+        Figure("heading_error_deg_median", "median heading error", 2, SMALLER, "°"),
+        Figure("height_scale_error_percent_median", "median height scale error", 2, SMALLER, "%"),
+        Figure("support_median", "median support", 2, LARGER),
+    ),
     "Trajectory": (
         *(
             Figure(f"ape_m.{name}", f"APE {name}", 2, SMALLER, "m")
@@ -102,16 +107,25 @@ _SHORT = {
     "coverage_2sigma": "2σ cover",
     "latency_ms.p50": "p50 ms",
     "latency_ms.p95": "p95 ms",
+    "heading_error_deg_median": "heading °",
+    "height_scale_error_percent_median": "height %",
 }
+_SOMETIMES = ("heading_error_deg_median", "height_scale_error_percent_median")
+"""Left out where no run has them."""
 
 
 def table_rows(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the short table that terminal and report show, one row a run."""
+    keys = [
+        key
+        for key in _SHORT
+        if key not in _SOMETIMES or any(FIGURES[key].of(summary) is not None for summary in summaries)
+    ]
     rows = [
-        [str(summary["name"]), str(summary["frames"]), *(FIGURES[key].text(FIGURES[key].of(summary)) for key in _SHORT)]
+        [str(summary["name"]), str(summary["frames"]), *(FIGURES[key].text(FIGURES[key].of(summary)) for key in keys)]
         for summary in summaries
     ]
-    return ["run", "frames", *_SHORT.values()], rows
+    return ["run", "frames", *(_SHORT[key] for key in keys)], rows
 
 
 def write_summary_csv(path: Path, summaries: Sequence[Mapping[str, Any]]) -> None:

@@ -22,6 +22,9 @@ _NUMBERS = {
     "rds": 6,
     "latency_ms": 3,
     "peak": 6,
+    "heading_error_deg": 4,
+    "height_scale_error_percent": 4,
+    "support": 4,
 }
 """Fields of a frame and their digits; degrees to 0.1 mm."""
 

@@ -27,6 +27,9 @@ def frame(index: int, fixed: bool) -> FrameScore:
         state="TRACKING" if fixed else "LOST",
         peak=0.5 if fixed else math.nan,
         reason="" if fixed else 'dark, "very"',
+        heading_error_deg=1.25 if fixed else math.nan,
+        height_scale_error_percent=2.5 if fixed else math.nan,
+        support=0.75 if fixed else math.nan,
         dropped=not fixed,
     )
 
