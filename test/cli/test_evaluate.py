@@ -71,6 +71,20 @@ def test_independent_frames_and_their_number(small_flight: Path, tmp_path: Path)
     assert (figures["mode"], figures["frames"], figures["crop_m"]) == ("independent", 5, 130.0)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_errors_of_heading_and_height_are_put_in(small_flight: Path, tmp_path: Path, alone: bool) -> None:
+    arguments = ["evaluate", str(small_flight), "--frames", "6", "--json", str(tmp_path / "figures.json")]
+    arguments += ["--independent", "--crop", "130"] if alone else ["--prior-noise", "5"]
+    errors = []
+    for heading, height in (("0", "0"), ("20", "-25")):
+        assert main([*arguments, "--heading-error", heading, "--height-error", height]) == 0
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        errors.append(figures["median_error_m"] or 100.0)
+    assert figures["put_in"] == {"heading_deg": 20.0, "height_percent": -25.0}
+    assert figures["heading_error_deg_median"] is None  # template matching knows no heading
+    assert errors[1] > 2 * errors[0]
+
+
 def held_out_name() -> str:
     return next(name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(200, 299)) if is_held_out(name))
 
@@ -125,7 +139,9 @@ def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         (["evaluate", "FLIGHT", "--independent", "--crop", "0"], "map crop"),
         (["evaluate", "FLIGHT", "--threads", "0"], "threads"),
         (["evaluate", "FLIGHT", "--frames", "0"], "--frames"),
-        (["evaluate", "FLIGHT", "--baseline", "orb"], "ncc, sift, xfeat"),
+        (["evaluate", "FLIGHT", "--heading-error", "200"], "out of range"),
+        (["evaluate", "FLIGHT", "--height-error", "-100"], "out of range"),
+        (["evaluate", "FLIGHT", "--baseline", "orb"], "ncc, ncc-pose, sift, xfeat"),
         (["evaluate", "FLIGHT", "--map", "missing.tif"], "missing.tif"),
         (["evaluate-pairs", "nowhere"], "nowhere"),
         (["evaluate-pairs", ".", "--stress", "snow"], "heading, heading-10, height-20, height-30, both, night"),

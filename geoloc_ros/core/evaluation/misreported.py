@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.recording.frame import Frame, Recording, Truth
-from geoloc_ros.core.relocalization.hypotheses import with_heading
+from geoloc_ros.core.recording.frame import Frame, Recording, Truth, with_heading
 
 
 class Misreported(Recording):

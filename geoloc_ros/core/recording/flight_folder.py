@@ -152,9 +152,7 @@ def _parse_row(path: Path, line: int, values: dict[str, str]) -> _Row:
         raise GeolocError(
             f"{path} line {line}: latitude_deg is {lat_deg}, the limit is 90; mind latitude before longitude"
         )
-    # The folder's attitude and height are the truth.
-    truth = Truth(lat_deg, lon_deg, height_m, heading_offset_deg=0.0, height_scale=1.0)
-    return _Row(values["file"].strip(), stamp_s, truth, (qx, qy, qz, qw))
+    return _Row(values["file"].strip(), stamp_s, Truth(lat_deg, lon_deg, height_m), (qx, qy, qz, qw))
 
 
 def write_flight(

@@ -18,14 +18,14 @@ class Truth:
     """Where the camera really was, and what the vehicle's report of itself lacked.
 
     heading_offset_deg: to be added to the reported heading, clockwise seen from above; height_scale: true height over
-    the reported one. Both NaN where they are not known.
+    the reported one. What a recording holds of attitude and height is taken as true; NaN if it is known not to be.
     """
 
     lat_deg: float
     lon_deg: float
     height_above_ground_m: float
-    heading_offset_deg: float = math.nan
-    height_scale: float = math.nan
+    heading_offset_deg: float = 0.0
+    height_scale: float = 1.0
 
 
 PRIOR_RADIUS_PER_NOISE = 2.0

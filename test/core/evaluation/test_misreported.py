@@ -118,7 +118,7 @@ def test_what_is_found_is_scored_against_what_was_put_in(
     assert score.heading_error_deg == pytest.approx(heading_deg, nan_ok=True)
     assert score.height_scale_error_percent == pytest.approx(scale_percent, nan_ok=True, abs=1e-9)
     assert score.support == pytest.approx(support, nan_ok=True)
-    unknown = Answer.of(0, estimate, Truth(47.0, 8.0, 100.0)).score
+    unknown = Answer.of(0, estimate, Truth(47.0, 8.0, 100.0, math.nan, math.nan)).score
     assert math.isnan(unknown.heading_error_deg) and math.isnan(unknown.height_scale_error_percent)
 
 

@@ -27,7 +27,7 @@ def frames(count: int = 3) -> list[Frame]:
             rotation_enu_from_optical=nadir_rotation(30.0 * index),
             height_m=100.0 + index,
             camera=CAMERA,
-            truth=Truth(60.0 + 1e-5 * index, 25.0, 100.0 + index, heading_offset_deg=0.0, height_scale=1.0),
+            truth=Truth(60.0 + 1e-5 * index, 25.0, 100.0 + index),
         )
         for index in range(count)
     ]
