@@ -26,6 +26,7 @@ COMMANDS = (
     "models",
     "train",
     "calibrate",
+    "calibrate-mount",
     "export",
     "ast",
     "bench",
@@ -49,7 +50,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
-        self._action_max_length = 18  # the longest command, which argparse measures without its indent
+        self._action_max_length = 19  # the longest command, which argparse measures without its indent
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, "", []) or "default" in (action.help or ""):

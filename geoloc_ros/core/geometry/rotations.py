@@ -56,6 +56,14 @@ def quaternion_from_rotation(rotation: np.ndarray) -> tuple[float, float, float,
     return float(x), float(y), float(z), float(w)
 
 
+def rotation_from_vector(vector_rad: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation about a vector (3,) by its length, rad (Rodrigues' formula)."""
+    angle = float(np.linalg.norm(vector_rad))
+    x, y, z = vector_rad
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sinc(angle / math.pi) * cross + 0.5 * np.sinc(angle / (2 * math.pi)) ** 2 * cross @ cross
+
+
 def rotation_enu_from_optical(
     quaternion: Sequence[float], flu_from_optical: np.ndarray = FLU_FROM_OPTICAL_DOWN
 ) -> np.ndarray:

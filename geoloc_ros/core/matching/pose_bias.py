@@ -9,6 +9,7 @@ import numpy as np
 
 from geoloc_models.drl.alignment import Alignment
 from geoloc_ros.core.geometry.rectify import view_centre_m
+from geoloc_ros.core.geometry.rotations import rotation_from_vector
 from geoloc_ros.core.matching.frame_view import camera_rotation
 from geoloc_ros.core.matching.settings import PoseSettings
 from geoloc_ros.core.recording.frame import Frame, with_heading
@@ -37,7 +38,7 @@ class PoseBias:
         """The frame with heading, height and mount corrected; a frame without an attitude has no mount to correct."""
         rotation = frame.rotation_enu_from_optical
         if rotation is not None:
-            rotation = rotation @ _rotation(np.array([*self.boresight_rad, 0.0]))
+            rotation = rotation @ rotation_from_vector(np.array([*self.boresight_rad, 0.0]))
         frame = replace(
             frame, rotation_enu_from_optical=rotation, height_m=frame.height_m * math.exp(self.log_height_scale)
         )
@@ -165,8 +166,18 @@ def residual_by_pose(frame: Frame, gsd_m: float) -> tuple[np.ndarray, np.ndarray
 def pointing_covariance(bias: PoseBias, frame: Frame, offset_m: np.ndarray, settings: PoseSettings) -> np.ndarray:
     """(2, 2) what the bias's uncertainty and the frame's attitude noise add to the vehicle's position, ENU m^2.
 
-    frame: corrected. offset_m: c, the view's centre from the vehicle's nadir point, east and north: a rotation w of the
-    camera in ENU moves it by h n + (n . c) c / h + w_z J c (`residual_by_pose`), the log height scale by c.
+    frame: corrected. offset_m: the view's centre from the vehicle's nadir point, east and north.
+    """
+    by_rotation, by_bias = offset_by_pose(frame, offset_m)
+    noise = by_rotation[:, :2] * attitude_sigma_rad(frame, settings)
+    return by_bias @ bias.covariance @ by_bias.T + noise @ noise.T
+
+
+def offset_by_pose(frame: Frame, offset_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How the view's centre, offset_m from the vehicle's nadir point, moves with small errors of the frame's pose.
+
+    Returns (2, 3) by a rotation of the camera in ENU and (2, 4) by the bias, as `residual_by_pose` does; east and
+    north, m. With its terms, a rotation w moves c by h n + (n . c) c / h + w_z J c, and a log height scale by c.
     """
     h = frame.height_m
     east, north = offset_m
@@ -174,8 +185,7 @@ def pointing_covariance(bias: PoseBias, frame: Frame, offset_m: np.ndarray, sett
     by_rotation = np.column_stack([by_nadir[:, 1], -by_nadir[:, 0], [-north, east]])
     by_bias = by_rotation @ _rotation_by_bias(frame)
     by_bias[:, 1] += offset_m
-    noise = by_rotation[:, :2] * attitude_sigma_rad(frame, settings)
-    return by_bias @ bias.covariance @ by_bias.T + noise @ noise.T
+    return by_rotation, by_bias
 
 
 def attitude_sigma_rad(frame: Frame, settings: PoseSettings) -> float:
@@ -191,11 +201,3 @@ def _rotation_by_bias(frame: Frame) -> np.ndarray:
     if frame.rotation_enu_from_optical is not None:
         by_bias[:, 2:] = frame.rotation_enu_from_optical[:, :2]
     return by_bias
-
-
-def _rotation(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) of a rotation vector, rad (Rodrigues' formula)."""
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sinc(angle / math.pi) * cross + 0.5 * np.sinc(angle / (2 * math.pi)) ** 2 * cross @ cross
