@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import NavSatFix, NavSatStatus
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.evaluation.answers import pose_errors
 from geoloc_ros.core.evaluation.scores import FrameScore, score_fix
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.matching.stage_times import STAGES
@@ -152,7 +153,10 @@ class Recorder:
                 "state": State(status.state).name,
                 "peak": status.peak,
                 "reason": status.reason,
+                "support": status.alignment_support,
             }
+            found = pose_errors(status.heading_offset_deg, status.height_scale, truth)
+            known["heading_error_deg"], known["height_scale_error_percent"] = found
         place = None
         if fix is not None and status is not None and status.valid:
             place = (fix.latitude, fix.longitude)

@@ -33,7 +33,7 @@ class Answer:
         cls, index: int, estimate: Estimate, truth: Truth, searching: bool = False, dropped: bool = False
     ) -> "Answer":
         """With its score; an answer that the localizer refused itself is a miss. dropped: no image could be decoded."""
-        heading_error_deg, height_scale_error_percent = _pose_errors(estimate, truth)
+        heading_error_deg, height_scale_error_percent = pose_errors(*_found_pose(estimate), truth)
         score = score_fix(
             index=index,
             stamp_s=estimate.stamp_s,
@@ -77,19 +77,23 @@ class Answer:
         )
 
 
-def _pose_errors(estimate: Estimate, truth: Truth) -> tuple[float, float]:
-    """Absolute errors of heading, degrees, and of height scale, percent, as found by the track's bias and, on top of
-    it, the frame's alignment; NaN where neither is there, or no truth.
+def _found_pose(estimate: Estimate) -> tuple[float, float]:
+    """Heading offset, degrees, and height scale that were found; NaN where none were.
+
+    A track's bias has taken in the frame's alignment, which counts alone without a track.
     """
     bias, alignment = estimate.bias, estimate.alignment
-    if bias is None and alignment is None:
-        return math.nan, math.nan
-    heading_rad = (bias.heading_rad if bias else 0.0) + (alignment.heading_rad if alignment else 0.0)
-    log_scale = (bias.log_height_scale if bias else 0.0) + (alignment.log_scale if alignment else 0.0)
-    return (
-        abs(math.remainder(math.degrees(heading_rad) - truth.heading_offset_deg, 360.0)),
-        100.0 * abs(math.exp(log_scale) / truth.height_scale - 1.0),
-    )
+    if bias is not None:
+        return math.degrees(bias.heading_rad), math.exp(bias.log_height_scale)
+    if alignment is not None:
+        return math.degrees(alignment.heading_rad), math.exp(alignment.log_scale)
+    return math.nan, math.nan
+
+
+def pose_errors(heading_offset_deg: float, height_scale: float, truth: Truth) -> tuple[float, float]:
+    """Absolute errors of the heading, degrees, and of the height scale, percent, that were found; NaN stays NaN."""
+    off_deg = heading_offset_deg - truth.heading_offset_deg
+    return abs((off_deg + 180.0) % 360.0 - 180.0), 100.0 * abs(height_scale / truth.height_scale - 1.0)
 
 
 class WorstFrames:

@@ -49,8 +49,8 @@ class FrameScore:
     stages_ms: Mapping[str, float]
     """What `latency_ms` was spent on, by stage, in the order of the work."""
     heading_error_deg: float
-    """Absolute error of the heading that was found, after alignment and what the track has learned; NaN where there is
-    none, or no truth.
+    """Absolute error of the heading that the track has learned, without a track of the frame's alignment; NaN without
+    either, or without a truth.
     """
     height_scale_error_percent: float
     """Absolute, of the true height over the reported one as it was found."""

@@ -92,7 +92,7 @@ def alignment(heading_deg: float, scale: float, support: float) -> Alignment:
     [
         (bias(-8.0, 0.8), None, 2.0, 0.0, math.nan),
         (None, alignment(-11.5, 0.9, 0.7), 1.5, 12.5, 0.7),
-        (bias(-8.0, 0.9), alignment(-3.0, 0.8, 0.4), 1.0, 10.0, 0.4),
+        (bias(-8.0, 0.88), alignment(-3.0, 0.8, 0.4), 2.0, 10.0, 0.4),  # the bias has taken it in
         (bias(190.0, 0.8), None, 160.0, 0.0, math.nan),  # 190 is -170
         (None, None, math.nan, math.nan, math.nan),
     ],
