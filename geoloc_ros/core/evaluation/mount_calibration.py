@@ -88,32 +88,36 @@ def measure_mount(
     frame.
     """
     found = []
+    # An estimate's bias has taken in its frame; the view was made with that of the frame before.
+    nothing = before = PoseBias(0.0, 0.0, (0.0, 0.0), np.zeros((4, 4)))
     for frame in frames:
         place = prior if frame.truth is None else (frame.truth.lat_deg, frame.truth.lon_deg)
         if localizer.needs_prior and place is not None:
             localizer.set_prior(*place, PRIOR_M)
             prior = None
-        measured = _measured(frame, localizer.process(frame))
+        estimate = localizer.process(frame)
+        measured = _measured(frame, estimate, before)
         if measured is not None:
             found.append(measured)
+        before = estimate.bias or nothing
         advance()
     return found
 
 
-def _measured(frame: Frame, estimate: Estimate) -> MountMeasurement | None:
-    """What an answer shows of the mount; None where nothing was aligned or the frame has no attitude."""
-    alignment, bias, crop = estimate.alignment, estimate.bias, estimate.crop
-    if not estimate.valid or alignment is None or bias is None or crop is None or estimate.view is None:
-        return None
-    if frame.rotation_enu_from_optical is None:
+def _measured(frame: Frame, estimate: Estimate, bias: PoseBias) -> MountMeasurement | None:
+    """What the answer to a frame shows of the mount; None where nothing was aligned or the frame has no attitude."""
+    alignment, crop, view = estimate.alignment, estimate.crop, estimate.view
+    if not estimate.valid or alignment is None or crop is None or view is None:
         return None
     corrected = bias.corrected(replace(frame, image=None, encoded=None))
+    if corrected.rotation_enu_from_optical is None:
+        return None
     error = None
-    if frame.truth is not None and corrected.rotation_enu_from_optical is not None:
+    if frame.truth is not None:
         enu = LocalEnu(frame.truth.lat_deg, frame.truth.lon_deg)
         place = np.array(enu.to_enu(*crop.pixel_to_geodetic(*alignment.centre_xy_px)))
         error = place - view_centre_m(corrected.camera, corrected.rotation_enu_from_optical, corrected.height_m)
-    return MountMeasurement(corrected, bias, alignment, estimate.view.gsd_m, error)
+    return MountMeasurement(corrected, bias, alignment, view.gsd_m, error)
 
 
 def calibrate_mount(

@@ -27,9 +27,9 @@ class Estimate:
     valid: a fix that passed every gate; `reason` states why otherwise. lat_deg, lon_deg, covariance_enu_m2 (2, 2),
     m^2: the frame's own fix, of the vehicle and not of the view's centre; while TRACKING the heatmap's posterior given
     the track; NaN if there is none. filtered: the track after this frame without unconfirmed fixes, None without a
-    track. alignment: of the frame's view, relative to what `bias` had corrected, None where it was not aligned. bias:
-    what the track has learned up to this frame, None without a track. candidates: of a search of the whole map
-    (`relocalizer.Search`). crops: how many map crops were matched.
+    track. alignment: of the frame's view, relative to what the bias of the answer before had corrected, None where it
+    was not aligned. bias: what the track has learned, this frame's alignment included, None without a track.
+    candidates: of a search of the whole map (`relocalizer.Search`). crops: how many map crops were matched.
     latencies_ms: by stage (`stage_times.STAGES`), and `total`.
     """
 
