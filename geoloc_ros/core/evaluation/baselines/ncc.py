@@ -61,8 +61,12 @@ class NccEngine(Baseline):
         # A flat view or a flat piece of map has no correlation at all.
         return np.asarray(np.clip(np.nan_to_num(response, nan=-1.0, posinf=-1.0, neginf=-1.0), -1.0, 1.0))
 
-    def heatmap(self, response: np.ndarray, shift_px: tuple[float, float] = (0.0, 0.0)) -> Heatmap:
-        """The posterior of a response; shift_px: of the view's centre from the template's, (x, y)."""
+    def heatmap(
+        self, response: np.ndarray, shift_px: tuple[float, float] = (0.0, 0.0), stride_px: float = 1.0
+    ) -> Heatmap:
+        """The posterior of a response; shift_px: of the view's centre from the template's, (x, y); stride_px: map
+        pixels between its nodes.
+        """
         row, col = (int(i) for i in np.unravel_index(int(response.argmax()), response.shape))
         probability = np.exp((response - response.max()) / self.TEMPERATURE, dtype=np.float32)
         probability /= probability.sum()
@@ -70,7 +74,8 @@ class NccEngine(Baseline):
             col + _parabola_peak(response[row, max(col - 1, 0) : col + 2]),
             row + _parabola_peak(response[max(row - 1, 0) : row + 2, col]),
         )
-        return heatmap_around(probability, 1.0, (centre_xy[0] + shift_px[0], centre_xy[1] + shift_px[1]), self.REACH_PX)
+        x_px, y_px = stride_px * (centre_xy[0] + shift_px[0]), stride_px * (centre_xy[1] + shift_px[1])
+        return heatmap_around(probability, stride_px, (x_px, y_px), self.REACH_PX)
 
 
 class NccPoseEngine(NccEngine):
@@ -83,6 +88,8 @@ class NccPoseEngine(NccEngine):
 
     HEADINGS_DEG = np.arange(-25.0, 25.1, 5.0)
     SCALES = np.geomspace(0.7, 1.4, 9)
+    LARGEST_PX = 512
+    """Side of the map beyond which view and map are shrunk: 99 correlations at full resolution take minutes."""
 
     def infer(self, query: np.ndarray, search_map: np.ndarray) -> Heatmap:
         """As `place`, without the pose."""
@@ -90,6 +97,11 @@ class NccPoseEngine(NccEngine):
 
     def place(self, query: np.ndarray, search_map: np.ndarray) -> Placement:
         """The best response of all poses at each place, and the best pose, with parabolas through its neighbours."""
+        full_map_px, full_ratio = search_map.shape[0], query.shape[0] / search_map.shape[0]
+        factor = max(1.0, max(search_map.shape[:2]) / self.LARGEST_PX)
+        query, search_map = _shrunk(query, factor), _shrunk(search_map, factor)
+        # The factors of view and map differ by what whole pixels leave.
+        uneven = query.shape[0] / search_map.shape[0] / full_ratio
         side, widest = query.shape[0], math.radians(float(self.HEADINGS_DEG[-1]))
         cut = math.ceil(side * (1.0 - 1.0 / (math.cos(widest) + math.sin(widest))) / 2)
         shown = side - 2 * cut
@@ -104,9 +116,9 @@ class NccPoseEngine(NccEngine):
                 own = self.response(cv2.resize(view, (side_px, side_px), interpolation=shrinking), search_map)
                 best[turn, size] = own.max()
                 response = np.maximum(response, own)
-        heatmap = self.heatmap(response)
+        heatmap = self.heatmap(response, stride_px=full_map_px / search_map.shape[0])
         turn, size = (int(i) for i in np.unravel_index(int(best.argmax()), best.shape))
-        headings_rad, log_scales = np.deg2rad(self.HEADINGS_DEG), np.log(np.array(sides) / shown)
+        headings_rad, log_scales = np.deg2rad(self.HEADINGS_DEG), np.log(np.array(sides) / shown * uneven)
         steps = np.array([np.diff(headings_rad).mean(), np.diff(log_scales).mean()])
         # Uniform within a cell of the grid.
         covariance = np.diag([math.nan] * 2 + (steps**2 / 12).tolist() + [math.nan] * 2)
@@ -121,6 +133,11 @@ class NccPoseEngine(NccEngine):
             evidence=float(best.max() - np.median(best)) / self.TEMPERATURE,
         )
         return Placement(heatmap, alignment)
+
+
+def _shrunk(image: np.ndarray, factor: float) -> np.ndarray:
+    size = round(image.shape[1] / factor), round(image.shape[0] / factor)
+    return image if factor == 1.0 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 BASELINES = ("ncc", "ncc-pose", "sift", "xfeat", "xfeat-similarity", "aliked-lightglue")
