@@ -20,6 +20,7 @@ from torch import Size, Tensor, nn
 from torch.nn import functional
 
 from geoloc_models.backbones.timm_backbone import STREAMS
+from geoloc_models.drl.alignment_head import AlignmentHead
 from geoloc_models.drl.compact_mix_fusion import CompactMixFusion
 from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.drl.presets import Network, build, distinct_structures
@@ -120,6 +121,8 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
         model = build(info.network)
     except GeolocError as error:
         raise GeolocError(f"weights {path} name a network that this version lacks: {error}") from error
+    if isinstance(model, HybridMixFusion | CompactMixFusion) and any(key.startswith("alignment.") for key in state):
+        model.alignment = AlignmentHead()
     shapes, own = _shapes(state), _shapes(model.state_dict())
     misfits = sorted(key for key in shapes.keys() | own.keys() if shapes.get(key) != own.get(key))
     if misfits:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoloc_models.backbones.compact import Compact
+from geoloc_models.drl.alignment_head import AlignmentHead
 from geoloc_models.drl.heads import GroupCorrelation
 from geoloc_models.drl.necks import FeaturePyramid, share_over_queries
 
@@ -42,7 +43,8 @@ class CompactMixFusion(nn.Module):
     """Query (B*K, 3, h, w) and map (B, 3, H, W), 0..255 -> logits (B*K, 1, H/4 + 1, W/4 + 1).
 
     K consecutive queries share a map; one query alone is searched in each map. Sides are multiples of 16 px. Logit node
-    (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c).
+    (r, c) is the score of the query's centre at map pixel-edge coordinate (4 r, 4 c). `alignment`: None in weights
+    without one.
     """
 
     stride_px = 4
@@ -54,6 +56,7 @@ class CompactMixFusion(nn.Module):
         self.neck = FeaturePyramid(self.backbone.channels, width)
         self.correlation = GroupCorrelation(width, head_channels, scale=8.0, mean=True)
         self.context = nn.Conv2d(self.backbone.channels[-1], 1, 1)
+        self.alignment: AlignmentHead | None = None
         # Training starts from the correlation alone: attention takes far longer to leave its plateau.
         nn.init.zeros_(self.context.weight)
 

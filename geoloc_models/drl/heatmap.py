@@ -123,6 +123,20 @@ def heatmap_from_probability(probability: np.ndarray, stride_px: float) -> Heatm
     return Heatmap(probability, stride_px, (x * stride_px, y * stride_px), covariance, peak, ratio)
 
 
+def modes(logits: np.ndarray, stride_px: float, count: int) -> list[tuple[tuple[float, float], float]]:
+    """The highest places of (R, C) logits, at least SECOND_MODE_NODES apart: ((x, y) in pixels, logit), best first."""
+    rest = cv2.filter2D(logits, -1, hann_kernel(SMOOTHING_NODES), borderType=cv2.BORDER_REFLECT_101)
+    found = []
+    for _ in range(count):
+        row, col = (int(v) for v in np.unravel_index(int(rest.argmax()), rest.shape))
+        if not np.isfinite(rest[row, col]):
+            break
+        found.append(((col * stride_px, row * stride_px), float(rest[row, col])))
+        reach = SECOND_MODE_NODES
+        rest[max(0, row - reach) : row + reach + 1, max(0, col - reach) : col + reach + 1] = -np.inf
+    return found
+
+
 def published_heatmap(logits: np.ndarray, side_cells: int, map_px: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Post-processing as published (DRL paper, section V-A), to compare with the paper's figures.
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from geoloc_models.backbones.compact import Compact
 from geoloc_models.backbones.vit_trunk import VitTrunk
+from geoloc_models.drl.alignment_head import AlignmentHead
 from geoloc_models.drl.compact_mix_fusion import CompactMixFusion, cells_to_nodes, standardise
 from geoloc_models.drl.heads import GroupCorrelation
 from geoloc_models.drl.necks import FeaturePyramid, share_over_queries
@@ -44,7 +45,7 @@ class HybridMixFusion(nn.Module):
 
     K consecutive queries share a map; one query alone is searched in each map. Sides are multiples of 16 px; those of
     the map best of `cell_px` too. Logit node (r, c) is the score of the query's centre at map pixel-edge coordinate
-    (4 r, 4 c).
+    (4 r, 4 c). `alignment`: None in weights without one.
     """
 
     stride_px = FINE_STRIDE_PX
@@ -62,6 +63,7 @@ class HybridMixFusion(nn.Module):
         self.correlation = GroupCorrelation(width, head_channels, scale=8.0, mean=True)
         self.semantic = GroupCorrelation(self.trunk.channels, semantic_channels, scale=0.2, mean=True)
         self.context = nn.Conv2d(coarse, _PER_CELL**2, 1)
+        self.alignment: AlignmentHead | None = None
         # Start as the compact network does, or as the trained one that `start_from` brings: what is new adds nothing.
         for layer in (self.to_coarse, self.to_fine, self.context):
             nn.init.zeros_(layer.weight)

@@ -40,13 +40,14 @@ class EngineSpec:
 class Placement:
     """Where and how a view lies on a map, over all poses that were tried.
 
-    heatmap: of the pose that fits best. alignment: relative to the view as it was given, so that its heading and scale
-    contain those of the pose that was found; None where the view could not be aligned, and the heatmap's peak is all
-    there is.
+    heatmap: of the pose that fits best, given a prior if there was one. alignment: relative to the view as it was
+    given, so that its heading and scale contain those of the pose that was found; None where the view could not be
+    aligned, and the heatmap's peak is all there is. alone: the heatmap without a prior, where there was one.
     """
 
     heatmap: Heatmap
     alignment: Alignment | None = None
+    alone: Heatmap | None = None
 
     @property
     def centre_xy_px(self) -> tuple[float, float]:

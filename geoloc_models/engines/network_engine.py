@@ -5,12 +5,15 @@ import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geoloc_models.drl.alignment import Alignment, PoseSpread, align
+from geoloc_models.drl.alignment_head import AlignmentHead, block_matches
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion
 from geoloc_models.engines import Engine, EngineSpec
@@ -18,8 +21,36 @@ from geoloc_models.engines.parts import Parts, Tensors
 from geoloc_models.errors import GeolocError
 from geoloc_models.weights import LoadedWeights
 
-MAP_CACHE_MIB = 32
+MAP_CACHE_MIB = 64
 """Size of the cache of map features: eight maps of 430 px a side, as a search of the whole map takes at once."""
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Aligns the views of one call of an engine by their descriptors: of views (B K, C, h, w) and maps (B, C, H, W)."""
+
+    head: AlignmentHead
+    views: Tensor
+    maps: Tensor
+
+    def align(self, index: int, centre_xy_px: tuple[float, float], spread: PoseSpread | None = None) -> Alignment:
+        """View `index` on its map, around where its centre is expected; spread: what is known of its pose."""
+        of_map = index * len(self.maps) // len(self.views)
+        view, search_map = self.views[index : index + 1], self.maps[of_map : of_map + 1]
+        return align(block_matches(self.head, view, search_map, centre_xy_px), spread)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an engine found in one call.
+
+    logits: (B K, R, C) float32, calibrated, comparable across maps. stride_px: pixels between their nodes. aligner:
+    None where the network has no head for alignment.
+    """
+
+    logits: np.ndarray
+    stride_px: float
+    aligner: Aligner | None
 
 
 class NetworkEngine(Engine):
@@ -51,8 +82,10 @@ class NetworkEngine(Engine):
         )
 
     @abstractmethod
-    def raw_logits(self, queries: np.ndarray, search_maps: np.ndarray) -> Tensor:
-        """As `logits`, of maps of sides that the network takes: (B K, 1, R, C), not calibrated, on any device."""
+    def raw_answers(self, queries: np.ndarray, search_maps: np.ndarray) -> tuple[Tensor, Aligner | None]:
+        """Logits as in `answers`, of maps of sides that the network takes: (B K, 1, R, C), not calibrated, on any
+        device; and what aligns the views, if the network can.
+        """
 
     def forget_maps(self) -> None:
         """Empty the cache of map features, if there is one: the next call computes them anew."""
@@ -70,9 +103,14 @@ class NetworkEngine(Engine):
         logits, stride_px = self.logits(query[None], search_map[None])
         return heatmap_from_logits(logits[0], stride_px)
 
-    @torch.inference_mode()
     def logits(self, queries: np.ndarray | Tensor, search_maps: np.ndarray) -> tuple[np.ndarray, float]:
-        """Queries (B K, h, w, 3) over maps (B, H, W, 3): calibrated logits (B K, R, C) float32, pixels between nodes.
+        """Logits and stride of `answers`."""
+        found = self.answers(queries, search_maps)
+        return found.logits, found.stride_px
+
+    @torch.inference_mode()
+    def answers(self, queries: np.ndarray | Tensor, search_maps: np.ndarray) -> "Answers":
+        """Queries (B K, h, w, 3) over maps (B, H, W, 3).
 
         K consecutive queries share a map, whose own features are computed once and cached; one query alone is searched
         in each map, and its features are computed once. Logits compare across maps. Images and errors as in `infer`.
@@ -88,11 +126,12 @@ class NetworkEngine(Engine):
             views = self._padded(queries)
         elif any(side % self.spec.map_multiple_px for side in queries.shape[1:3]):
             views = self._padded(queries.cpu().numpy())
-        logits = self.raw_logits(views, padded)[:, 0].float().cpu().numpy()
+        raw, aligner = self.raw_answers(views, padded)
+        logits = raw[:, 0].float().cpu().numpy()
         stride_px = padded.shape[2] / (logits.shape[-1] - 1)
         # Nodes over the padding are no places.
         rows, columns = (int(side / stride_px) + 1 for side in search_maps.shape[1:3])
-        return logits[:, :rows, :columns] / np.float32(self._temperature), stride_px
+        return Answers(logits[:, :rows, :columns] / np.float32(self._temperature), stride_px, aligner)
 
     def usual_sides_px(self) -> range:
         """Sides of the search maps of a flight that knows roughly where it is: up to two and a half views."""
@@ -135,7 +174,7 @@ class PartsEngine(NetworkEngine):
     def run(self, part: str, inputs: Tensors) -> Tensors:
         """One part of the network, whose inputs and outputs lie on the engine's device."""
 
-    def raw_logits(self, queries: np.ndarray, search_maps: np.ndarray) -> Tensor:
+    def raw_answers(self, queries: np.ndarray, search_maps: np.ndarray) -> tuple[Tensor, Aligner | None]:
         """As NetworkEngine."""
         query_px = queries.shape[2]
         query = self.run("query", self._inputs(queries, query_px))
@@ -150,7 +189,11 @@ class PartsEngine(NetworkEngine):
             if views > maps:
                 of_map = tuple(feature.repeat_interleave(views // maps, 0) for feature in of_map)
             mixed = self.run("mix", (*of_map, *of_view))
-        return self._parts.finish(query, search, mixed, (search_maps.shape[1], search_maps.shape[2]))
+        logits = self._parts.finish(query, search, mixed, (search_maps.shape[1], search_maps.shape[2]))
+        described, head = self._parts.descriptors(query, search), self._parts.alignment
+        # Clones, for engines answer in buffers of their own that the next call overwrites.
+        aligner = Aligner(head, *(one.clone() for one in described)) if described and head else None
+        return logits, aligner
 
     @torch.inference_mode()
     def prepare(self, search_map: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from geoloc_models.backbones.cvt import Attention as CvtAttention
 from geoloc_models.backbones.cvt import CvtMix, CvtStream
 from geoloc_models.backbones.mixed_attention import QueryFeatures
 from geoloc_models.backbones.vit_trunk import cell_grid, resampled_positions
+from geoloc_models.drl.alignment_head import AlignmentHead
 from geoloc_models.drl.compact_mix_fusion import CompactMixFusion, cells_to_nodes, standardise
 from geoloc_models.drl.heads import GroupCorrelation, correlate_spectrum, map_spectrum
 from geoloc_models.drl.hybrid_mix_fusion import HybridMixFusion, resized
@@ -56,6 +57,7 @@ class Parts(ABC):
 
     parts: dict[str, Part]
     rest: nn.Module
+    alignment: AlignmentHead | None = None
     """What `finish` computes with, in float32."""
     exportable = True
     """Whether the parts are arithmetic that other runtimes know."""
@@ -72,6 +74,10 @@ class Parts(ABC):
     def cacheable(self, features: Tensors, query: Tensors) -> Tensors:
         """What is cached of a map's features for further views like `query`."""
         return features
+
+    def descriptors(self, query: Tensors, search: Tensors) -> tuple[Tensor, Tensor] | None:
+        """Of views and maps, for fine alignment; None without a head for it."""
+        return None
 
     @abstractmethod
     def mix_inputs(self, query: Tensors, search: Tensors) -> tuple[Tensors, Tensors]:
@@ -93,15 +99,19 @@ def parts_of(network: Network) -> Parts:
 
 
 class _Fine(nn.Module):
-    """The neck of a compact network and one of GC's projections behind it, as one convolution."""
+    """The neck of a compact network and one of GC's projections behind it, as one convolution; and the features that
+    alignment describes, where the network has a head for it.
+    """
 
     def __init__(self, network: CompactMixFusion | HybridMixFusion, projection: nn.Conv2d) -> None:
         super().__init__()
         self.neck = network.neck
         self.smooth = composed(network.neck.smooth, projection)
+        self.describes = network.alignment is not None
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        return self.smooth(self.neck.merge(levels))
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        merged = self.neck.merge(levels)
+        return self.smooth(merged), self.neck.smooth(merged) if self.describes else None
 
 
 class _CompactEncoder(nn.Module):
@@ -111,11 +121,14 @@ class _CompactEncoder(nn.Module):
         self.backbone = network.backbone
         self.fine = _Fine(network, head.project_z if of_query else head.project_x)
         self.of_query = of_query
+        self.alignment = network.alignment
 
     def forward(self, image: Tensor) -> Tensors:
         levels = self.backbone(_standard(image, self.backbone))
         own = _flat(self.backbone.mix_query(levels[-1])) if self.of_query else (levels[-1],)
-        return (self.fine(levels), *own)
+        fine, features = self.fine(levels)
+        described = () if self.alignment is None else (self.alignment(features),)
+        return (fine, *own, *described)
 
 
 class _HybridEncoder(nn.Module):
@@ -137,10 +150,13 @@ class _HybridEncoder(nn.Module):
         tokens = network.trunk.tokens_of(small, positions.to(network.trunk.cls_token.dtype))
         semantic = network.semantic_norm(tokens)
         levels = network.levels(_standard(image, network.backbone), semantic)
-        fine = self.fine(levels)
+        fine, features = self.fine(levels)
         fine = fine + resized(self.to_fine(semantic), fine)
         own = _flat(network.backbone.mix_query(levels[-1])) if self.of_query else (levels[-1],)
-        return (fine, self.project(semantic), *own)
+        described: Tensors = ()
+        if network.alignment is not None:
+            described = (network.alignment(features + resized(network.to_fine(semantic), features)),)
+        return (fine, self.project(semantic), *own, *described)
 
 
 class _Mixer(nn.Module):
@@ -163,20 +179,27 @@ class CompactParts(Parts):
 
     def __init__(self, network: CompactMixFusion) -> None:
         # Their projections are in the parts already.
-        self.rest = self._correlation = _bare(network.correlation)
-        keys, of_mix = _keys_of_mix(network, network.backbone.channels[-1])
+        self._correlation = _bare(network.correlation)
+        self.alignment = copy.deepcopy(network.alignment)
+        self.rest = nn.ModuleList(m for m in (self._correlation, self.alignment) if m is not None)
+        self._keys, of_mix = _keys_of_mix(network, network.backbone.channels[-1])
+        described = () if network.alignment is None else ("descriptors",)
         self.parts = {
-            "query": Part(_CompactEncoder(network, True), IMAGE, ("fine", *keys)),
-            "map": Part(_CompactEncoder(network, False), IMAGE, ("fine", "coarse")),
+            "query": Part(_CompactEncoder(network, True), IMAGE, ("fine", *self._keys, *described)),
+            "map": Part(_CompactEncoder(network, False), IMAGE, ("fine", "coarse", *described)),
             "mix": Part(_Mixer(network), of_mix, ("context",)),
         }
 
     def cacheable(self, features: Tensors, query: Tensors) -> Tensors:
         spectra = (map_spectrum(x, _sides(z)) for x, z in zip(features[: self._first], query, strict=False))
-        return (*spectra, features[-1])
+        return (*spectra, *features[self._first :])
+
+    def descriptors(self, query: Tensors, search: Tensors) -> tuple[Tensor, Tensor] | None:
+        """As Parts."""
+        return None if self.alignment is None else (query[-1], search[-1])
 
     def mix_inputs(self, query: Tensors, search: Tensors) -> tuple[Tensors, Tensors]:
-        return search[-1:], query[self._first :]
+        return search[self._first : self._first + 1], query[self._first : self._first + len(self._keys)]
 
     def finish(self, query: Tensors, search: Tensors, mixed: Tensors, map_px: tuple[int, int]) -> Tensor:
         fine = _correlated(self._correlation, query[0], search[0], map_px, 4)
@@ -190,18 +213,20 @@ class HybridParts(CompactParts):
 
     def __init__(self, network: HybridMixFusion) -> None:
         self._correlation, self._semantic = _bare(network.correlation), _bare(network.semantic)
-        self.rest = nn.ModuleList((self._correlation, self._semantic))
+        self.alignment = copy.deepcopy(network.alignment)
+        self.rest = nn.ModuleList(m for m in (self._correlation, self._semantic, self.alignment) if m is not None)
         self._positions = network.trunk.pos_embed.detach().clone()
         self._patch_px = network.trunk.patch_px
         self._cell_px = network.cell_px
         self._context_nodes = network.context_nodes
         self._geometry = lru_cache(maxsize=32)(self._make_geometry)
-        keys, of_mix = _keys_of_mix(network, network.backbone.channels[-1])
+        self._keys, of_mix = _keys_of_mix(network, network.backbone.channels[-1])
+        described = () if network.alignment is None else ("descriptors",)
         channels = network.trunk.pos_embed.shape[-1]
         inputs = {**IMAGE, "rows": ("h", "H"), "columns": ("W", "w"), "positions": (1, "n", channels)}
         self.parts = {
-            "query": Part(_HybridEncoder(network, True), inputs, ("fine", "semantic", *keys)),
-            "map": Part(_HybridEncoder(network, False), inputs, ("fine", "semantic", "coarse")),
+            "query": Part(_HybridEncoder(network, True), inputs, ("fine", "semantic", *self._keys, *described)),
+            "map": Part(_HybridEncoder(network, False), inputs, ("fine", "semantic", "coarse", *described)),
             "mix": Part(_Mixer(network), of_mix, ("context",)),
         }
 

@@ -38,7 +38,7 @@ class PlainEngine(NetworkEngine):
         plain = PlainMixFusion(loaded.model) if isinstance(loaded.model, MixFusion) else loaded.model
         self._network = plain.to(self._device)
 
-    def raw_logits(self, queries: np.ndarray, search_maps: np.ndarray) -> Tensor:
+    def raw_answers(self, queries: np.ndarray, search_maps: np.ndarray) -> tuple[Tensor, None]:
         """As NetworkEngine, one pair after the other."""
         count = max(len(queries), len(search_maps))
         each = count // len(search_maps)
@@ -47,7 +47,7 @@ class PlainEngine(NetworkEngine):
             for index in range(count):
                 view = self._tensor(queries[0 if len(queries) == 1 else index])
                 logits.append(self._network(view, self._tensor(search_maps[index // each])))
-        return torch.cat(logits)
+        return torch.cat(logits), None
 
     def _tensor(self, image: np.ndarray) -> Tensor:
         return torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None].float()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from geoloc_models.engines import Engine
+from geoloc_models.engines.placer import placing
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.view_sets import MAX_CENTRE_OFFSET
 from geoloc_ros.core.evaluation.answers import Answer, SearchLog, WorstFrames
@@ -133,7 +134,7 @@ class Evaluation:
     def _alone(self, index: int, frame: Frame, crop_m: float, seed: int) -> Answer:
         """Every frame answers, however little map or view there is; the gates decide afterwards."""
         assert frame.truth is not None
-        engine, settings = self.engine, self.settings
+        engine, settings = placing(self.engine), self.settings
         # A stream for each frame: the same offsets whatever --frames and whichever engine.
         off = crop_m * np.random.default_rng((seed, index)).uniform(-MAX_CENTRE_OFFSET, MAX_CENTRE_OFFSET, 2)
         centre = LocalEnu(frame.truth.lat_deg, frame.truth.lon_deg).to_geodetic(*off)
@@ -152,6 +153,7 @@ class Evaluation:
             gates.check_crop(crop, settings.gate)
             gates.check_view(view, settings.gate)
             gates.check_heatmap(match.heatmap, match.support, settings.gate, confirmed=False)
+            gates.check_alignment(match.agreement, settings.gate, confirmed=False)
         except Refused as refused:
             reason = str(refused)
         estimate = attempt.answer(State.RELOCALIZING, None, reason)

@@ -10,6 +10,7 @@ from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.matching.match_frame import Match
+from geoloc_ros.core.matching.pose_bias import PoseBias
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.matching.tracker import Track
 from geoloc_ros.core.recording.frame import Frame
@@ -24,6 +25,7 @@ class Attempt:
     view: RectifiedView | None = None
     crop: MapCrop | None = None
     match: Match | None = None
+    bias: PoseBias | None = None
     times: StageTimes = field(default_factory=StageTimes)
 
     def answer(self, code: State, track: Track | None, reason: str = "") -> Estimate:
@@ -36,6 +38,7 @@ class Attempt:
                 "lon_deg": match.lon_deg,
                 "covariance_enu_m2": match.covariance_enu_m2,
                 "heatmap": match.heatmap,
+                "alignment": match.alignment,
                 "crops": 1,
             }
         return Estimate(
@@ -46,6 +49,7 @@ class Attempt:
             filtered=track,
             crop=self.crop,
             view=self.view,
+            bias=self.bias,
             search_size_m=2 * self.half_width_m,
             latencies_ms=self.times.ms | {"total": self.times.total_ms()},
             **found,

@@ -5,6 +5,7 @@ import contextlib
 import math
 
 from geoloc_models.engines import Engine
+from geoloc_models.engines.placer import placing
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.state import State
@@ -33,6 +34,7 @@ class Localizer:
             raise GeolocError(
                 f"map.max_search_px is {most_px}; it must be more than the view's {engine.spec.query_px} px"
             )
+        engine = placing(engine)
         crops = CachedCrop(map_source, engine.spec.map_multiple_px, most_px)
         self._equipment = Equipment(engine, crops, settings, relocalizer)
         self._state: LocalizerState = Idle(self._equipment)

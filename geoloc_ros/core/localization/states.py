@@ -26,11 +26,12 @@ from geoloc_ros.core.matching import gates
 from geoloc_ros.core.matching.frame_view import rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.match_frame import Match, match_view
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.tracker import Track, Tracker
-from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.frame import Frame, with_heading
 from geoloc_ros.core.relocalization.gallery import Area
-from geoloc_ros.core.relocalization.hypotheses import Hypothesis, with_heading
+from geoloc_ros.core.relocalization.hypotheses import Hypothesis
 from geoloc_ros.core.relocalization.relocalizer import Relocalizer, Search
 
 
@@ -118,16 +119,22 @@ def _with_candidates(estimate: Estimate, search: Search) -> Estimate:
 class Following(LocalizerState):
     """A track that each frame moves on.
 
-    heading_deg: to be added to the vehicle's own, clockwise, as a search found it.
+    heading_deg: to be added to the vehicle's own, clockwise, as a search found it. bias: what else is wrong with the
+    vehicle's pose, as the track has learned it.
     """
 
-    def __init__(self, equipment: Equipment, tracker: Tracker, loss: TrackLoss, heading_deg: float) -> None:
+    def __init__(
+        self, equipment: Equipment, tracker: Tracker, loss: TrackLoss, heading_deg: float, bias: PoseBiasFilter
+    ) -> None:
         self.equipment, self.tracker, self.loss, self.heading_deg = equipment, tracker, loss, heading_deg
+        self.bias = bias
 
     def process(self, frame: Frame) -> tuple[Estimate, LocalizerState]:
         """Rectify, crop, match, gate, filter; a frame that fails on the way is a miss."""
         settings, engine, crops = self.equipment.settings, self.equipment.engine, self.equipment.crops
-        attempt = Attempt(with_heading(frame, self.heading_deg))
+        reported = with_heading(frame, self.heading_deg)
+        self.bias.predict(frame.stamp_s)
+        attempt = Attempt(self.bias.corrected(reported), bias=self.bias.bias)
         state: Following = self
         try:
             state = self.predict(attempt.frame)
@@ -140,13 +147,17 @@ class Following(LocalizerState):
             gates.check_crop(crop, settings.gate)
             attempt.times.lap("crop")
             match = attempt.match = match_view(
-                attempt.frame, view, crop, engine, settings, attempt.times, state.expected()
+                reported, view, crop, engine, settings, attempt.times, self.bias, state.expected()
             )
+            gates.check_alignment(match.agreement, settings.gate, state.code == State.TRACKING)
             gates.check_heatmap(match.heatmap, match.support, settings.gate, state.code == State.TRACKING)
             gates.check_innovation(state.innovation_sigma(match), settings.gate)
         except (Refused, GeolocError) as error:
             # A GeolocError here: the track has left the Earth.
             return state.miss(attempt, error)
+        assert match.bias is not None  # of every match of a track
+        state.bias = match.bias
+        attempt.bias = match.bias.bias
         return state.fuse(attempt, match)
 
     @property
@@ -210,9 +221,15 @@ class Confirming(Following):
     code = State.RELOCALIZING
 
     def __init__(
-        self, equipment: Equipment, tracker: Tracker, loss: TrackLoss, heading_deg: float, limit_sigma_m: float
+        self,
+        equipment: Equipment,
+        tracker: Tracker,
+        loss: TrackLoss,
+        heading_deg: float,
+        bias: PoseBiasFilter,
+        limit_sigma_m: float,
     ) -> None:
-        super().__init__(equipment, tracker, loss, heading_deg)
+        super().__init__(equipment, tracker, loss, heading_deg, bias)
         self._limit_sigma_m = limit_sigma_m
         self.published: Tracker | None = None
         self.agreed = 0
@@ -225,7 +242,8 @@ class Confirming(Following):
         s = equipment.settings.track
         tracker = Tracker(lat_deg, lon_deg, radius_m / 3, s.sigma_speed_m_s, stamp_s)
         # A prior may be wider than what a track may grow to.
-        return cls(equipment, tracker, TrackLoss(s), 0.0, max(s.lost_sigma_m, radius_m / 2))
+        bias = PoseBiasFilter(equipment.settings.pose)
+        return cls(equipment, tracker, TrackLoss(s), 0.0, bias, max(s.lost_sigma_m, radius_m / 2))
 
     @property
     def limit_sigma_m(self) -> float:
@@ -259,7 +277,7 @@ class Confirming(Following):
             reason = f"confirming: {self.agreed} of {needed} fixes agree"
             return attempt.answer(self.code, self.track, reason), self
         self.loss.fix(attempt.frame.stamp_s)
-        tracking = Tracking(self.equipment, self.tracker, self.loss, self.heading_deg)
+        tracking = Tracking(self.equipment, self.tracker, self.loss, self.heading_deg, self.bias)
         return attempt.answer(tracking.code, tracking.track), tracking
 
     def miss(self, attempt: Attempt, error: Exception) -> tuple[Estimate, LocalizerState]:
@@ -279,7 +297,7 @@ class Tracking(Following):
         """A search is over: its winner's track goes on."""
         loss = TrackLoss(equipment.settings.track)
         loss.fix(stamp_s)
-        return cls(equipment, winner.tracker, loss, winner.heading_deg)
+        return cls(equipment, winner.tracker, loss, winner.heading_deg, PoseBiasFilter(equipment.settings.pose))
 
     @property
     def limit_sigma_m(self) -> float:
@@ -294,7 +312,7 @@ class Tracking(Following):
         if self.tracker.sigma_m <= self.equipment.settings.track.confirm_sigma_m:
             return self
         # So much ground may hold a look-alike: one clear peak is no longer enough.
-        return Confirming(self.equipment, self.tracker, self.loss, self.heading_deg, self.limit_sigma_m)
+        return Confirming(self.equipment, self.tracker, self.loss, self.heading_deg, self.bias, self.limit_sigma_m)
 
     def expected(self) -> tuple[tuple[float, float], np.ndarray]:
         """Widened: a track that is slightly wrong must not pull the heatmap."""
@@ -303,6 +321,9 @@ class Tracking(Following):
         return self.tracker.place, covariance * s.prior_scale**2 + np.eye(2) * s.min_prior_m**2
 
     def fuse(self, attempt: Attempt, match: Match) -> tuple[Estimate, LocalizerState]:
+        if match.alignment is not None:
+            fixed = match.covariance_enu_m2 - match.noise_enu_m2
+            self.bias.learn_noise(attempt.frame, *self.tracker.innovation(match.lat_deg, match.lon_deg, fixed))
         self.tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
         self.loss.fix(attempt.frame.stamp_s)
         return attempt.answer(self.code, self.track), self

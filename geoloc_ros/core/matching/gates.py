@@ -67,6 +67,13 @@ def check_heatmap(heatmap: Heatmap, support: float, gate: GateSettings, confirme
         )
 
 
+def check_alignment(agreement: float, gate: GateSettings, confirmed: bool) -> None:
+    """The parts of the view must lie on the map as one; agreement: share of those that do, NaN if unknown."""
+    limit = gate.min_alignment if confirmed else gate.min_start_alignment
+    if agreement < limit:
+        raise Refused(f"unaligned: {agreement:.0%} of the view agrees on a place, the limit is {limit:.0%}")
+
+
 def check_innovation(distance_sigma: float, gate: GateSettings) -> None:
     """The place must agree with the predicted position; distance_sigma: Mahalanobis distance between them."""
     if distance_sigma > gate.max_sigma:

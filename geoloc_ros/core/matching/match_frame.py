@@ -2,20 +2,27 @@
 """One view against one crop of the map: the match, and with it the vehicle. The gates are in gates.py."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from geoloc_models.drl.alignment import Alignment, PoseSpread
 from geoloc_models.drl.heatmap import Heatmap
-from geoloc_models.engines import Engine
+from geoloc_models.engines import Engine, Placement
+from geoloc_models.engines.placer import Placer, Prior
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.geometry.rectify import RectifiedView
+from geoloc_ros.core.geometry.rectify import RectifiedView, view_centre_m
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.crop import MapCrop
+from geoloc_ros.core.matching.frame_view import camera_rotation
 from geoloc_ros.core.matching.gates import Refused
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame
+
+MIN_HEADING_RAD, MIN_LOG_SCALE = math.radians(1.5), 0.015
+"""Least spread of a pose that an alignment starts from: attitude and relief vary from frame to frame."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,10 @@ class Match:
     """One frame against one crop: the vehicle's position and its covariance in ENU, m^2, before any gate.
 
     heatmap: over the crop, given the track if one was expected there. support: probability mass that the network alone
-    sees at the place, 0..1.
+    sees at the place, 0..1. alignment: of the view, None if the engine has none or its support is too small to use.
+    agreement: its support, NaN if the engine has none. noise_enu_m2: the part of the covariance that is this frame's
+    attitude noise. bias: what is wrong with the vehicle's pose as this frame
+    corrects it.
     """
 
     lat_deg: float
@@ -32,58 +42,82 @@ class Match:
     heatmap: Heatmap
     support: float
     crop: MapCrop
+    alignment: Alignment | None = None
+    agreement: float = math.nan
+    noise_enu_m2: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)))
+    bias: PoseBiasFilter | None = None
 
 
 def match_view(
-    frame: Frame,
+    reported: Frame,
     view: RectifiedView,
     crop: MapCrop,
     engine: Engine,
     settings: LocalizerSettings,
     times: StageTimes,
+    bias: PoseBiasFilter | None = None,
     expected: tuple[tuple[float, float], np.ndarray] | None = None,
 ) -> Match:
     """Find the view on the crop, and with it the vehicle.
 
+    bias: what is known to be wrong with the reported frame's pose, None if nothing is; the view must be made with it.
     expected: predicted position (lat_deg, lon_deg) of the vehicle and its covariance (2, 2), ENU m^2; the heatmap is
     then the posterior given that prediction. times: gets the stages `network` and `post`. Raises Refused if the engine
     cannot answer.
     """
+    bias = bias or PoseBiasFilter(settings.pose)
+    frame = bias.corrected(reported)
+    offset = np.array(view.centre_offset_enu_m)
+    prior = None
+    if expected is not None:
+        place, spread = expected
+        prior = Prior(crop.geodetic_to_pixel(*moved(place, offset)), flipped(spread) / view.gsd_m**2)
+    placement = _placement(frame, view, crop, engine, bias, prior)
+    times.lap("network")
+    heatmap, alone, alignment = placement.heatmap, placement.alone or placement.heatmap, placement.alignment
+    support = alone.mass_near(heatmap.peak_xy_px)
+    agreement = math.nan if alignment is None else alignment.support
+    if alignment is not None and agreement < settings.gate.min_alignment:
+        alignment = None
+    if alignment is not None:
+        # What the view shows of its own pose counts before the place is read: the vehicle is above its nadir.
+        bias = bias.copy()
+        bias.update(frame, alignment, view.gsd_m)
+        frame = bias.corrected(reported)
+        offset = view_centre_m(frame.camera, camera_rotation(frame), frame.height_m)
+    xy_px = heatmap.peak_xy_px if alignment is None else alignment.centre_xy_px
+    within = heatmap.peak_covariance_px if alignment is None else alignment.covariance[:2, :2]
+    lat_deg, lon_deg = moved(crop.pixel_to_geodetic(*xy_px), -offset)
+    # The gates ask whether the peak is the right one; past them its own spread is what remains.
+    noise = bias.noise_covariance(frame, offset)
+    covariance = flipped(within) * view.gsd_m**2 + bias.pointing_covariance(frame, offset)
+    covariance = covariance + np.eye(2) * settings.map.sigma_m**2
+    times.lap("post")
+    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, alignment, agreement, noise, bias)
+
+
+def _placement(
+    frame: Frame, view: RectifiedView, crop: MapCrop, engine: Engine, bias: PoseBiasFilter, prior: Prior | None
+) -> Placement:
+    """What the engine finds, aligned if it can be."""
     try:
+        if isinstance(engine, Placer):
+            return engine.place(view.pixels, crop.image, pose_spread(bias, frame, view.gsd_m), prior)
         alone = heatmap = engine.infer(view.pixels, crop.image)
     except GeolocError as error:
         raise Refused(str(error)) from error
-    times.lap("network")
-    offset = np.array(view.centre_offset_enu_m)
-    if expected is not None:
-        place, spread = expected
-        viewed_px = crop.geodetic_to_pixel(*moved(place, offset))
-        heatmap = alone.given(viewed_px, flipped(spread) / view.gsd_m**2)
-    # The heatmap places the view's centre; the vehicle is above its nadir.
-    lat_deg, lon_deg = moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset)
-    # The gates ask whether the peak is the right one; past them its own spread is what remains.
-    covariance = flipped(heatmap.peak_covariance_px) * view.gsd_m**2
-    covariance = covariance + pointing_covariance(frame, offset, settings)
-    support = alone.mass_near(heatmap.peak_xy_px)
-    times.lap("post")
-    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop)
+    if prior is not None:
+        heatmap = alone.given(prior.xy_px, prior.covariance_px)
+    return Placement(heatmap, alone=alone)
+
+
+def pose_spread(bias: PoseBiasFilter, frame: Frame, gsd_m: float) -> PoseSpread:
+    """How well a corrected frame's pose is known, for the alignment of its view."""
+    heading, scale, *boresight = np.sqrt(np.diag(bias.bias.covariance)).tolist()
+    tilt_rad = math.hypot(*boresight, bias.attitude_sigma_rad(frame))
+    return PoseSpread(max(heading, MIN_HEADING_RAD), max(scale, MIN_LOG_SCALE), tilt_rad * gsd_m / frame.height_m)
 
 
 def flipped(covariance: np.ndarray) -> np.ndarray:
     """(2, 2) of (east, north) from that of a north-up image's (x, y), or back: y points south."""
     return covariance * np.array([[1.0, -1.0], [-1.0, 1.0]])
-
-
-def pointing_covariance(frame: Frame, offset_m: np.ndarray, settings: LocalizerSettings) -> np.ndarray:
-    """(2, 2) what errors of attitude, height and map add to the vehicle's position, ENU m^2.
-
-    offset_m: the view's centre from the vehicle's nadir, east and north.
-    """
-    pose = settings.pose
-    level = frame.rotation_enu_from_optical is None
-    tilt_sigma = math.radians(pose.sigma_nadir_deg if level else pose.sigma_attitude_deg)
-    # d(h tan t)/dt = h / cos^2 t; the view's centre lies at h tan t.
-    reach2 = float(offset_m @ offset_m) / frame.height_m**2
-    tilt = (frame.height_m * (1 + reach2) * tilt_sigma) ** 2
-    scale = np.outer(offset_m, offset_m) * pose.sigma_height_share**2
-    return np.eye(2) * (tilt + settings.map.sigma_m**2) + scale

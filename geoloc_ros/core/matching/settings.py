@@ -28,6 +28,13 @@ class GateSettings:
     min_start_peak: float = _setting(0.8, 0, 1, "as min_peak, while no track is confirmed")
     min_peak_ratio: float = _setting(3.0, 0, 1000, "minimum ratio of the peak to the second mode for a fix")
     min_support: float = _setting(0.25, 0, 1, "minimum probability mass around the peak without the track")
+    min_alignment: float = _setting(
+        0.15,
+        0,
+        1,
+        "minimum share of the view's blocks that must agree on a place while tracking, and for its alignment",
+    )
+    min_start_alignment: float = _setting(0.3, 0, 1, "as min_alignment, while no track is confirmed")
     max_sigma: float = _setting(
         4.0, 0, 100, "maximum distance of a fix from the predicted position, standard deviations"
     )
@@ -114,7 +121,7 @@ class PoseSettings:
         0.15, 0, 0.5, "constant error of the height before it is learned, share of it (1 sigma); 0: not learned"
     )
     bias_boresight_deg: float = _setting(
-        1.5, 0, 20, "roll and pitch error of the mount before it is learned, degrees (1 sigma); 0: not learned"
+        0.5, 0, 20, "roll and pitch error of the mount before it is learned, degrees (1 sigma); 0: not learned"
     )
     drift_heading_deg_s: float = _setting(
         0.1, 0, 10, "drift of the heading's error, degrees per square root of a second (1 sigma)"

@@ -18,7 +18,8 @@ from geoloc_ros.core.maps.crop import CropStatus, MapCrop, MapSource
 from geoloc_ros.core.matching import gates
 from geoloc_ros.core.matching.frame_view import camera_rotation, rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import Match, flipped, pointing_covariance
+from geoloc_ros.core.matching.match_frame import Match, flipped
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame, turned
@@ -240,7 +241,9 @@ class Relocalizer:
         logits = np.where(inside, logits, -np.inf).astype(np.float32)
         alone = heatmap = heatmap_from_logits(logits, stride_px)
         offset = turned(np.array(view.centre_offset_enu_m), site.heading_deg)
-        pointing = pointing_covariance(frame, offset, self._settings)
+        bias = PoseBiasFilter(self._settings.pose)
+        pointing = bias.pointing_covariance(frame, offset)
+        pointing = pointing + np.eye(2) * self._settings.map.sigma_m**2
         before = inside.astype(np.float64)
         if site.hypothesis is not None:
             spread = site.hypothesis.tracker.track().covariance[:2, :2] + pointing
