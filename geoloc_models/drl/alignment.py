@@ -12,10 +12,8 @@ import cv2
 import numpy as np
 
 PARAMETERS = 6
-PRIOR_WIDTHS = 3.0
-"""The fit's prior in units of what is known before: it only holds what the blocks cannot tell, and whoever knows more
-weighs the answer.
-"""
+PRIOR_LEFT = 0.01
+"""Of the prior, in the last step: it holds only what the blocks do not tell at all."""
 VOTE_HEADING_DEG, VOTE_SCALE, VOTE_SHIFT_NODES = 3.0, 1.06, 4
 """Steps of the vote's headings and scales, and its largest shift of the whole view."""
 WINDOW_NODES = 2
@@ -24,8 +22,8 @@ ITERATIONS = 6
 CENTRE_SIGMA_PX = 0.3
 """Least error of the centre: descriptors are known at nodes of 4 px."""
 COVARIANCE_AT_CONSENT, COVARIANCE_BY_DISSENT = 0.15, 4.2
-"""Factor of the fit's covariance where all blocks agree, and what dissent (1 - support) / support adds to it. Blocks that
-agree are known better than to the nodes between which their mass is split; where others disagree the errors of
+"""Factor of the fit's covariance where all blocks agree, and what dissent (1 - support) / support adds to it. Blocks
+that agree are known better than to the nodes between which their mass is split; where others disagree the errors of
 neighbours are alike. Fitted with CENTRE_SIGMA_PX on held-out pairs."""
 BLOCK_VARIANCE = 0.02
 """Least variance of a block's displacement, nodes squared."""
@@ -87,10 +85,13 @@ def align(blocks: BlockMatches, spread: PoseSpread | None = None) -> Alignment:
     """The movement of the whole view that fits its blocks best."""
     spread = spread or PoseSpread()
     pose = np.array([spread.heading_rad, spread.log_scale, spread.tilt_per_px, spread.tilt_per_px])
-    fit = _Fit(blocks, np.diag(1 / np.concatenate([[1e3, 1e3], PRIOR_WIDTHS * pose]) ** 2))
+    fit = _Fit(blocks, np.diag(1 / np.concatenate([[1e3, 1e3], pose]) ** 2))
     parameters = fit.vote(spread)
     for _ in range(ITERATIONS):
         parameters, information, support = fit.refined(parameters)
+    # Who has the prior takes in what the view alone shows: the prior must count once.
+    fit.prior = fit.prior * PRIOR_LEFT
+    parameters, information, support = fit.refined(parameters)
     x, y, heading, log_scale, tilt_x, tilt_y = parameters.tolist()
     origin_x, origin_y = blocks.origin_xy_px
     covariance = np.linalg.inv(information) * (
