@@ -16,8 +16,11 @@ PRIOR_LEFT = 0.01
 """Of the prior, in the last step: it holds only what the blocks do not tell at all."""
 VOTE_HEADING_DEG, VOTE_SCALE, VOTE_SHIFT_NODES = 3.0, 1.06, 4
 """Steps of the vote's headings and scales, and its largest shift of the whole view."""
-WINDOW_NODES = 2
-"""Half-width of the window around the expected displacement in which a block's own displacement is averaged."""
+WINDOW_NODES, WINDOW_SIGMA_NODES = 3, 1.5
+"""Half-width and standard deviation of the window around the expected displacement in which a block's own displacement
+is averaged."""
+MOST_OF_WINDOW = 0.8
+"""Largest share of the window's variance that a block's may have: beyond it the block is flat."""
 ITERATIONS = 6
 CENTRE_SIGMA_PX = 0.3
 """Least error of the centre: descriptors are known at nodes of 4 px."""
@@ -27,6 +30,8 @@ that agree are known better than to the nodes between which their mass is split;
 neighbours are alike. Fitted with CENTRE_SIGMA_PX on held-out pairs."""
 BLOCK_VARIANCE = 0.02
 """Least variance of a block's displacement, nodes squared."""
+RELIEF_SHARE = 0.03
+"""Relief below the camera, share of its height (1 sigma): it moves a block along its direction from the centre."""
 ELSEWHERE = 0.1
 """Weight of a block's mass beyond the window against its agreeing: such a block has found something else."""
 
@@ -120,6 +125,8 @@ class _Fit:
         chance = (1 - held).clip(min=1e-6) / self.side**2
         self.nowhere = chance
         # Likelihood of each displacement against chance.
+        radial = RELIEF_SHARE * blocks.centres_px / blocks.stride_px
+        self.relief = radial[:, :, None] * radial[:, None, :]
         self.odds = np.log((blocks.probability + chance[:, None, None]) * self.side**2)
 
     def vote(self, spread: PoseSpread) -> np.ndarray:
@@ -151,6 +158,7 @@ class _Fit:
         """One step of reweighted least squares: parameters, their information matrix, and the support."""
         expected, jacobian = self._expected(parameters)
         means, spreads, weights = self._near(expected)
+        spreads = spreads + self.relief
         information = np.linalg.inv(spreads) * (weights * self.blocks.share)[:, None, None]
         stride = self.blocks.stride_px
         weighted = np.einsum("nip,nij->npj", jacobian, information) / stride
@@ -200,19 +208,29 @@ class _Fit:
         inside = ((rows >= 0) & (rows < self.side))[:, :, None] & ((columns >= 0) & (columns < self.side))[:, None, :]
         numbers = np.arange(len(expected))[:, None, None]
         clipped = rows.clip(0, self.side - 1)[:, :, None], columns.clip(0, self.side - 1)[:, None, :]
+        # Displacements from the expected one, which the window is centred on: between nodes too.
+        x = (columns - self.reach - expected[:, :1])[:, None, :]
+        y = (rows - self.reach - expected[:, 1:])[:, :, None]
         window = self.blocks.probability[numbers, clipped[0], clipped[1]] * inside
         mass = window.sum((1, 2))
-        share = window / mass.clip(min=1e-9)[:, None, None]
-        x, y = (columns - self.reach)[:, None, :], (rows - self.reach)[:, :, None]
+        window = window * np.exp(-0.5 * (x * x + y * y) / WINDOW_SIGMA_NODES**2)
+        share = window / window.sum((1, 2)).clip(min=1e-9)[:, None, None]
         mean = np.stack([(share * x).sum((1, 2)), (share * y).sum((1, 2))], 1)
         dx, dy = x - mean[:, :1, None], y - mean[:, 1:, None]
         both = (share * dx * dy).sum((1, 2))
-        spread = np.array([[(share * dx * dx).sum((1, 2)), both], [both, (share * dy * dy).sum((1, 2))]])
-        spread = np.moveaxis(spread, 2, 0) + np.eye(2) * BLOCK_VARIANCE
+        seen = np.moveaxis(
+            np.array([[(share * dx * dx).sum((1, 2)), both], [both, (share * dy * dy).sum((1, 2))]]), 2, 0
+        )
+        # The window draws mean and spread towards its centre, as the product of two Gaussians does: undone here.
+        variances, axes = np.linalg.eigh(seen)
+        shares = (variances / WINDOW_SIGMA_NODES**2).clip(max=MOST_OF_WINDOW)
+        widened = shares * WINDOW_SIGMA_NODES**2 / (1 - shares) + BLOCK_VARIANCE
+        spread = np.einsum("nij,nj,nkj->nik", axes, widened, axes)
+        off = np.einsum("nij,nj,nkj,nk->ni", axes, 1 / (1 - shares), axes, mean)
         chance = self.nowhere * window[0].size
         elsewhere = (1 - mass - self.nowhere * self.side**2).clip(min=0.0)
         weight = mass / (mass + chance + ELSEWHERE * elsewhere)
-        return np.where(mass[:, None] > 1e-6, mean, expected), spread, np.where(mass > 1e-6, weight, 0.0)
+        return expected + np.where(mass[:, None] > 1e-6, off, 0.0), spread, np.where(mass > 1e-6, weight, 0.0)
 
 
 def _turned(points: np.ndarray, heading_rad: float, log_scale: float) -> np.ndarray:

@@ -321,9 +321,6 @@ class Tracking(Following):
         return self.tracker.place, covariance * s.prior_scale**2 + np.eye(2) * s.min_prior_m**2
 
     def fuse(self, attempt: Attempt, match: Match) -> tuple[Estimate, LocalizerState]:
-        if match.alignment is not None:
-            fixed = match.covariance_enu_m2 - match.noise_enu_m2
-            self.bias.learn_noise(attempt.frame, *self.tracker.innovation(match.lat_deg, match.lon_deg, fixed))
         self.tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
         self.loss.fix(attempt.frame.stamp_s)
         return attempt.answer(self.code, self.track), self

@@ -2,7 +2,7 @@
 """One view against one crop of the map: the match, and with it the vehicle. The gates are in gates.py."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.matching.frame_view import camera_rotation
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter, attitude_sigma_rad
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame
@@ -31,8 +31,7 @@ class Match:
 
     heatmap: over the crop, given the track if one was expected there. support: probability mass that the network alone
     sees at the place, 0..1. alignment: of the view, None if the engine has none or its support is too small to use.
-    agreement: its support, NaN if the engine has none. noise_enu_m2: the part of the covariance that is this frame's
-    attitude noise. bias: what is wrong with the vehicle's pose as this frame
+    agreement: its support, NaN if the engine has none. bias: what is wrong with the vehicle's pose as this frame
     corrects it.
     """
 
@@ -44,7 +43,6 @@ class Match:
     crop: MapCrop
     alignment: Alignment | None = None
     agreement: float = math.nan
-    noise_enu_m2: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)))
     bias: PoseBiasFilter | None = None
 
 
@@ -72,7 +70,7 @@ def match_view(
     if expected is not None:
         place, spread = expected
         prior = Prior(crop.geodetic_to_pixel(*moved(place, offset)), flipped(spread) / view.gsd_m**2)
-    placement = _placement(frame, view, crop, engine, bias, prior)
+    placement = _placement(frame, view, crop, engine, settings, bias, prior)
     times.lap("network")
     heatmap, alone, alignment = placement.heatmap, placement.alone or placement.heatmap, placement.alignment
     support = alone.mass_near(heatmap.peak_xy_px)
@@ -89,20 +87,25 @@ def match_view(
     within = heatmap.peak_covariance_px if alignment is None else alignment.covariance[:2, :2]
     lat_deg, lon_deg = moved(crop.pixel_to_geodetic(*xy_px), -offset)
     # The gates ask whether the peak is the right one; past them its own spread is what remains.
-    noise = bias.noise_covariance(frame, offset)
-    covariance = flipped(within) * view.gsd_m**2 + bias.pointing_covariance(frame, offset)
+    covariance = flipped(within) * view.gsd_m**2 + bias.pointing_covariance(frame, offset, settings.pose)
     covariance = covariance + np.eye(2) * settings.map.sigma_m**2
     times.lap("post")
-    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, alignment, agreement, noise, bias)
+    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, alignment, agreement, bias)
 
 
 def _placement(
-    frame: Frame, view: RectifiedView, crop: MapCrop, engine: Engine, bias: PoseBiasFilter, prior: Prior | None
+    frame: Frame,
+    view: RectifiedView,
+    crop: MapCrop,
+    engine: Engine,
+    settings: LocalizerSettings,
+    bias: PoseBiasFilter,
+    prior: Prior | None,
 ) -> Placement:
     """What the engine finds, aligned if it can be."""
     try:
         if isinstance(engine, Placer):
-            return engine.place(view.pixels, crop.image, pose_spread(bias, frame, view.gsd_m), prior)
+            return engine.place(view.pixels, crop.image, pose_spread(bias, frame, view.gsd_m, settings), prior)
         alone = heatmap = engine.infer(view.pixels, crop.image)
     except GeolocError as error:
         raise Refused(str(error)) from error
@@ -111,10 +114,10 @@ def _placement(
     return Placement(heatmap, alone=alone)
 
 
-def pose_spread(bias: PoseBiasFilter, frame: Frame, gsd_m: float) -> PoseSpread:
+def pose_spread(bias: PoseBiasFilter, frame: Frame, gsd_m: float, settings: LocalizerSettings) -> PoseSpread:
     """How well a corrected frame's pose is known, for the alignment of its view."""
     heading, scale, *boresight = np.sqrt(np.diag(bias.bias.covariance)).tolist()
-    tilt_rad = math.hypot(*boresight, bias.attitude_sigma_rad(frame))
+    tilt_rad = math.hypot(*boresight, attitude_sigma_rad(frame, settings.pose))
     return PoseSpread(max(heading, MIN_HEADING_RAD), max(scale, MIN_LOG_SCALE), tilt_rad * gsd_m / frame.height_m)
 
 

@@ -16,13 +16,6 @@ from geoloc_ros.core.recording.frame import Frame, with_heading
 
 GATE2 = 18.47
 """Squared Mahalanobis distance above which a residual is an outlier: chi^2 of 4 degrees of freedom at 0.999."""
-NOISE_FACTORS = np.geomspace(0.1, 3.0, 14)
-"""Attitude noise that is possible, as factors of the settings'."""
-NOISE_SPREAD = 1.0
-"""Width of its logarithm before anything was learned, around NOISE_EXPECTED."""
-NOISE_EXPECTED = 1.0
-NOISE_MEMORY = 0.99
-"""What a frame leaves of the evidence of those before it."""
 OUTLIERS = 5
 """Consecutive outliers that agree with each other show that the learned bias is wrong."""
 
@@ -52,15 +45,10 @@ class PoseBias:
         return with_heading(frame, math.degrees(self.heading_rad))
 
 
-_NO_BIAS = PoseBias(0.0, 0.0, (0.0, 0.0), np.zeros((4, 4)))
-
-
 class PoseBiasFilter:
     """Kalman filter of the bias [heading_rad, log_height_scale, boresight x, boresight y] as a random walk.
 
-    How much roll and pitch vary from frame to frame is learned too, from how much more the tilts of the views vary than
-    their alignments' errors explain. bias: the current one, all zero with the settings' widths at the start. A width
-    of 0 keeps its entry at zero.
+    bias: the current one, all zero with the settings' widths at the start. A width of 0 keeps its entry at zero.
     """
 
     def __init__(self, settings: PoseSettings) -> None:
@@ -75,7 +63,6 @@ class PoseBiasFilter:
         self._state = np.zeros(4)
         self._covariance = np.diag(self._prior**2)
         self._stamp_s = math.nan
-        self._noise_evidence = -0.5 * (np.log(NOISE_FACTORS / NOISE_EXPECTED) / NOISE_SPREAD) ** 2
         self._outliers: list[tuple[np.ndarray, np.ndarray]] = []
 
     @property
@@ -114,7 +101,6 @@ class PoseBiasFilter:
         if self.distance2(frame, alignment, gsd_m) > GATE2 and not self._relearns(residual, spread):
             return
         self._outliers.clear()
-        self._learn_noise(frame, alignment, gsd_m)
         innovation = mapping @ self._covariance @ mapping.T + spread
         gain = np.linalg.solve(innovation, mapping @ self._covariance).T
         self._state = np.clip(self._state + gain @ residual, -self._bound, self._bound)
@@ -122,52 +108,14 @@ class PoseBiasFilter:
         keep = np.eye(4) - gain @ mapping
         self._covariance = keep @ self._covariance @ keep.T + gain @ spread @ gain.T
 
-    def attitude_sigma_rad(self, frame: Frame) -> float:
-        """Error of roll and pitch that varies from frame to frame (1 sigma), as learned."""
-        shares = np.exp(self._noise_evidence - self._noise_evidence.max())
-        factor = math.sqrt(float(shares @ NOISE_FACTORS**2 / shares.sum()))
-        return factor * attitude_sigma_rad(frame, self._settings)
-
-    def pointing_covariance(self, frame: Frame, offset_m: np.ndarray) -> np.ndarray:
-        """`pointing_covariance` of the current bias and the learned noise."""
-        return pointing_covariance(self.bias, frame, offset_m, self.attitude_sigma_rad(frame))
-
-    def noise_covariance(self, frame: Frame, offset_m: np.ndarray) -> np.ndarray:
-        """The part of `pointing_covariance` that is the noise of this frame alone."""
-        return pointing_covariance(_NO_BIAS, frame, offset_m, self.attitude_sigma_rad(frame))
-
-    def learn_noise(self, frame: Frame, innovation_m: np.ndarray, covariance_m2: np.ndarray) -> None:
-        """Learn from a fix's distance to the predicted position (2,), whose covariance without attitude noise is given.
-
-        frame: corrected.
-        """
-        # Reach of the view's centre included, as in `pointing_covariance`; the two axes differ little.
-        centre_m = view_centre_m(frame.camera, camera_rotation(frame), frame.height_m)
-        per_rad = pointing_covariance(_NO_BIAS, frame, centre_m, 1.0)
-        scale = math.sqrt(float(np.trace(per_rad)) / 2)
-        self._weigh_noise(frame, innovation_m / scale, covariance_m2 / scale**2)
-
-    def _learn_noise(self, frame: Frame, alignment: Alignment, gsd_m: float) -> None:
-        """Learn from a frame's tilt."""
-        per_rad = gsd_m / frame.height_m
-        _, by_bias = residual_by_pose(frame, gsd_m)
-        known = (alignment.covariance[2:, 2:] + by_bias @ self._covariance @ by_bias.T)[2:, 2:] / per_rad**2
-        tilt = np.array(alignment.tilt_per_px) / per_rad
-        self._weigh_noise(frame, tilt, known)
-
-    def _weigh_noise(self, frame: Frame, angles_rad: np.ndarray, known: np.ndarray) -> None:
-        """Weigh the possible attitude noises by how well they explain angles (2,) beside a known covariance (2, 2)."""
-        variances, axes = np.linalg.eigh(known)
-        totals = variances[:, None] + (NOISE_FACTORS * attitude_sigma_rad(frame, self._settings)) ** 2
-        along2 = (axes.T @ angles_rad)[:, None] ** 2
-        # An outlier says that this frame is odd, not how the others are.
-        likelihood = -0.5 * (np.log(totals) + np.minimum(along2 / totals, 9.0)).sum(0)
-        self._noise_evidence = NOISE_MEMORY * self._noise_evidence + likelihood - likelihood.max()
+    def pointing_covariance(self, frame: Frame, offset_m: np.ndarray, settings: PoseSettings) -> np.ndarray:
+        """`pointing_covariance` of the current bias."""
+        return pointing_covariance(self.bias, frame, offset_m, settings)
 
     def _measured(self, frame: Frame, alignment: Alignment, gsd_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Residual (4,), its covariance (4, 4) with the frame's attitude noise, and its dependence on the bias."""
         by_rotation, by_bias = residual_by_pose(frame, gsd_m)
-        noise = by_rotation[:, :2] * self.attitude_sigma_rad(frame)
+        noise = by_rotation[:, :2] * attitude_sigma_rad(frame, self._settings)
         residual = np.array([alignment.heading_rad, alignment.log_scale, *alignment.tilt_per_px])
         return residual, alignment.covariance[2:, 2:] + noise @ noise.T, by_bias
 
@@ -215,14 +163,13 @@ def residual_by_pose(frame: Frame, gsd_m: float) -> tuple[np.ndarray, np.ndarray
     return by_rotation, by_rotation @ _rotation_by_bias(frame) + np.outer([0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0])
 
 
-def pointing_covariance(bias: PoseBias, frame: Frame, offset_m: np.ndarray, attitude_rad: float) -> np.ndarray:
+def pointing_covariance(bias: PoseBias, frame: Frame, offset_m: np.ndarray, settings: PoseSettings) -> np.ndarray:
     """(2, 2) what the bias's uncertainty and the frame's attitude noise add to the vehicle's position, ENU m^2.
 
-    frame: corrected. offset_m: the view's centre from the vehicle's nadir point, east and north. attitude_rad: error of
-    roll and pitch of this frame alone (1 sigma).
+    frame: corrected. offset_m: the view's centre from the vehicle's nadir point, east and north.
     """
     by_rotation, by_bias = offset_by_pose(frame, offset_m)
-    noise = by_rotation[:, :2] * attitude_rad
+    noise = by_rotation[:, :2] * attitude_sigma_rad(frame, settings)
     return by_bias @ bias.covariance @ by_bias.T + noise @ noise.T
 
 

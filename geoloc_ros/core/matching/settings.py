@@ -113,7 +113,6 @@ class PoseSettings:
     sigma_nadir_deg: float = _setting(
         5.0, 0, 45, "error of roll and pitch if the camera is assumed level, degrees (1 sigma)"
     )
-    sigma_height_share: float = _setting(0.03, 0, 1, "error of the height above ground, share of it (1 sigma)")
     bias_heading_deg: float = _setting(
         10.0, 0, 90, "constant error of the heading before it is learned, degrees (1 sigma); 0: not learned"
     )

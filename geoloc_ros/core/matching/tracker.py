@@ -70,7 +70,7 @@ class Tracker:
 
     def distance2(self, lat_deg: float, lon_deg: float, covariance_enu_m2: np.ndarray) -> float:
         """Squared Mahalanobis distance of a fix from the prediction."""
-        innovation, spread = self.innovation(lat_deg, lon_deg, covariance_enu_m2)
+        innovation, spread = self._innovation(lat_deg, lon_deg, covariance_enu_m2)
         return float(innovation @ np.linalg.solve(spread, innovation))
 
     def update(self, lat_deg: float, lon_deg: float, covariance_enu_m2: np.ndarray) -> None:
@@ -81,12 +81,9 @@ class Tracker:
             self._frame = LocalEnu(*place)
             self._state[:2] = 0.0
 
-    def innovation(
-        self, lat_deg: float, lon_deg: float, covariance_enu_m2: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """East and north of a fix from the prediction, m, and the covariance (2, 2) that both together have."""
+    def _innovation(self, lat_deg: float, lon_deg: float, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         innovation = np.array(self._frame.to_enu(lat_deg, lon_deg)) - self._state[:2]
-        return innovation, self._covariance[:2, :2] + covariance_enu_m2
+        return innovation, self._covariance[:2, :2] + covariance
 
     def _update(self, measured: np.ndarray, noise: np.ndarray, measure: np.ndarray) -> None:
         spread = measure @ self._covariance @ measure.T + noise

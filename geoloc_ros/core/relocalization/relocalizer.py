@@ -242,7 +242,7 @@ class Relocalizer:
         alone = heatmap = heatmap_from_logits(logits, stride_px)
         offset = turned(np.array(view.centre_offset_enu_m), site.heading_deg)
         bias = PoseBiasFilter(self._settings.pose)
-        pointing = bias.pointing_covariance(frame, offset)
+        pointing = bias.pointing_covariance(frame, offset, self._settings.pose)
         pointing = pointing + np.eye(2) * self._settings.map.sigma_m**2
         before = inside.astype(np.float64)
         if site.hypothesis is not None:

@@ -101,12 +101,10 @@ def test_pointing_covariance_is_how_the_fix_moves(angles_deg: tuple[float, float
     exact = replace(SETTINGS, sigma_attitude_deg=0.0)
     bias = PoseBias(0.0, 0.0, (0.0, 0.0), covariance)
     want = jacobian @ covariance @ jacobian.T
-    np.testing.assert_allclose(
-        pointing_covariance(bias, assumed, offset, attitude_sigma_rad(assumed, exact)), want, rtol=2e-3, atol=1e-2
-    )
+    np.testing.assert_allclose(pointing_covariance(bias, assumed, offset, exact), want, rtol=2e-3, atol=1e-2)
     # An unknown rotation about the optical axis does not move its own ground point: the axes of the frame's own noise.
     bias = PoseBias(0.0, 0.0, (0.0, 0.0), np.zeros((4, 4)))
-    noise = pointing_covariance(bias, assumed, offset, attitude_sigma_rad(assumed, SETTINGS))
+    noise = pointing_covariance(bias, assumed, offset, SETTINGS)
     reach = 1 + float(offset @ offset) / HEIGHT_M**2
     across, along = np.sqrt(np.linalg.eigvalsh(noise)) / (HEIGHT_M * math.radians(0.5))
     assert (across, along) == pytest.approx((1.0, reach))
@@ -272,9 +270,9 @@ def test_uncertain_mount_and_height_widen_the_fix_until_they_are_learned() -> No
     flight = Flight(7)
     oblique = reported(attitude(0.0, 30.0, 0.0))
     offset = np.array([HEIGHT_M * math.tan(math.radians(30.0)), 0.0])
-    first = flight.filter.pointing_covariance(oblique, offset)
+    first = flight.filter.pointing_covariance(oblique, offset, SETTINGS)
     for _ in range(40):
         flight.step()
-    last = flight.filter.pointing_covariance(oblique, offset)
+    last = flight.filter.pointing_covariance(oblique, offset, SETTINGS)
     assert math.sqrt(np.linalg.eigvalsh(first)[-1]) > 3 * math.sqrt(np.linalg.eigvalsh(last)[-1])
     assert math.sqrt(np.linalg.eigvalsh(last)[0]) > HEIGHT_M * math.radians(0.5)
