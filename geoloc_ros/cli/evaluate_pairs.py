@@ -159,6 +159,7 @@ def _engines(args: argparse.Namespace) -> dict[str, Engine]:
     like the first network.
     """
     from geoloc_models.engines.choice import open_engine
+    from geoloc_models.engines.placer import placing
     from geoloc_models.engines.pose_search import PoseSearch
     from geoloc_models.engines.published_engine import open_network
     from geoloc_models.engines.torch_engine import TorchEngine
@@ -180,6 +181,7 @@ def _engines(args: argparse.Namespace) -> dict[str, Engine]:
         engines[f"{name}, any heading"] = PoseSearch.all_headings(first)
     for engine in dict.fromkeys(args.engine):
         engines[engine] = open_engine(weights[0], args.device, args.threads, engine)
+    engines = {name: placing(engine) for name, engine in engines.items()}
     return engines | {name: make_baseline(name, first.spec) for name in dict.fromkeys(args.baseline)}
 
 
