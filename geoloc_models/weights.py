@@ -32,6 +32,7 @@ Kind = Literal["localizer", "retriever"]
 FOLDER = Path(__file__).parent / "pretrained"
 METADATA_KEY: dict[Kind, str] = {"localizer": "geoloc", "retriever": "geoloc_ast"}
 _COMMAND: dict[Kind, str] = {"localizer": "geoloc train", "retriever": "geoloc ast train"}
+_ALIGNMENT = "alignment."
 _SCALE = ".scale"
 _GROUP = 64
 """Inputs of an output channel that share a scale of int8."""
@@ -121,7 +122,7 @@ def load_weights(weights: str | Path = "default") -> LoadedWeights:
         model = build(info.network)
     except GeolocError as error:
         raise GeolocError(f"weights {path} name a network that this version lacks: {error}") from error
-    if isinstance(model, HybridMixFusion | CompactMixFusion) and any(key.startswith("alignment.") for key in state):
+    if isinstance(model, HybridMixFusion | CompactMixFusion) and any(key.startswith(_ALIGNMENT) for key in state):
         model.alignment = AlignmentHead()
     shapes, own = _shapes(state), _shapes(model.state_dict())
     misfits = sorted(key for key in shapes.keys() | own.keys() if shapes.get(key) != own.get(key))
@@ -145,13 +146,17 @@ def _id(path: Path, digest: str) -> str:
 
 
 def start_from(model: nn.Module, weights: str | Path) -> None:
-    """Continue from trained weights, by name or file: of the same network, or a hybrid from a compact one."""
+    """Continue from trained weights, by name or file: of the same network, or a hybrid from a compact one.
+
+    Their alignment head is left out: it fits the features that it was trained on.
+    """
     trained = load_weights(weights)
     if isinstance(model, HybridMixFusion) and isinstance(trained.model, CompactMixFusion):
         model.start_from(trained.model)
         return
+    state = {key: value for key, value in trained.model.state_dict().items() if not key.startswith(_ALIGNMENT)}
     try:
-        model.load_state_dict(trained.model.state_dict())
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise GeolocError(
             f"weights {weights} are of {trained.info.network}, which cannot start this network: give weights of the "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from geoloc_models.datasets.pair_samples import PairSamples, collate
 from geoloc_models.datasets.ul14_samples import Ul14Samples
@@ -30,7 +30,9 @@ def predict(model: nn.Module, batch: dict[str, Tensor], device: torch.device, ha
     return logits.float()
 
 
-def load(samples: Samples, batches: Sequence[range], workers: int = 0) -> Iterator[dict[str, Tensor]]:
+def load(
+    samples: Dataset[dict[str, Tensor]], batches: Sequence[range], workers: int = 0
+) -> Iterator[dict[str, Tensor]]:
     """Collated batches of the samples with the given indices; GeolocError as the samples raise it."""
     try:
         yield from DataLoader(samples, batch_sampler=map(list, batches), num_workers=workers, collate_fn=collate)

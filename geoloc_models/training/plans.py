@@ -7,7 +7,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from geoloc_models.training.recipe import AST_PAPER, LocalizerRecipe, RetrieverRecipe
+from geoloc_models.training.recipe import AST_PAPER, AlignmentRecipe, LocalizerRecipe, RetrieverRecipe
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,25 @@ class RetrieverPlan:
     recipe: RetrieverRecipe
 
 
+@dataclass(frozen=True)
+class AlignmentPlan:
+    """The alignment head of trained weights; each run goes on from the head of the one before it.
+
+    All runs draw the same views; a run on more of them has the views of the others among its own.
+    """
+
+    about: str
+    weights: str
+    """Whose features the head reads, by name; they stay as they are."""
+    stages: tuple[AlignmentRecipe, ...]
+    sources: tuple[str, ...] = ("levir", "srif", "dsifn", "naip", "tiles")
+    """Image pairs that it trains on."""
+    held_out_views: int = 400
+
+
 _HYBRID = LocalizerRecipe(weight_decay=0.05)
 
-PLANS: dict[str, LocalizerPlan | RetrieverPlan] = {
+PLANS: dict[str, LocalizerPlan | AlignmentPlan | RetrieverPlan] = {
     "shipped/mix_compact": LocalizerPlan(
         "mix_compact on image pairs", "mix_compact", (Stage(LocalizerRecipe(samples=125_000), 96),)
     ),
@@ -63,6 +79,11 @@ PLANS: dict[str, LocalizerPlan | RetrieverPlan] = {
         start_from="mix_compact",
         blend=0.35,
         calibrate=True,
+    ),
+    "shipped/alignment": AlignmentPlan(
+        "the alignment head of the default",
+        "default",
+        (AlignmentRecipe(), AlignmentRecipe(views=13_000, epochs=2, other_maps=3, same_map=3, learning_rate=2e-3)),
     ),
     "shipped/retrieval": RetrieverPlan(
         "the retriever, AST on DINOv2, on image pairs", "dinov2_ast", "pairs", RetrieverRecipe()

@@ -110,6 +110,28 @@ AST_PAPER = RetrieverRecipe(
 RETRIEVER_RECIPES = {"paper": AST_PAPER, "cpu": RetrieverRecipe()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignmentRecipe(Recipe):
+    """One run of the alignment head, the network frozen."""
+
+    views: int = 6000
+    epochs: int = 3
+    views_per_batch: int = 16
+    other_maps: int = 4
+    """Views a batch that are also put beside the window of another map, where they lie nowhere."""
+    same_map: int = 0
+    """Views a batch that are put beside another part of their own map."""
+    negative_share: float = 0.5
+    """Weight of the loss of those, against that of the others."""
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_batches: int | None = 100
+    gradient_norm: float = 1.0
+    average_decay: float = 0.998
+    check_batches: int = 100
+    seed: int = 1
+
+
 def loss_function(recipe: LocalizerRecipe) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of logits (B, 1, H, W) and targets (B, 2), (row, col) fractions of the map's sides."""
 

@@ -3,7 +3,8 @@
 
 Train a preset of `geoloc models`: on DATA in the UL14 layout (train/) by the DRL paper's recipe, or on images of the
 same ground at two dates (pairs/, tiles/) by ours. Or run a plan, the recipe of a network that ships or of a paper:
-shipped/mix_compact, shipped/mix_hybrid, shipped/retrieval, paper/university1652. Held-out places are never trained on.
+shipped/mix_compact, shipped/mix_hybrid, shipped/alignment, shipped/retrieval, paper/university1652. Held-out places are
+never trained on.
 Continues from OUT/checkpoint.pt if it is there. Several GPUs: torchrun --nproc-per-node N -m geoloc_ros.cli.main train
 ...
 """
@@ -22,7 +23,7 @@ from geoloc_ros.cli.shared.output import make_writable
 
 if TYPE_CHECKING:
     from geoloc_models.training.localizer_data import LocalizerData
-    from geoloc_models.training.plans import LocalizerPlan
+    from geoloc_models.training.plans import AlignmentPlan, LocalizerPlan
     from geoloc_models.training.processes import Processes
 
 SOURCES = ("levir", "srif", "dsifn", "tiles")
@@ -124,7 +125,7 @@ def _add_ul14(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, calibrate and export."""
-    from geoloc_models.training.plans import PLANS, LocalizerPlan
+    from geoloc_models.training.plans import PLANS, AlignmentPlan, LocalizerPlan
     from geoloc_models.training.processes import join_processes
 
     if args.workers is not None and args.workers < 0:
@@ -139,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
             _train(args, args.what, _data(args), args.out, args.start_from, processes)
         elif isinstance(plan, LocalizerPlan):
             _run_plan(args, plan, processes)
+        elif isinstance(plan, AlignmentPlan):
+            _align(args, plan, processes)
         else:
             from geoloc_ros.cli.ast.train import train_retriever
 
@@ -234,6 +237,43 @@ def _run_plan(args: argparse.Namespace, plan: LocalizerPlan, processes: Processe
     digest = save_weights(path, loaded.model, loaded.info)
     if plan.calibrate:
         digest = calibrate_file(path, args.data, path, args.device)
+    print(f"wrote {path}, SHA-256 {digest}, by the plan {args.what}")
+
+
+def _align(args: argparse.Namespace, plan: AlignmentPlan, processes: Processes) -> None:
+    """All runs of an alignment head, and its network's weights with it."""
+    import torch
+
+    from geoloc_models.drl.alignment_head import AlignmentHead
+    from geoloc_models.training.alignment_data import AlignmentSource
+    from geoloc_models.training.alignment_task import AlignmentTask
+    from geoloc_models.training.localizer_data import HELD_OUT_SOURCES
+    from geoloc_models.training.trainer import train
+    from geoloc_models.weights import load_weights, save_weights
+
+    if _is_ul14(args.data):
+        raise GeolocError(f"{args.what} trains on image pairs, but {args.data} holds the UL14 layout")
+    if args.backbone_weights is not None:
+        raise GeolocError(f"--backbone-weights starts a backbone, but {args.what} trains none: leave it out")
+    seeds = {} if args.seed is None else {"seed": args.seed}
+    stages = [replace(stage, **seeds) for stage in plan.stages]
+    network = load_weights(plan.weights)
+    path = args.export or args.out / f"{network.info.network}.safetensors"
+    make_writable(args.out, path)
+    views = AlignmentSource(args.data, plan.sources, held_out=False, seed=stages[0].seed)
+    held_out = AlignmentSource(
+        args.data, tuple(s for s in plan.sources if s in HELD_OUT_SOURCES), held_out=True, seed=50
+    ).views(plan.held_out_views, network, args.out / "held_out", processes.device, _workers(args, processes))
+    torch.manual_seed(stages[0].seed)
+    head = AlignmentHead()
+    for number, recipe in enumerate(stages, start=1):
+        drawn = views.views(recipe.views, network, args.out / "views", processes.device, _workers(args, processes))
+        task = AlignmentTask(f"the alignment head of {network.id}", head, drawn, held_out, recipe, processes)
+        trained = train(task, args.out / f"{number}", processes).model
+        head = AlignmentHead()
+        head.load_state_dict(trained.state_dict())
+    network.model.alignment = head.eval()
+    digest = save_weights(path, network.model, network.info, eight_bit=True)
     print(f"wrote {path}, SHA-256 {digest}, by the plan {args.what}")
 
 

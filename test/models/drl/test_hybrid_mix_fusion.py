@@ -103,6 +103,13 @@ def test_start_from_weights_of_another_network_is_refused(tmp_path: Path) -> Non
         start_from(build("mix_cvt13_ccn_avg"), path)
 
 
+def test_an_alignment_head_does_not_outlive_the_features_it_was_trained_on() -> None:
+    model = HybridMixFusion()
+    start_from(model, "default")
+    assert model.alignment is None
+    assert torch.equal(model.to_fine.weight, load_weights("default").model.to_fine.weight)  # type: ignore[union-attr]
+
+
 def test_blend_lies_between_start_and_tuned(tmp_path: Path) -> None:
     torch.manual_seed(4)
     tuned, start = HybridMixFusion(), HybridMixFusion()

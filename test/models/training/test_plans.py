@@ -13,9 +13,9 @@ import torch
 from geoloc_models.ast.presets import PRESETS as AST_PRESETS
 from geoloc_models.drl.presets import PRESETS
 from geoloc_models.training.localizer_data import ul14_data
-from geoloc_models.training.plans import PLANS, LocalizerPlan, Stage
+from geoloc_models.training.plans import PLANS, AlignmentPlan, LocalizerPlan, Stage
 from geoloc_models.training.recipe import DRL_PAPER, LocalizerRecipe
-from geoloc_models.weights import FOLDER, load_weights
+from geoloc_models.weights import FOLDER, load_weights, shipped
 from geoloc_ros.cli.main import main
 
 
@@ -53,7 +53,10 @@ def test_rows_of_the_tables_differ_as_the_paper_says(ul14_tree: Path) -> None:
 
 def test_plans_are_of_networks_that_exist() -> None:
     for name, plan in PLANS.items():
-        assert plan.preset in (PRESETS if isinstance(plan, LocalizerPlan) else AST_PRESETS), name
+        if isinstance(plan, AlignmentPlan):
+            assert plan.weights in shipped("localizer"), name
+        else:
+            assert plan.preset in (PRESETS if isinstance(plan, LocalizerPlan) else AST_PRESETS), name
 
 
 def test_the_help_page_names_every_plan(capsys: pytest.CaptureFixture[str]) -> None:
