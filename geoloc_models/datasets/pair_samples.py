@@ -162,11 +162,9 @@ def _apply(matrix: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stack maps to (B, 3, H, W); queries and targets to (B * K, ...), K consecutive queries a map."""
+    """Stack maps to (B, 3, H, W); join queries and what is known of each to (B * K, ...), K consecutive ones a map."""
+    of_queries = [name for name in samples[0] if name != "map"]
     return {
         "map": torch.stack([s["map"] for s in samples]),
-        "query": torch.cat([s["query"] for s in samples]),
-        "target": torch.cat([s["target"] for s in samples]),
-        "gsd_m": torch.cat([s["gsd_m"] for s in samples]),
-        "map_from_query": torch.cat([s["map_from_query"] for s in samples]),
+        **{name: torch.cat([s[name] for s in samples]) for name in of_queries},
     }
