@@ -9,22 +9,22 @@ import numpy as np
 from torch import Tensor
 
 from geoloc_models.drl.alignment import Alignment, PoseSpread
-from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits, modes
+from geoloc_models.drl.heatmap import SECOND_MODE_NODES, Heatmap, heatmap_from_logits, modes
 from geoloc_models.engines import Engine, Placement
 from geoloc_models.engines.network_engine import Answers, NetworkEngine
 from geoloc_models.engines.pose_search import posed
 
-SUFFICIENT_SUPPORT = 0.45
-"""Support of an alignment at which no other pose is tried."""
+SUFFICIENT_EVIDENCE = 25.0
+"""Evidence of an alignment at which no other pose is tried: of held-out pairs the wrong places reach 21."""
 HEADING_STEP_DEG, SCALE_STEP = 18.0, 1.3
 """Between poses that are tried; the network and the alignment find what lies between them."""
-MODES = 3
-"""Places of one heatmap that are aligned in a search."""
-ALIGNED = 8
-"""Places of all heatmaps of a search that are aligned."""
-REWARP_HEADING_DEG, REWARP_SCALE = 4.0, 1.07
-"""A view that is turned or scaled by more than this is warped by it and aligned again."""
-REWARPED = PoseSpread(math.radians(4.0), 0.06)
+MODES = 2
+"""Places of each pose that are aligned in a search."""
+WARPED = 6
+"""Places of a search whose views are warped by the pose that was found there, and aligned again."""
+WARP_HEADING_DEG, WARP_SCALE = 4.0, 1.07
+"""Outside a search a view that is turned or scaled by more than this is warped and aligned again."""
+AFTER_WARP = PoseSpread(math.radians(4.0), 0.06)
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,16 @@ class Placer(Engine):
             heatmap, alone = _heatmaps(answers, 0, prior)
             return Placement(heatmap, alone=alone)
         best, poses = first[0], poses_within(spread)
-        if best.alignment.support < SUFFICIENT_SUPPORT and len(poses) > 1:
-            image = query if isinstance(query, np.ndarray) else query.cpu().numpy()
-            views = np.stack([posed(image, heading, scale) for heading, scale in poses])
+        a = best.alignment
+        if a.evidence < SUFFICIENT_EVIDENCE and len(poses) > 1:
+            views = np.stack([posed(_array(query), heading, scale) for heading, scale in poses])
             answers = self._engine.answers(views, search_map[None])
-            best = max(self._candidates(answers, poses, spread, prior, ALIGNED), key=lambda c: c.score)
-        return self._rewarped(query, search_map, best, prior).placement()
+            found = [*first, *self._candidates(answers, poses, spread, prior, MODES)]
+            found.sort(key=lambda c: c.score, reverse=True)
+            best = max(self._warped(query, search_map, found[:WARPED], prior), key=lambda c: c.score)
+        elif abs(math.degrees(a.heading_rad)) > WARP_HEADING_DEG or abs(a.log_scale) > math.log(WARP_SCALE):
+            best = max(best, *self._warped(query, search_map, [best], prior), key=lambda c: c.alignment.support)
+        return best.placement()
 
     def _candidates(
         self,
@@ -123,35 +127,35 @@ class Placer(Engine):
         logits = answers.logits
         if prior is not None:
             logits = logits + prior_logits(prior, logits.shape[1:], answers.stride_px)
-        found = [
-            (logit, index, xy_px)
-            for index, own in enumerate(logits)
-            for xy_px, logit in modes(own, answers.stride_px, min(count, MODES))
-        ]
-        found.sort(reverse=True)
         return [
             _Candidate(
                 *poses[index], *_heatmaps(answers, index, prior), logit, answers.aligner.align(index, xy_px, around)
             )
-            for logit, index, xy_px in found[:count]
+            for index, own in enumerate(logits)
+            for xy_px, logit in modes(own, answers.stride_px, count)
         ]
 
-    def _rewarped(
-        self, query: np.ndarray | Tensor, search_map: np.ndarray, best: _Candidate, prior: Prior | None
-    ) -> _Candidate:
-        """The candidate with its view warped by its own heading and scale, if they are large."""
-        a = best.alignment
-        if abs(math.degrees(a.heading_rad)) < REWARP_HEADING_DEG and abs(a.log_scale) < math.log(REWARP_SCALE):
-            return best
-        heading_deg = best.heading_deg + math.degrees(a.heading_rad)
-        scale = best.scale * math.exp(a.log_scale)
-        image = query if isinstance(query, np.ndarray) else query.cpu().numpy()
-        answers = self._engine.answers(posed(image, heading_deg, scale)[None], search_map[None])
+    def _warped(
+        self, query: np.ndarray | Tensor, search_map: np.ndarray, candidates: Sequence[_Candidate], prior: Prior | None
+    ) -> list[_Candidate]:
+        """The candidates with the view warped by the heading and scale of each, aligned again where each has been."""
+        poses = [
+            (c.heading_deg + math.degrees(c.alignment.heading_rad), c.scale * math.exp(c.alignment.log_scale))
+            for c in candidates
+        ]
+        views = np.stack([posed(_array(query), heading, scale) for heading, scale in poses])
+        answers = self._engine.answers(views, search_map[None])
         assert answers.aligner is not None
-        again = answers.aligner.align(0, a.centre_xy_px, REWARPED)
-        if again.support < a.support:
-            return best
-        return _Candidate(heading_deg, scale, *_heatmaps(answers, 0, prior), best.logit, again)
+        weighted = answers.logits
+        if prior is not None:
+            weighted = weighted + prior_logits(prior, weighted.shape[1:], answers.stride_px)
+        warped = []
+        for index, ((heading_deg, scale), before) in enumerate(zip(poses, candidates, strict=True)):
+            xy_px = before.alignment.centre_xy_px
+            logit = logit_near(weighted[index], xy_px, answers.stride_px)
+            alignment = answers.aligner.align(index, xy_px, AFTER_WARP)
+            warped.append(_Candidate(heading_deg, scale, *_heatmaps(answers, index, prior), logit, alignment))
+        return warped
 
 
 def placing(engine: Engine) -> Engine:
@@ -178,7 +182,19 @@ def prior_logits(prior: Prior, size: Sequence[int], stride_px: float) -> np.ndar
     return np.asarray(-0.5 * (distance2 - distance2.min()), np.float32)
 
 
+def logit_near(logits: np.ndarray, xy_px: tuple[float, float], stride_px: float) -> float:
+    """The highest of (R, C) logits around a place."""
+    row, col = round(xy_px[1] / stride_px), round(xy_px[0] / stride_px)
+    top, left = max(0, row - SECOND_MODE_NODES), max(0, col - SECOND_MODE_NODES)
+    window = logits[top : max(0, row + SECOND_MODE_NODES + 1), left : max(0, col + SECOND_MODE_NODES + 1)]
+    return float(window.max()) if window.size else -math.inf
+
+
 def _heatmaps(answers: Answers, index: int, prior: Prior | None) -> tuple[Heatmap, Heatmap]:
     """Posterior given the prior, and by the network alone."""
     alone = heatmap_from_logits(answers.logits[index], answers.stride_px)
     return (alone if prior is None else alone.given(prior.xy_px, prior.covariance_px)), alone
+
+
+def _array(query: np.ndarray | Tensor) -> np.ndarray:
+    return query if isinstance(query, np.ndarray) else query.cpu().numpy()
