@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines: whatever finds a view in a map."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,11 +44,14 @@ class Placement:
     heatmap: of the pose that fits best, given a prior if there was one. alignment: relative to the view as it was
     given, so that its heading and scale contain those of the pose that was found; None where the view could not be
     aligned, and the heatmap's peak is all there is. alone: the heatmap without a prior, where there was one.
+    log_odds: natural logarithm of how much likelier the place is than the next one that a search over poses found; inf
+    without a search.
     """
 
     heatmap: Heatmap
     alignment: Alignment | None = None
     alone: Heatmap | None = None
+    log_odds: float = math.inf
 
     @property
     def centre_xy_px(self) -> tuple[float, float]:

@@ -22,6 +22,8 @@ MODES = 2
 """Places of each pose that are aligned in a search."""
 WARPED = 6
 """Places of a search whose views are warped by the pose that was found there, and aligned again."""
+RIVAL_PX = 40.0
+"""Distance from which another candidate is another place."""
 WARP_HEADING_DEG, WARP_SCALE = 4.0, 1.07
 """Outside a search a view that is turned or scaled by more than this is warped and aligned again."""
 AFTER_WARP = PoseSpread(math.radians(4.0), 0.06)
@@ -51,13 +53,13 @@ class _Candidate:
         """Of places and poses that compete."""
         return self.logit + self.alignment.evidence
 
-    def placement(self) -> Placement:
+    def placement(self, log_odds: float = math.inf) -> Placement:
         """The answer, relative to the view as it was given."""
         a = self.alignment
         total = replace(
             a, heading_rad=a.heading_rad + math.radians(self.heading_deg), log_scale=a.log_scale + math.log(self.scale)
         )
-        return Placement(self.heatmap, total, self.alone)
+        return Placement(self.heatmap, total, self.alone, log_odds)
 
 
 class Placer(Engine):
@@ -100,7 +102,10 @@ class Placer(Engine):
             answers = self._engine.answers(views, search_map[None])
             found = [*first, *self._candidates(answers, poses, spread, prior, MODES)]
             found.sort(key=lambda c: c.score, reverse=True)
-            best = max(self._warped(query, search_map, found[:WARPED], prior), key=lambda c: c.score)
+            warped = self._warped(query, search_map, found[:WARPED], prior)
+            best = max(warped, key=lambda c: c.score)
+            rivals = [c.score for c in (*warped, *found[WARPED:]) if _apart_px(c, best) > RIVAL_PX]
+            return best.placement(best.score - max(rivals, default=-math.inf))
         elif abs(math.degrees(a.heading_rad)) > WARP_HEADING_DEG or abs(a.log_scale) > math.log(WARP_SCALE):
             best = max(best, *self._warped(query, search_map, [best], prior), key=lambda c: c.alignment.support)
         return best.placement()
@@ -194,6 +199,10 @@ def _heatmaps(answers: Answers, index: int, prior: Prior | None) -> tuple[Heatma
     """Posterior given the prior, and by the network alone."""
     alone = heatmap_from_logits(answers.logits[index], answers.stride_px)
     return (alone if prior is None else alone.given(prior.xy_px, prior.covariance_px)), alone
+
+
+def _apart_px(one: _Candidate, other: _Candidate) -> float:
+    return math.dist(one.alignment.centre_xy_px, other.alignment.centre_xy_px)
 
 
 def _array(query: np.ndarray | Tensor) -> np.ndarray:

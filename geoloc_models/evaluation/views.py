@@ -5,6 +5,7 @@ Each engine is fed at the ground sample distance that it was made for, and its m
 """
 
 import csv
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
@@ -25,8 +26,10 @@ from geoloc_models.evaluation.view_sets import PairSample, PairSet, shift
 PUBLISHED_MAP_PX = 384
 """Side of the map that published RDS and positions are counted in."""
 
-START_PEAK, START_PEAK_RATIO = 0.8, 3.0
-"""Least peak and ratio to the second mode of a heatmap that may start a track: the localizer's own gates."""
+START_PEAK, START_PEAK_RATIO, START_ALIGNMENT, START_ODDS = 0.8, 3.0, 0.3, 400.0
+"""Least peak and ratio to the second mode of a heatmap, support of an alignment and odds of a place over the next one that
+may start a track: the localizer's own gates.
+"""
 
 OFFSET_RINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5)
 """Borders of the rings of query offset, in half sides of the map (DRL paper, fig. 9); the corner lies at 1.41."""
@@ -250,7 +253,9 @@ def _score(
     # A far answer that states no covariance misleads too.
     misleads = bool(metrics.is_false_fix(error_m, np.nan_to_num(nees, nan=np.inf)))
     clear = heatmap.peak >= START_PEAK and heatmap.peak_ratio >= START_PEAK_RATIO
-    valid = int(getattr(placed, "valid", clear))
+    if placed.alignment is not None:
+        clear &= placed.alignment.support >= START_ALIGNMENT and placed.log_odds >= math.log(START_ODDS)
+    valid = int(clear)
     return SampleScore(
         name=sample.name,
         error_m=error_m,

@@ -154,6 +154,7 @@ class Evaluation:
             gates.check_view(view, settings.gate)
             gates.check_heatmap(match.heatmap, match.support, settings.gate, confirmed=False)
             gates.check_alignment(match.agreement, settings.gate, confirmed=False)
+            gates.check_odds(match.log_odds, settings.gate)
         except Refused as refused:
             reason = str(refused)
         estimate = attempt.answer(State.RELOCALIZING, None, reason)

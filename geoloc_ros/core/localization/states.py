@@ -150,6 +150,7 @@ class Following(LocalizerState):
                 reported, view, crop, engine, settings, attempt.times, self.bias, state.expected()
             )
             gates.check_alignment(match.agreement, settings.gate, state.code == State.TRACKING)
+            gates.check_odds(match.log_odds, settings.gate)
             gates.check_heatmap(match.heatmap, match.support, settings.gate, state.code == State.TRACKING)
             gates.check_innovation(state.innovation_sigma(match), settings.gate)
         except (Refused, GeolocError) as error:

@@ -4,6 +4,8 @@
 Each check raises Refused with the value, the limit and, where there is one, the remedy.
 """
 
+import math
+
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_ros.core.geometry.rectify import RectifiedView
 from geoloc_ros.core.maps.cached_crop import is_usable
@@ -72,6 +74,15 @@ def check_alignment(agreement: float, gate: GateSettings, confirmed: bool) -> No
     limit = gate.min_alignment if confirmed else gate.min_start_alignment
     if agreement < limit:
         raise Refused(f"unaligned: {agreement:.0%} of the view agrees on a place, the limit is {limit:.0%}")
+
+
+def check_odds(log_odds: float, gate: GateSettings) -> None:
+    """A place that was found by trying poses must stand out; log_odds: against the next place."""
+    if log_odds < math.log(gate.min_start_odds):
+        raise Refused(
+            f"ambiguous: over all headings and heights the best place beats the next {math.exp(log_odds):.0f}:1, "
+            f"the limit is {gate.min_start_odds:.0f}:1"
+        )
 
 
 def check_innovation(distance_sigma: float, gate: GateSettings) -> None:

@@ -31,7 +31,8 @@ class Match:
 
     heatmap: over the crop, given the track if one was expected there. support: probability mass that the network alone
     sees at the place, 0..1. alignment: of the view, None if the engine has none or its support is too small to use.
-    agreement: its support, NaN if the engine has none. bias: what is wrong with the vehicle's pose as this frame
+    agreement: its support, NaN if the engine has none. log_odds: against the next place
+    (Placement). bias: what is wrong with the vehicle's pose as this frame
     corrects it.
     """
 
@@ -43,6 +44,7 @@ class Match:
     crop: MapCrop
     alignment: Alignment | None = None
     agreement: float = math.nan
+    log_odds: float = math.inf
     bias: PoseBiasFilter | None = None
 
 
@@ -90,7 +92,7 @@ def match_view(
     covariance = flipped(within) * view.gsd_m**2 + bias.pointing_covariance(frame, offset, settings.pose)
     covariance = covariance + np.eye(2) * settings.map.sigma_m**2
     times.lap("post")
-    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, alignment, agreement, bias)
+    return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, alignment, agreement, placement.log_odds, bias)
 
 
 def _placement(
