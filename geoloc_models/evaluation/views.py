@@ -27,8 +27,8 @@ PUBLISHED_MAP_PX = 384
 """Side of the map that published RDS and positions are counted in."""
 
 START_PEAK, START_PEAK_RATIO, START_ALIGNMENT, START_ODDS = 0.8, 3.0, 0.3, 400.0
-"""Least peak and ratio to the second mode of a heatmap, support of an alignment and odds of a place over the next one that
-may start a track: the localizer's own gates.
+"""Least peak and ratio to the second mode of a heatmap, support of an alignment and odds of a place over the next one
+that may start a track: the localizer's own gates.
 """
 
 OFFSET_RINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5)

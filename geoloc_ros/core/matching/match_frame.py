@@ -21,6 +21,8 @@ from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame
 
+LEARNING_EVIDENCE = 18.0
+"""Evidence of an alignment from which the bias is learned: of held-out pairs 5 % of the wrong places have more."""
 MIN_HEADING_RAD, MIN_LOG_SCALE = math.radians(1.5), 0.015
 """Least spread of a pose that an alignment starts from: attitude and relief vary from frame to frame."""
 
@@ -79,7 +81,7 @@ def match_view(
     agreement = math.nan if alignment is None else alignment.support
     if alignment is not None and agreement < settings.gate.min_alignment:
         alignment = None
-    if alignment is not None:
+    if alignment is not None and alignment.evidence >= LEARNING_EVIDENCE:
         # What the view shows of its own pose counts before the place is read: the vehicle is above its nadir.
         bias = bias.copy()
         bias.update(frame, alignment, view.gsd_m)

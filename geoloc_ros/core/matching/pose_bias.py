@@ -16,6 +16,8 @@ from geoloc_ros.core.recording.frame import Frame, with_heading
 
 GATE2 = 18.47
 """Squared Mahalanobis distance above which a residual is an outlier: chi^2 of 4 degrees of freedom at 0.999."""
+FRAMES_ALIKE = 3.0
+"""Frames that follow each other see nearly the same ground and err alike: so many count as one."""
 OUTLIERS = 5
 """Consecutive outliers that agree with each other show that the learned bias is wrong."""
 
@@ -117,7 +119,7 @@ class PoseBiasFilter:
         by_rotation, by_bias = residual_by_pose(frame, gsd_m)
         noise = by_rotation[:, :2] * attitude_sigma_rad(frame, self._settings)
         residual = np.array([alignment.heading_rad, alignment.log_scale, *alignment.tilt_per_px])
-        return residual, alignment.covariance[2:, 2:] + noise @ noise.T, by_bias
+        return residual, FRAMES_ALIKE * alignment.covariance[2:, 2:] + noise @ noise.T, by_bias
 
     def _relearns(self, residual: np.ndarray, spread: np.ndarray) -> bool:
         """Whether this outlier and those before it show that the bias has changed."""
