@@ -13,6 +13,7 @@ from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rectify import sampled_at
 from geoloc_ros.core.geometry.rotations import FLU_FROM_OPTICAL_DOWN
 from geoloc_ros.core.matching.pose_bias import (
+    FRAMES_ALIKE,
     PoseBias,
     PoseBiasFilter,
     attitude_sigma_rad,
@@ -162,7 +163,8 @@ class Flight:
         if outlier is not None:
             residual = outlier
         tilt = (float(residual[2]), float(residual[3]))
-        covariance = np.diag([1.0, 1.0, *SIGMA**2])
+        # The filter takes neighbouring frames to err alike; here each errs on its own, by as much as it allows for.
+        covariance = np.diag([1.0, 1.0, *SIGMA**2 / FRAMES_ALIKE])
         alignment = Alignment((0.0, 0.0), float(residual[0]), float(residual[1]), tilt, covariance, 0.9, 50.0)
         distance2 = self.filter.distance2(frame, alignment, GSD_M)
         self.filter.update(frame, alignment, GSD_M)
@@ -188,7 +190,8 @@ def test_the_filter_is_consistent_from_the_first_frame_to_the_last() -> None:
 
 
 def test_a_heading_of_10_degrees_and_a_height_of_20_percent_are_found() -> None:
-    flight = Flight(1, SETTINGS, np.array([math.radians(-10), math.log(1.2), math.radians(1.5), math.radians(-1)]))
+    settings = replace(SETTINGS, bias_boresight_deg=1.5)
+    flight = Flight(1, settings, np.array([math.radians(-10), math.log(1.2), math.radians(1.5), math.radians(-1)]))
     for _ in range(30):
         flight.step()
     assert np.abs(flight.error[:2]).max() < 0.015
