@@ -26,7 +26,7 @@ from geoloc_models.evaluation.view_sets import PairSample, PairSet, shift
 PUBLISHED_MAP_PX = 384
 """Side of the map that published RDS and positions are counted in."""
 
-START_PEAK, START_PEAK_RATIO, START_ALIGNMENT, START_ODDS = 0.8, 3.0, 0.3, 400.0
+START_PEAK, START_PEAK_RATIO, START_ALIGNMENT, START_ODDS = 0.8, 3.0, 0.3, 3000.0
 """Least peak and ratio to the second mode of a heatmap, support of an alignment and odds of a place over the next one
 that may start a track: the localizer's own gates.
 """

@@ -36,7 +36,7 @@ class GateSettings:
     )
     min_start_alignment: float = _setting(0.3, 0, 1, "as min_alignment, while no track is confirmed")
     min_start_odds: float = _setting(
-        400.0, 1, 1e12, "minimum odds of a place over the next one, where other headings and heights had to be tried"
+        3000.0, 1, 1e12, "minimum odds of a place over the next one, where other headings and heights had to be tried"
     )
     max_sigma: float = _setting(
         4.0, 0, 100, "maximum distance of a fix from the predicted position, standard deviations"
