@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from geoloc_ros.core.evaluation.protocols import Evaluation
     from geoloc_ros.core.evaluation.scores import Run
     from geoloc_ros.core.maps.raster import RasterMap
+    from geoloc_ros.core.matching.settings import LocalizerSettings
     from geoloc_ros.core.recording.flight_folder import Flight
     from geoloc_ros.core.recording.frame import Recording
     from geoloc_ros.core.relocalization.relocalizer import Relocalizer
@@ -47,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=int, metavar="N", help="use the first N frames only")
     add_topic(parser)
     add_camera_mount(parser)
+    add(
+        "--setting", action="append", default=[], metavar="NAME=VALUE",
+        help="one of the localizer's parameters, such as map.sigma_m=0.1; may be repeated",
+    )  # fmt: skip
     _add_protocols(parser.add_argument_group("protocols"))
     _add_networks(parser.add_argument_group("networks"))
     _add_outputs(parser.add_argument_group("outputs"))
@@ -137,6 +142,7 @@ def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | 
 
     engines: dict[str, Engine] = {"geoloc": network}
     engines |= {name: make_baseline(name, network.spec) for name in dict.fromkeys(args.baseline)}
+    settings = _settings(args)
     runs: list[Run] = []
     with RasterMap(map_path) as raster, rated_progress() as progress:
         require_on_map(recording, raster, map_path)
@@ -148,6 +154,7 @@ def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | 
             evaluation = Evaluation(
                 engine,
                 raster,
+                settings,
                 name=name,
                 advance=functools.partial(progress.advance, task),
                 relocalizer=relocalizer if engine is network else None,
@@ -172,6 +179,20 @@ def _as_reported(args: argparse.Namespace, recording: Recording) -> Recording:
     if not (args.heading_error or args.height_error):
         return recording
     return Misreported(recording, args.heading_error, args.height_error)
+
+
+def _settings(args: argparse.Namespace) -> LocalizerSettings:
+    """The defaults with those of --setting; GeolocError for an unknown name or an impossible value."""
+    from geoloc_ros.core.matching.settings import LocalizerSettings
+
+    values: dict[str, Any] = {}
+    for text in args.setting:
+        name, _, value = text.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise GeolocError(f"--setting {text} is no NAME=VALUE with a number, such as map.sigma_m=0.1") from None
+    return LocalizerSettings.of(values)
 
 
 def _score(evaluation: Evaluation, args: argparse.Namespace, recording: Recording) -> Run:
@@ -223,7 +244,7 @@ def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterM
 
     retriever, _ = load_retriever(args.retrieval_weights, args.device)
     gallery = Gallery(args.gallery, retriever.weights_id, raster)
-    return Relocalizer(network, retriever, gallery, raster)
+    return Relocalizer(network, retriever, gallery, raster, _settings(args))
 
 
 def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path) -> int:
@@ -237,12 +258,13 @@ def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Fligh
     from geoloc_ros.core.maps.raster import RasterMap
     from geoloc_ros.core.reporting.search_plots import write_starts
 
+    settings = _settings(args)
     with RasterMap(map_path) as raster, Progress(console=Console(stderr=True), transient=True) as progress:
         relocalizer = _relocalizer(args, network, raster)
         task = progress.add_task("starts", total=args.starts)
         starts = cold_starts(
             _as_reported(args, recording),
-            lambda: Localizer(network, raster, relocalizer=relocalizer),
+            lambda: Localizer(network, raster, settings, relocalizer),
             args.starts,
             args.start_frames,
             functools.partial(progress.advance, task),

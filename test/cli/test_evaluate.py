@@ -89,6 +89,21 @@ def held_out_name() -> str:
     return next(name for name in (f"test1_1_istrain_True_{i}_0_0" for i in range(200, 299)) if is_held_out(name))
 
 
+def test_settings_are_taken_and_mistakes_in_them_refused(
+    small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", str(small_flight), "--frames", "8", "--prior-noise", "5", "--json", str(figures)]
+    nees = []
+    for sigma_m in (0, 50):
+        assert main([*command, "--setting", f"map.sigma_m={sigma_m}"]) == 0
+        nees.append(json.loads(figures.read_text())["nees_mean"])
+    assert nees[0] > 2 * nees[1] > 0
+    for wrong, told in (("map.nothing=1", "there is no setting map.nothing"), ("map.sigma_m", "no NAME=VALUE")):
+        assert main([*command, "--setting", wrong]) == 1
+        assert told in capsys.readouterr().err
+
+
 def test_pairs_give_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     image = sum(
