@@ -101,7 +101,7 @@ def test_settings_are_taken_and_mistakes_in_them_refused(
         nees.append(json.loads(figures.read_text())["nees_mean"])
     assert nees[0] > 2 * nees[1] > 0
     for wrong, told in (("map.nothing=1", "there is no setting map.nothing"), ("map.sigma_m", "no NAME=VALUE")):
-        assert main([*command, "--setting", wrong]) == 1
+        assert main([*command, "--setting", wrong]) == 2
         assert told in capsys.readouterr().err
 
 
