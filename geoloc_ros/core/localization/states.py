@@ -105,7 +105,7 @@ class Searching(LocalizerState):
             attempt.crop = next((c.match.crop for c in search.candidates if c.match), None)
             return _with_candidates(attempt.answer(self.code, None, search.reason), search), self
         tracking = Tracking.found(self._equipment, search.accepted, frame.stamp_s)
-        attempt.match = search.accepted.match
+        attempt.match, attempt.bias = search.accepted.match, tracking.bias.bias
         assert attempt.match is not None  # a winner was seen in this frame
         attempt.crop = attempt.match.crop
         attempt.half_width_m = attempt.crop.size_m / 2
@@ -298,7 +298,8 @@ class Tracking(Following):
         """A search is over: its winner's track goes on."""
         loss = TrackLoss(equipment.settings.track)
         loss.fix(stamp_s)
-        return cls(equipment, winner.tracker, loss, winner.heading_deg, PoseBiasFilter(equipment.settings.pose))
+        bias = winner.bias or PoseBiasFilter(equipment.settings.pose)
+        return cls(equipment, winner.tracker, loss, winner.heading_deg, bias)
 
     @property
     def limit_sigma_m(self) -> float:

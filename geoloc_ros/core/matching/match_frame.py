@@ -76,6 +76,26 @@ def match_view(
         prior = Prior(crop.geodetic_to_pixel(*moved(place, offset)), flipped(spread) / view.gsd_m**2)
     placement = _placement(frame, view, crop, engine, settings, bias, prior)
     times.lap("network")
+    match = placed(reported, view.gsd_m, offset, crop, placement, bias, settings)
+    times.lap("post")
+    return match
+
+
+def placed(
+    reported: Frame,
+    gsd_m: float,
+    offset: np.ndarray,
+    crop: MapCrop,
+    placement: Placement,
+    bias: PoseBiasFilter,
+    settings: LocalizerSettings,
+) -> Match:
+    """The vehicle by where and how its view lies on the crop.
+
+    gsd_m: of view and crop. offset: the view's centre from the vehicle, east and north, m. bias: of the pose that the
+    view was made with.
+    """
+    frame = bias.corrected(reported)
     heatmap, alone, alignment = placement.heatmap, placement.alone or placement.heatmap, placement.alignment
     support = alone.mass_near(heatmap.peak_xy_px)
     agreement = math.nan if alignment is None else alignment.support
@@ -84,16 +104,15 @@ def match_view(
     if alignment is not None and alignment.evidence >= LEARNING_EVIDENCE:
         # What the view shows of its own pose counts before the place is read: the vehicle is above its nadir.
         bias = bias.copy()
-        bias.update(frame, alignment, view.gsd_m)
+        bias.update(frame, alignment, gsd_m)
         frame = bias.corrected(reported)
         offset = view_centre_m(frame.camera, camera_rotation(frame), frame.height_m)
     xy_px = heatmap.peak_xy_px if alignment is None else alignment.centre_xy_px
     within = heatmap.peak_covariance_px if alignment is None else alignment.covariance[:2, :2]
     lat_deg, lon_deg = moved(crop.pixel_to_geodetic(*xy_px), -offset)
     # The gates ask whether the peak is the right one; past them its own spread is what remains.
-    covariance = flipped(within) * view.gsd_m**2 + bias.pointing_covariance(frame, offset, settings.pose)
+    covariance = flipped(within) * gsd_m**2 + bias.pointing_covariance(frame, offset, settings.pose)
     covariance = covariance + np.eye(2) * settings.map.sigma_m**2
-    times.lap("post")
     return Match(lat_deg, lon_deg, covariance, heatmap, support, crop, alignment, agreement, placement.log_odds, bias)
 
 

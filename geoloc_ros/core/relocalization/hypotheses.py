@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.matching.gates import Refused, check_heatmap
+from geoloc_ros.core.matching.gates import Refused, check_alignment, check_heatmap
 from geoloc_ros.core.matching.match_frame import Match
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.tracker import Tracker
 from geoloc_ros.core.recording.frame import Frame, with_heading
@@ -33,7 +34,9 @@ class Hypothesis:
 
     log_odds: natural logarithm of its odds against everywhere else. heading_deg: to be added to the vehicle's own,
     clockwise. similarity: cosine that retrieval gave its tile when it was found. frames: in how many the network found
-    the vehicle there. match: the network's answer there in this frame, None if it was another or none.
+    the vehicle there. match: the network's answer there in this frame, None if it was another or none. counted: where
+    evidence was last counted, (lat_deg, lon_deg). bias: what else is wrong with the vehicle's pose if it is here, as
+    the alignments here have shown it; None if nothing is known.
     """
 
     tracker: Tracker
@@ -43,7 +46,12 @@ class Hypothesis:
     frames: int
     match: Match | None
     counted: tuple[float, float]
-    """Where evidence was last counted, (lat_deg, lon_deg)."""
+    bias: PoseBiasFilter | None = None
+
+    def corrected(self, frame: Frame) -> Frame:
+        """The frame with the pose that the vehicle has if it is here."""
+        turned = with_heading(frame, self.heading_deg)
+        return turned if self.bias is None else self.bias.corrected(turned)
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,11 @@ class HypothesisFilter:
         """Move all hypotheses on to this frame, with odometry or at constant velocity."""
         s = self._settings.track
         for hypothesis in self.hypotheses:
+            if hypothesis.bias is not None:
+                hypothesis.bias.predict(frame.stamp_s)
             hypothesis.tracker.advance(
                 frame.stamp_s,
-                with_heading(frame, hypothesis.heading_deg).velocity_enu_m_s,
+                hypothesis.corrected(frame).velocity_enu_m_s,
                 s.sigma_acceleration_m_s2,
                 s.sigma_odometry_m_s,
             )
@@ -121,6 +131,7 @@ class HypothesisFilter:
             frames=1,
             match=match,
             counted=place,
+            bias=match.bias,
         )
 
     def _confirm(self, hypothesis: Hypothesis, sighting: Sighting, view_m: float) -> None:
@@ -131,7 +142,7 @@ class HypothesisFilter:
             hypothesis.log_odds += max(min(sighting.evidence, 0.0), LEAST_EVIDENCE)
             return
         hypothesis.tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
-        hypothesis.match = match
+        hypothesis.match, hypothesis.bias = match, match.bias
         hypothesis.frames += 1
         # What the frames before have shown already is no news: a look-alike at rest would confirm itself.
         new = _apart_m(hypothesis.counted, hypothesis) / (s.new_ground * view_m)
@@ -163,6 +174,7 @@ class HypothesisFilter:
         if best.match is None:
             return None, "searching: this frame does not show the best place"
         try:
+            check_alignment(best.match.agreement, self._settings.gate, confirmed=False)
             check_heatmap(best.match.heatmap, best.match.support, self._settings.gate, confirmed=False)
         except Refused as refused:
             return None, f"searching: the best place is {refused}"

@@ -7,24 +7,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geoloc_models.ast.retriever import Retriever
-from geoloc_models.drl.heatmap import PEAK_MASS_NODES, heatmap_from_logits
-from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_models.drl.alignment import Alignment, PoseSpread
+from geoloc_models.drl.heatmap import PEAK_MASS_NODES, Heatmap, heatmap_from_logits
+from geoloc_models.engines import Placement
+from geoloc_models.engines.network_engine import Answers, NetworkEngine
+from geoloc_models.engines.placer import HEADING_STEP_DEG as TRIED_STEP_DEG
+from geoloc_models.engines.placer import SCALE_STEP, poses_within
 from geoloc_models.engines.pose_search import HEADING_STEP_DEG, posed
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.geometry.rectify import RectifiedView, rectify
+from geoloc_ros.core.geometry.rectify import RectifiedView, rectify, view_centre_m
 from geoloc_ros.core.maps.cached_crop import moved
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop, MapSource
 from geoloc_ros.core.matching import gates
 from geoloc_ros.core.matching.frame_view import camera_rotation, rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import Match, flipped
+from geoloc_ros.core.matching.match_frame import flipped, placed, pose_spread
 from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
-from geoloc_ros.core.recording.frame import Frame, turned
+from geoloc_ros.core.recording.frame import Frame, with_heading
 from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
+
+CHANCE_EVIDENCE = 25.0
+"""Evidence that alignments at wrong places reach: the best of many poses lets blocks agree by chance."""
+TRIED_PLACES = 3
+"""Places of a frame where another pose is tried."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +55,52 @@ class Search:
 
 @dataclass(frozen=True)
 class _Site:
-    """A square of the map to verify: where the view's centre is expected, the turn of the view, and whose it is."""
+    """A square of the map to verify: where the view's centre is expected, and the vehicle's pose if it is there.
+
+    heading_deg: turn of the view that retrieval or the hypothesis says. bias: what else is wrong with the pose. frame:
+    with both corrected. view: (h, h, 3) made with it. hypothesis: whose place it is.
+    """
 
     lat_deg: float
     lon_deg: float
     heading_deg: float
     similarity: float
     hypothesis: Hypothesis | None
+    bias: PoseBiasFilter
+    frame: Frame
+    view: np.ndarray
+
+    @property
+    def offset_m(self) -> np.ndarray:
+        """The view's centre from the vehicle, east and north."""
+        return view_centre_m(self.frame.camera, camera_rotation(self.frame), self.frame.height_m)
 
 
 @dataclass(frozen=True)
 class _Answer:
     """The network's answer about one site: (R, C) logits, -inf outside the square; ENU of the nodes about a place that
-    all sites share, m; (R, C) probability that each node had before, of sum 1.
+    all sites share, m; (R, C) probability that each node had before, of sum 1; alignment: of the view there, relative
+    to the site's pose, None if the network cannot align.
     """
 
     site: _Site
-    match: Match
+    crop: MapCrop
     logits: np.ndarray
+    heatmap: Heatmap
+    alone: Heatmap
+    before: np.ndarray
     east_m: np.ndarray
     north_m: np.ndarray
-    before: np.ndarray
+    alignment: Alignment | None
+
+    @property
+    def aligned(self) -> float:
+        """Evidence of the alignment beyond chance, natural logarithm of odds."""
+        return 0.0 if self.alignment is None else max(0.0, self.alignment.evidence - CHANCE_EVIDENCE)
 
     def peak_enu_m(self) -> tuple[float, float]:
         """Where the match lies in the shared frame."""
-        heatmap = self.match.heatmap
-        col, row = (round(value / heatmap.stride_px) for value in heatmap.peak_xy_px)
+        col, row = (round(value / self.heatmap.stride_px) for value in self.heatmap.peak_xy_px)
         return float(self.east_m[0, col]), float(self.north_m[row, 0])
 
 
@@ -100,6 +129,7 @@ class Relocalizer:
         """Forget what was found; search within `area`, or on the whole map."""
         self._filter = HypothesisFilter(self._settings)
         self._area = area
+        self._tried = 0
         self._passed_over: list[tuple[float, float, float]] = []  # stamp_s, lat_deg, lon_deg
 
     def process(self, frame: Frame) -> Search:
@@ -110,17 +140,13 @@ class Relocalizer:
         self._filter.predict(frame)
         oldest_s = frame.stamp_s - self._settings.search.memory_s
         self._passed_over = [place for place in self._passed_over if place[0] >= oldest_s]
-        sites = self._sites(view, tile_view, tile_m)
+        sites = self._sites(frame, view, tile_view, tile_m)
         times.lap("retrieve")
         crops, sites = self._crops(view, sites, tile_m / 2)
         times.lap("crop")
-        logits, stride_px = self._verify(view, sites, crops)
+        answers = self._verify(sites, crops, tile_m / 2)
         times.lap("network")
-        answers = [
-            self._answer(frame, view, site, crop, plane, stride_px, tile_m / 2, crops[0])
-            for site, crop, plane in zip(sites, crops, logits, strict=True)
-        ]
-        winner, reason = self._weigh(answers, frame.stamp_s, view.gsd_m * self._engine.spec.query_px)
+        winner, reason = self._weigh(frame, answers, view)
         times.lap("post")
         candidates = (*(replace(h, tracker=h.tracker.copy()) for h in self._filter.hypotheses), *self._filter.rejected)
         return Search(candidates, candidates[0] if winner else None, reason, view, len(crops), times)
@@ -134,18 +160,16 @@ class Relocalizer:
         tile_m = self._tile_m(view.gsd_m * self._engine.spec.query_px)
         return view, self._tile_view(frame, tile_m), tile_m
 
-    def _weigh(self, answers: list[_Answer], stamp_s: float, view_m: float) -> tuple[Hypothesis | None, str]:
+    def _weigh(self, frame: Frame, answers: list[_Answer], view: RectifiedView) -> tuple[Hypothesis | None, str]:
         """Take the answers of one frame into the filter; its verdict."""
-        sightings = [
-            Sighting(
-                answer.match,
-                _evidence(answer, answers),
-                answer.site.heading_deg,
-                answer.site.similarity,
-                answer.site.hypothesis,
-            )
-            for answer in answers
-        ]
+        stamp_s, least = frame.stamp_s, self._settings.gate.min_start_alignment
+        sightings = []
+        for a in answers:
+            site, placement = a.site, Placement(a.heatmap, a.alignment, a.alone)
+            reported = with_heading(frame, site.heading_deg)
+            match = placed(reported, view.gsd_m, site.offset_m, a.crop, placement, site.bias, self._settings, least)
+            sightings.append(Sighting(match, _evidence(a, answers), site.heading_deg, site.similarity, site.hypothesis))
+        view_m = view.gsd_m * self._engine.spec.query_px
         self._filter.weigh(sightings, stamp_s, view_m, self._distinct_places())
         self._passed_over += [
             (stamp_s, answer.site.lat_deg, answer.site.lon_deg)
@@ -171,7 +195,7 @@ class Relocalizer:
         tiles = len(self._gallery) if self._area is None else len(self._gallery.within(self._area))
         return tiles / len(self._gallery.info.tile_m)
 
-    def _sites(self, view: RectifiedView, tile_view: np.ndarray, tile_m: float) -> list[_Site]:
+    def _sites(self, frame: Frame, view: RectifiedView, tile_view: np.ndarray, tile_m: float) -> list[_Site]:
         """Where the hypotheses went, then what retrieval proposes besides; `search.places` in all."""
         s = self._settings.search
         trusted = self._settings.pose.heading_trusted
@@ -181,11 +205,7 @@ class Relocalizer:
         places = self._gallery.search_places(vectors, count, self._area, tile_m / 2)
         if not len(places.tile):
             raise Refused("lost: the gallery has no tile in the allowed area, increase search.radius_m", view=view)
-        sites: list[_Site] = []
-        for hypothesis in self._filter.hypotheses:
-            offset = turned(np.array(view.centre_offset_enu_m), hypothesis.heading_deg)
-            place = moved(hypothesis.tracker.place, offset)
-            sites.append(_Site(*place, hypothesis.heading_deg, hypothesis.similarity, hypothesis))
+        sites = [self._site_of(hypothesis, frame, view) for hypothesis in self._filter.hypotheses]
         # Ground that a hypothesis's own square shows, or that did not fit a moment ago.
         known = [(site.lat_deg, site.lon_deg) for site in sites]
         known += [(lat, lon) for _, lat, lon in self._passed_over]
@@ -193,8 +213,22 @@ class Relocalizer:
             place = float(places.lat_deg[row]), float(places.lon_deg[row])
             enu = LocalEnu(*place)
             if all(math.hypot(*enu.to_enu(*other)) >= tile_m / 4 for other in known):
-                sites.append(_Site(*place, headings[places.query[row]], float(places.score[row]), None))
+                heading_deg = headings[places.query[row]]
+                bias = PoseBiasFilter(self._settings.pose)
+                image = posed(view.image, heading_deg, 1.0)
+                seen = with_heading(frame, heading_deg)
+                sites.append(_Site(*place, heading_deg, float(places.score[row]), None, bias, seen, image))
         return sites[: s.places]
+
+    def _site_of(self, hypothesis: Hypothesis, frame: Frame, view: RectifiedView) -> _Site:
+        """Where a hypothesis expects the view, made with the pose that it has learned."""
+        bias = hypothesis.bias or PoseBiasFilter(self._settings.pose)
+        seen = hypothesis.corrected(frame)
+        rotation = camera_rotation(seen)
+        assert seen.image is not None  # the rectified view has been made of it
+        image = rectify(seen.image, seen.camera, rotation, seen.height_m, view.gsd_m, view.pixels.shape[0]).image
+        place = moved(hypothesis.tracker.place, view_centre_m(seen.camera, rotation, seen.height_m))
+        return _Site(*place, hypothesis.heading_deg, hypothesis.similarity, hypothesis, bias, seen, image)
 
     def _crops(self, view: RectifiedView, sites: list[_Site], half_m: float) -> tuple[list[MapCrop], list[_Site]]:
         """The crops that hold map data, all of one size, and their sites."""
@@ -214,25 +248,55 @@ class Relocalizer:
             raise Refused(f"lost: no map where the gallery has tiles: {text or 'too little data'}", view=view)
         return [crop for crop, _ in kept], [site for _, site in kept]
 
-    def _verify(self, view: RectifiedView, sites: list[_Site], crops: list[MapCrop]) -> tuple[np.ndarray, float]:
-        """Logits (sites, R, C) of the view in each crop, in one call."""
-        turns = [site.heading_deg for site in sites]
-        # One view for all is encoded once.
-        turns = turns[:1] if len(set(turns)) == 1 else turns
-        views = np.stack([posed(view.image, turn, 1.0) for turn in turns])
-        return self._engine.logits(views, np.stack([crop.image for crop in crops]))
+    def _verify(self, sites: list[_Site], crops: list[MapCrop], half_m: float) -> list[_Answer]:
+        """The network's answers about all sites; with another pose where the view aligns with that one only."""
+        own = self._engine_answers([site.view for site in sites], crops)
+        shared = LocalEnu(crops[0].lat_deg, crops[0].lon_deg)
+        answers = [
+            self._answer(site, crop, own, index, half_m, shared, (0.0, 1.0))
+            for index, (site, crop) in enumerate(zip(sites, crops, strict=True))
+        ]
+        poses = self._other_poses()
+        if own.aligner is None or not poses:
+            return answers
+        heading_deg, scale = poses[self._tried % len(poses)]
+        self._tried += 1
+        open_ = [index for index, answer in enumerate(answers) if answer.aligned == 0.0]
+        open_ = sorted(open_, key=lambda index: -float(answers[index].logits.max()))[:TRIED_PLACES]
+        if not open_:
+            return answers
+        views = [posed(sites[index].view, heading_deg, scale) for index in open_]
+        other = self._engine_answers(views, [crops[index] for index in open_])
+        for row, index in enumerate(open_):
+            tried = self._answer(sites[index], crops[index], other, row, half_m, shared, (heading_deg, scale))
+            if tried.aligned > 0.0:
+                answers[index] = tried
+        return answers
+
+    def _other_poses(self) -> list[tuple[float, float]]:
+        """Headings (degrees) and scales of a view that are tried in turn, one a frame."""
+        pose = self._settings.pose
+        spread = PoseSpread(math.radians(pose.bias_heading_deg), pose.bias_height_share)
+        return sorted((pose for pose in poses_within(spread) if pose != (0.0, 1.0)), key=lambda pose: abs(pose[0]))
+
+    def _engine_answers(self, views: list[np.ndarray], crops: list[MapCrop]) -> Answers:
+        """One call of the network; one view for all is encoded once."""
+        if all(np.array_equal(view, views[0]) for view in views[1:]):
+            views = views[:1]
+        return self._engine.answers(np.stack(views), np.stack([crop.image for crop in crops]))
 
     def _answer(
         self,
-        frame: Frame,
-        view: RectifiedView,
         site: _Site,
         crop: MapCrop,
-        logits: np.ndarray,
-        stride_px: float,
+        found: Answers,
+        index: int,
         half_m: float,
-        shared: MapCrop,
+        shared: LocalEnu,
+        pose: tuple[float, float],
     ) -> _Answer:
+        """What `found` holds at `index` about a site. pose: heading, degrees, and scale that its view was posed by."""
+        logits, stride_px = found.logits[index], found.stride_px
         rows, cols = np.ogrid[: logits.shape[0], : logits.shape[1]]
         east_m = cols * stride_px * crop.gsd_m - crop.size_m / 2
         north_m = crop.size_m / 2 - rows * stride_px * crop.gsd_m
@@ -240,26 +304,39 @@ class Relocalizer:
         inside = (np.abs(east_m) <= half_m) & (np.abs(north_m) <= half_m)
         logits = np.where(inside, logits, -np.inf).astype(np.float32)
         alone = heatmap = heatmap_from_logits(logits, stride_px)
-        offset = turned(np.array(view.centre_offset_enu_m), site.heading_deg)
-        bias = PoseBiasFilter(self._settings.pose)
-        pointing = bias.pointing_covariance(frame, offset, self._settings.pose)
-        pointing = pointing + np.eye(2) * self._settings.map.sigma_m**2
         before = inside.astype(np.float64)
         if site.hypothesis is not None:
+            pointing = site.bias.pointing_covariance(site.frame, site.offset_m, self._settings.pose)
             spread = site.hypothesis.tracker.track().covariance[:2, :2] + pointing
+            spread = spread + np.eye(2) * self._settings.map.sigma_m**2
             a, b, c = np.linalg.inv(spread)[np.triu_indices(2)]
             before *= np.exp(-0.5 * (a * east_m**2 + 2 * b * east_m * north_m + c * north_m**2))
             middle = (crop.image.shape[1] / 2, crop.image.shape[0] / 2)
             heatmap = alone.given(middle, flipped(spread) / crop.gsd_m**2)
-        match = Match(
-            *moved(crop.pixel_to_geodetic(*heatmap.peak_xy_px), -offset),
-            flipped(heatmap.peak_covariance_px) * crop.gsd_m**2 + pointing,
-            heatmap,
-            alone.mass_near(heatmap.peak_xy_px),
-            crop,
+        alignment = None
+        if found.aligner is not None:
+            known = pose_spread(site.bias, site.frame, crop.gsd_m, self._settings)
+            alignment = _aligned(found, index, heatmap.peak_xy_px, known, pose)
+        east, north = shared.to_enu(crop.lat_deg, crop.lon_deg)
+        before = before / before.sum()
+        return _Answer(site, crop, logits, heatmap, alone, before, east_m + east, north_m + north, alignment)
+
+
+def _aligned(
+    found: Answers, index: int, xy_px: tuple[float, float], known: PoseSpread, pose: tuple[float, float]
+) -> Alignment:
+    """The alignment of a view that was posed, relative to the view as it was before."""
+    assert found.aligner is not None
+    heading_rad, log_scale = math.radians(pose[0]), math.log(pose[1])
+    if (heading_rad, log_scale) != (0.0, 0.0):
+        # The other poses that are tried look further.
+        known = replace(
+            known,
+            heading_rad=min(known.heading_rad, math.radians(TRIED_STEP_DEG / 2)),
+            log_scale=min(known.log_scale, math.log(SCALE_STEP) / 2),
         )
-        east, north = LocalEnu(shared.lat_deg, shared.lon_deg).to_enu(crop.lat_deg, crop.lon_deg)
-        return _Answer(site, match, logits, east_m + east, north_m + north, before / before.sum())
+    a = found.aligner.align(index, xy_px, known)
+    return replace(a, heading_rad=a.heading_rad + heading_rad, log_scale=a.log_scale + log_scale)
 
 
 def _evidence(answer: _Answer, answers: list[_Answer]) -> float:
@@ -267,9 +344,10 @@ def _evidence(answer: _Answer, answers: list[_Answer]) -> float:
 
     Likelihoods are exponentials of calibrated logits. Here: their mean over where the vehicle was expected, or over the
     peak's window where nothing was expected. Elsewhere: their mean over all nodes of all crops beyond the peak.
+    What the alignment says beyond chance counts besides: its blocks see detail that the logits do not.
     """
     east, north = answer.peak_enu_m()
-    stride_m = answer.match.heatmap.stride_px * answer.match.crop.gsd_m
+    stride_m = answer.heatmap.stride_px * answer.crop.gsd_m
     reach_m = PEAK_MASS_NODES * stride_m
     here = answer.before
     if answer.site.hypothesis is None:
@@ -281,7 +359,8 @@ def _evidence(answer: _Answer, answers: list[_Answer]) -> float:
     ]
     others = np.concatenate(beyond).astype(np.float64)
     if not len(others):
-        return 0.0  # nothing to compare with
+        return answer.aligned  # nothing to compare with
     elsewhere = float(np.logaddexp.reduce(others)) - math.log(len(others))
     with np.errstate(divide="ignore"):
-        return float(np.logaddexp.reduce((answer.logits + np.log(here)).ravel())) - elsewhere
+        present = float(np.logaddexp.reduce((answer.logits + np.log(here)).ravel()))
+    return present - elsewhere + answer.aligned
