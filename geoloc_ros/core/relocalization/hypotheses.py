@@ -83,6 +83,8 @@ class HypothesisFilter:
         s = self._settings.track
         for hypothesis in self.hypotheses:
             if hypothesis.bias is not None:
+                # A copy: the candidates of the frame before show theirs.
+                hypothesis.bias = hypothesis.bias.copy()
                 hypothesis.bias.predict(frame.stamp_s)
             hypothesis.tracker.advance(
                 frame.stamp_s,

@@ -31,7 +31,7 @@ from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
 
 CHANCE_EVIDENCE = 25.0
-"""Evidence that alignments at wrong places reach: the best of many poses lets blocks agree by chance."""
+"""Evidence (natural logarithm) that alignments at wrong places reach: the best of many poses fits some blocks."""
 TRIED_PLACES = 3
 """Places of a frame where another pose is tried."""
 

@@ -2,16 +2,19 @@
 """The filter of hypotheses: Bayes' rule to the last digit, look-alikes told apart, nothing accepted early."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import heatmap_from_logits
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.geometry.rotations import nadir_rotation
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.matching.match_frame import Match
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.frame import Frame, turned, with_heading
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
@@ -90,6 +93,33 @@ def test_a_look_alike_that_does_not_move_as_the_vehicle_does_drops_out() -> None
         (0.0, 0.0), abs=3.0
     )
     assert search.hypotheses[0].frames == 1 + step
+
+
+def test_a_place_where_the_view_does_not_align_is_not_accepted() -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 9.0)], 0.0, VIEW_M, 100.0)
+    for step, agreement in ((1, 0.8), (2, 0.2), (3, 0.8)):
+        search.predict(frame(1.0 * step, (25.0, 0.0)))
+        sighting = again(search.hypotheses[0], 25.0 * step, 9.0)
+        search.weigh([replace(sighting, match=replace(sighting.match, agreement=agreement))], step, VIEW_M, 100.0)
+        winner, reason = search.verdict()
+        assert (winner is not None) == (step == 3)
+        assert ("unaligned: 20% of the view agrees" in reason) == (step == 2)
+
+
+def test_a_hypothesis_moves_by_the_heading_that_its_alignments_have_shown() -> None:
+    search = HypothesisFilter(SETTINGS)
+    bias = PoseBiasFilter(SETTINGS.pose)
+    shown = Alignment((0.0, 0.0), math.radians(20.0), 0.0, (0.0, 0.0), np.eye(6) * 1e-6, 0.9, 90.0)
+    bias.update(frame(0.0), shown, 0.5)
+    found = named(0.0, 8.0)
+    search.weigh([replace(found, match=replace(found.match, bias=bias))], 0.0, VIEW_M, 100.0)
+    before = search.hypotheses[0].bias
+    for step in range(1, 5):
+        search.predict(frame(1.0 * step, (0.0, 10.0)))
+    east, north = LocalEnu(*HOME.to_geodetic(0.0, 0.0)).to_enu(*search.hypotheses[0].tracker.place)
+    assert math.degrees(math.atan2(east, north)) == pytest.approx(20.0, abs=1.0)
+    assert before is bias is not search.hypotheses[0].bias
 
 
 def test_evidence_that_any_look_alike_gives_counts_against() -> None:

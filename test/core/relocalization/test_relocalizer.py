@@ -62,10 +62,11 @@ class World:
         north_m: float,
         camera: CameraSimulator | None = None,
         heading_error_deg: float = 0.0,
+        height_error: float = 0.0,
     ) -> Frame:
-        """Seen with the image's top to 30 degrees; the IMU says so with an error."""
+        """Seen with the image's top to 30 degrees; the vehicle reports it with errors, the height's a share of it."""
         picture = (camera or self.here).render(*self.home.to_geodetic(east_m, north_m), HEIGHT_M, nadir_rotation(30.0))
-        return Frame(picture, stamp_s, nadir_rotation(30.0 - heading_error_deg), HEIGHT_M, CAMERA)
+        return Frame(picture, stamp_s, nadir_rotation(30.0 - heading_error_deg), HEIGHT_M * (1 + height_error), CAMERA)
 
     def error_m(self, place: tuple[float, float], east_m: float, north_m: float) -> float:
         east, north = self.home.to_enu(*place)
@@ -135,6 +136,39 @@ def test_a_wrong_heading_is_found_too_if_it_is_not_trusted(world: World, heading
     assert error_m < 8.0
     turn = (estimate.candidates[0].heading_deg - heading_error_deg + 180.0) % 360.0 - 180.0
     assert abs(turn) <= 20.0
+
+
+@pytest.fixture(scope="module")
+def aligning(world: World) -> World:
+    """The same with a network that aligns."""
+    return replace(world, engine=TorchEngine("mix_hybrid", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("heading_error_deg", "height_error"), [(20.0, 0.0), (0.0, 0.3), (-20.0, -0.25)], ids=["heading", "height", "both"]
+)
+def test_a_wrong_pose_is_found_out_by_the_search_and_goes_on_with_the_track(
+    aligning: World, heading_error_deg: float, height_error: float
+) -> None:
+    localizer = aligning.localizer()
+    errors = {"heading_error_deg": heading_error_deg, "height_error": height_error}
+    estimate, error_m = fly(aligning, localizer, 8, **errors)
+    assert estimate.valid, estimate.reason
+    assert error_m < 5.0
+    step = round(2 * estimate.stamp_s) + 1
+    after = localizer.process(aligning.frame(0.5 * step, -100.0 + 7.0 * step, -60.0 + 7.0 * step, **errors))
+    assert after.valid, after.reason
+    for found in (estimate, after):
+        assert found.bias is not None
+        assert math.degrees(found.bias.heading_rad) == pytest.approx(heading_error_deg, abs=3.0)
+        assert math.exp(found.bias.log_height_scale) * (1 + height_error) == pytest.approx(1.0, abs=0.05)
+
+
+def test_no_pose_finds_ground_that_the_map_does_not_show(aligning: World) -> None:
+    localizer = aligning.localizer()
+    estimate, _ = fly(aligning, localizer, 9, camera=aligning.elsewhere, heading_error_deg=15.0, height_error=0.2)
+    assert not estimate.valid
+    assert estimate.candidates[0].log_odds < 0
 
 
 def test_a_lost_track_is_found_again_in_the_allowed_area_only(world: World) -> None:
