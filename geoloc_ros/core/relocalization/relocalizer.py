@@ -12,7 +12,7 @@ from geoloc_models.drl.heatmap import PEAK_MASS_NODES, Heatmap, heatmap_from_log
 from geoloc_models.engines import Placement
 from geoloc_models.engines.network_engine import Answers, NetworkEngine
 from geoloc_models.engines.placer import HEADING_STEP_DEG as TRIED_STEP_DEG
-from geoloc_models.engines.placer import SCALE_STEP, poses_within
+from geoloc_models.engines.placer import SCALE_STEP, SUFFICIENT_EVIDENCE, poses_within
 from geoloc_models.engines.pose_search import HEADING_STEP_DEG, posed
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
@@ -30,8 +30,6 @@ from geoloc_ros.core.recording.frame import Frame, with_heading
 from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
 
-CHANCE_EVIDENCE = 25.0
-"""Evidence (natural logarithm) that alignments at wrong places reach: the best of many poses fits some blocks."""
 TRIED_PLACES = 3
 """Places of a frame where another pose is tried."""
 
@@ -96,7 +94,7 @@ class _Answer:
     @property
     def aligned(self) -> float:
         """Evidence of the alignment beyond chance, natural logarithm of odds."""
-        return 0.0 if self.alignment is None else max(0.0, self.alignment.evidence - CHANCE_EVIDENCE)
+        return 0.0 if self.alignment is None else max(0.0, self.alignment.evidence - SUFFICIENT_EVIDENCE)
 
     def peak_enu_m(self) -> tuple[float, float]:
         """Where the match lies in the shared frame."""
@@ -162,12 +160,11 @@ class Relocalizer:
 
     def _weigh(self, frame: Frame, answers: list[_Answer], view: RectifiedView) -> tuple[Hypothesis | None, str]:
         """Take the answers of one frame into the filter; its verdict."""
-        stamp_s, least = frame.stamp_s, self._settings.gate.min_start_alignment
-        sightings = []
+        stamp_s, sightings = frame.stamp_s, []
         for a in answers:
             site, placement = a.site, Placement(a.heatmap, a.alignment, a.alone)
             reported = with_heading(frame, site.heading_deg)
-            match = placed(reported, view.gsd_m, site.offset_m, a.crop, placement, site.bias, self._settings, least)
+            match = placed(reported, view.gsd_m, site.offset_m, a.crop, placement, site.bias, self._settings)
             sightings.append(Sighting(match, _evidence(a, answers), site.heading_deg, site.similarity, site.hypothesis))
         view_m = view.gsd_m * self._engine.spec.query_px
         self._filter.weigh(sightings, stamp_s, view_m, self._distinct_places())
