@@ -22,7 +22,7 @@ from geoloc_ros.core.maps.crop import CropStatus, MapCrop, MapSource
 from geoloc_ros.core.matching import gates
 from geoloc_ros.core.matching.frame_view import camera_rotation, rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import flipped, placed, pose_spread
+from geoloc_ros.core.matching.match_frame import LEARNING_EVIDENCE, flipped, placed, pose_spread
 from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
@@ -30,8 +30,8 @@ from geoloc_ros.core.recording.frame import Frame, with_heading
 from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
 
-TRIED_PLACES = 3
-"""Places of a frame where another pose is tried."""
+TRIED_PLACES = 2
+"""Places of a frame where other poses are tried."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,25 @@ class _Answer:
     alignment: Alignment | None
 
     @property
+    def evidence(self) -> float:
+        """Of the alignment."""
+        return 0.0 if self.alignment is None else self.alignment.evidence
+
+    @property
     def aligned(self) -> float:
-        """Evidence of the alignment beyond chance, natural logarithm of odds."""
-        return 0.0 if self.alignment is None else max(0.0, self.alignment.evidence - SUFFICIENT_EVIDENCE)
+        """Evidence of the alignment beyond what wrong places reach."""
+        return max(0.0, self.evidence - SUFFICIENT_EVIDENCE)
+
+    @property
+    def score(self) -> float:
+        """Of places that compete for a try with another pose."""
+        return float(self.logits.max()) + self.evidence
+
+    @property
+    def pose(self) -> tuple[float, float]:
+        """Heading, degrees, and scale that the alignment shows."""
+        a = self.alignment
+        return (0.0, 1.0) if a is None else (math.degrees(a.heading_rad), math.exp(a.log_scale))
 
     def peak_enu_m(self) -> tuple[float, float]:
         """Where the match lies in the shared frame."""
@@ -246,29 +262,36 @@ class Relocalizer:
         return [crop for crop, _ in kept], [site for _, site in kept]
 
     def _verify(self, sites: list[_Site], crops: list[MapCrop], half_m: float) -> list[_Answer]:
-        """The network's answers about all sites; with another pose where the view aligns with that one only."""
+        """The network's answers about all sites; with another pose where the view aligns better with that one."""
         own = self._engine_answers([site.view for site in sites], crops)
         shared = LocalEnu(crops[0].lat_deg, crops[0].lon_deg)
         answers = [
             self._answer(site, crop, own, index, half_m, shared, (0.0, 1.0))
             for index, (site, crop) in enumerate(zip(sites, crops, strict=True))
         ]
-        poses = self._other_poses()
-        if own.aligner is None or not poses:
-            return answers
-        heading_deg, scale = poses[self._tried % len(poses)]
-        self._tried += 1
-        open_ = [index for index, answer in enumerate(answers) if answer.aligned == 0.0]
-        open_ = sorted(open_, key=lambda index: -float(answers[index].logits.max()))[:TRIED_PLACES]
-        if not open_:
-            return answers
-        views = [posed(sites[index].view, heading_deg, scale) for index in open_]
-        other = self._engine_answers(views, [crops[index] for index in open_])
-        for row, index in enumerate(open_):
-            tried = self._answer(sites[index], crops[index], other, row, half_m, shared, (heading_deg, scale))
-            if tried.aligned > 0.0:
-                answers[index] = tried
+        if own.aligner is not None:
+            self._try_poses(answers, half_m, shared)
         return answers
+
+    def _try_poses(self, answers: list[_Answer], half_m: float, shared: LocalEnu) -> None:
+        """Replace answers that do not align by those of other poses that do better: of each alignment's own, and of one
+        more in turn.
+        """
+        likeliest = sorted(range(len(answers)), key=lambda index: answers[index].score, reverse=True)
+        likeliest = [index for index in likeliest if answers[index].aligned == 0.0][:TRIED_PLACES]
+        tries = [(index, answers[index].pose) for index in likeliest]
+        if poses := self._other_poses():
+            tries += [(index, poses[self._tried % len(poses)]) for index in likeliest]
+            self._tried += 1
+        if not tries:
+            return
+        views = [posed(answers[index].site.view, *pose) for index, pose in tries]
+        found = self._engine_answers(views, [answers[index].crop for index, _ in tries])
+        for row, (index, pose) in enumerate(tries):
+            before = answers[index]
+            tried = self._answer(before.site, before.crop, found, row, half_m, shared, pose)
+            if tried.evidence >= max(LEARNING_EVIDENCE, before.evidence):
+                answers[index] = tried
 
     def _other_poses(self) -> list[tuple[float, float]]:
         """Headings (degrees) and scales of a view that are tried in turn, one a frame."""
