@@ -56,6 +56,8 @@ class _Candidate:
     def placement(self, log_odds: float = math.inf) -> Placement:
         """The answer, relative to the view as it was given."""
         a = self.alignment
+        if math.dist(self.heatmap.peak_xy_px, a.centre_xy_px) > RIVAL_PX:
+            log_odds = min(log_odds, 0.0)  # the heatmap's own peak is the next place
         total = replace(
             a, heading_rad=a.heading_rad + math.radians(self.heading_deg), log_scale=a.log_scale + math.log(self.scale)
         )
@@ -106,7 +108,7 @@ class Placer(Engine):
             best = max(warped, key=lambda c: c.score)
             rivals = [c.score for c in (*warped, *found[WARPED:]) if _apart_px(c, best) > RIVAL_PX]
             return best.placement(best.score - max(rivals, default=-math.inf))
-        elif abs(math.degrees(a.heading_rad)) > WARP_HEADING_DEG or abs(a.log_scale) > math.log(WARP_SCALE):
+        if abs(math.degrees(a.heading_rad)) > WARP_HEADING_DEG or abs(a.log_scale) > math.log(WARP_SCALE):
             best = max(best, *self._warped(query, search_map, [best], prior), key=lambda c: c.alignment.support)
         return best.placement()
 
