@@ -14,7 +14,7 @@ import torch
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.engines.choice import KINDS, make_engine, processor_of
 from geoloc_models.engines.export_records import Check, Record, engine_folder
-from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_models.engines.network_engine import Answers, NetworkEngine
 from geoloc_models.engines.onnx_engine import require_module, write_onnx
 from geoloc_models.engines.openvino_engine import OpenVinoEngine, write_openvino
 from geoloc_models.engines.parts import Tensors, parts_of
@@ -143,11 +143,12 @@ def compare(
     error = 0.0
     moved, own_m, torch_m, own_ms, torch_ms = [], [], [], [], []
     for sample in samples:
-        expected, stride_px = exact.logits(sample.query[None], sample.search_map[None])
-        logits, _ = engine.logits(sample.query[None], sample.search_map[None])
-        error = max(error, float(np.abs(logits - expected).max()))
-        ours, theirs = (heatmap_from_logits(found[0], stride_px) for found in (logits, expected))
-        moved.append(_apart_m(ours.peak_xy_px, theirs.peak_xy_px, sample))
+        expected, found = (one.answers(sample.query[None], sample.search_map[None]) for one in (exact, engine))
+        error = max(error, float(np.abs(found.logits - expected.logits).max()))
+        ours, theirs = (heatmap_from_logits(one.logits[0], one.stride_px) for one in (found, expected))
+        moved.append(
+            max(_apart_m(ours.peak_xy_px, theirs.peak_xy_px, sample), _alignment_moved_m(found, expected, sample))
+        )
         own_m.append(_apart_m(ours.peak_xy_px, sample.truth_xy_px, sample))
         torch_m.append(_apart_m(theirs.peak_xy_px, sample.truth_xy_px, sample))
         times = [(_milliseconds(engine, sample), _milliseconds(usual, sample)) for _ in range(ROUNDS)]
@@ -168,6 +169,14 @@ def compare(
         torch_ms=round(float(np.median(torch_ms)), 2),
         failure=_failure(error if same_output else 0.0, median_m, torch_ma20 - ma20),
     )
+
+
+def _alignment_moved_m(found: Answers, expected: Answers, sample: Sample) -> float:
+    """How far apart two engines align the view around its true place; 0 without a head for alignment."""
+    if found.aligner is None or expected.aligner is None:
+        return 0.0
+    ours, theirs = (one.align(0, sample.truth_xy_px).centre_xy_px for one in (found.aligner, expected.aligner))
+    return _apart_m(ours, theirs, sample)
 
 
 def _failure(error: float, moved_m: float, lost: float) -> str:

@@ -23,8 +23,9 @@ class Check:
     """An engine beside torch-float32 on the same views and maps.
 
     max_logit_error: largest difference of a logit; moved_median_m, moved_p95_m: how far its fixes lie from
-    PyTorch's; ma20, torch_ma20: share of fixes within 20 m of the truth, its own and PyTorch's; median_ms, torch_ms:
-    milliseconds of a view and a map, its own and those of PyTorch as it runs without any export, in the same run.
+    PyTorch's, by the heatmap's peak or aligned, whichever is farther; ma20, torch_ma20: share of fixes within 20 m of
+    the truth, its own and PyTorch's; median_ms, torch_ms: milliseconds of a view and a map, its own and those of
+    PyTorch as it runs without any export, in the same run.
     """
 
     samples: int
