@@ -139,15 +139,14 @@ class _Fit:
         # (poses, blocks): the displacement without a shift; shifts are a window of the smoothed, padded volume.
         smooth = np.stack([cv2.blur(one, (3, 3)) for one in self.odds])
         most = VOTE_SHIFT_NODES
-        padded = np.pad(smooth, ((0, 0), (most, most), (most, most)), constant_values=0.0)
+        # One more, of zeros, stands for the blocks that leave their volume.
+        padded = np.pad(smooth, ((0, 1), (most, most), (most, most)))
         cell = np.rint(moved).astype(int) + self.reach
         inside = ((cell >= 0) & (cell < self.side)).all(2)
-        cell = cell.clip(0, self.side - 1)
+        volumes = np.where(inside, np.arange(len(centres)), len(centres))
+        columns, rows = np.moveaxis(cell.clip(0, self.side - 1), 2, 0)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * most + 1, 2 * most + 1), (1, 2))
-        numbers = np.arange(len(centres))
-        totals = np.stack(
-            [(windows[numbers, c[:, 1], c[:, 0]] * i[:, None, None]).sum(0) for c, i in zip(cell, inside, strict=True)]
-        )
+        totals = np.stack([windows[chosen].sum(0) for chosen in zip(volumes, rows, columns, strict=True)])
         penalty = 0.5 * (poses[:, 0] / spread.heading_rad) ** 2 + 0.5 * (poses[:, 1] / spread.log_scale) ** 2
         totals = totals * self.blocks.share - penalty[:, None, None]
         pose, row, column = np.unravel_index(int(totals.argmax()), totals.shape)
@@ -161,9 +160,10 @@ class _Fit:
         spreads = spreads + self.relief
         information = np.linalg.inv(spreads) * (weights * self.blocks.share)[:, None, None]
         stride = self.blocks.stride_px
-        weighted = np.einsum("nip,nij->npj", jacobian, information) / stride
-        normal = np.einsum("npj,njq->pq", weighted, jacobian) / stride + self.prior
-        right = np.einsum("npj,nj->p", weighted, means - expected) - self.prior @ parameters
+        # Blocks and their axes as one: (2 n, 6).
+        weighted = (information @ jacobian).reshape(-1, PARAMETERS) / stride
+        normal = weighted.T @ jacobian.reshape(-1, PARAMETERS) / stride + self.prior
+        right = weighted.T @ (means - expected).ravel() - self.prior @ parameters
         return parameters + np.linalg.solve(normal, right), normal, float(weights.mean())
 
     def evidence(self, parameters: np.ndarray) -> float:
@@ -225,8 +225,9 @@ class _Fit:
         variances, axes = np.linalg.eigh(seen)
         shares = (variances / WINDOW_SIGMA_NODES**2).clip(max=MOST_OF_WINDOW)
         widened = shares * WINDOW_SIGMA_NODES**2 / (1 - shares) + BLOCK_VARIANCE
-        spread = np.einsum("nij,nj,nkj->nik", axes, widened, axes)
-        off = np.einsum("nij,nj,nkj,nk->ni", axes, 1 / (1 - shares), axes, mean)
+        turned_back = np.swapaxes(axes, 1, 2)
+        spread = (axes * widened[:, None]) @ turned_back
+        off = ((axes / (1 - shares)[:, None]) @ (turned_back @ mean[:, :, None]))[:, :, 0]
         chance = self.nowhere * window[0].size
         elsewhere = (1 - mass - self.nowhere * self.side**2).clip(min=0.0)
         weight = mass / (mass + chance + ELSEWHERE * elsewhere)

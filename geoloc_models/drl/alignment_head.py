@@ -52,16 +52,25 @@ def log_posterior(head: AlignmentHead, view: Tensor, window: Tensor) -> Tensor:
 
 def block_correlations(view: Tensor, window: Tensor) -> Tensor:
     """Mean products of each block with the window at all displacements, (B, D * D, rows, columns); as log_posterior."""
-    count, _, height, width = view.shape
-    strips = window.unfold(2, DISPLACEMENTS, 1)  # (B, C, h, W, D)
-    products = torch.matmul(view.permute(0, 2, 3, 1)[:, :, None], strips.permute(0, 2, 4, 1, 3)).contiguous()
-    # Of all products of two rows, (B, h, D, w, W), those of columns at most 2 R apart: a band along the diagonal.
-    batch, row, strip, column, cell = products.stride()
-    band = products.as_strided(
-        (count, height, DISPLACEMENTS, width, DISPLACEMENTS), (batch, row, strip, column + cell, cell)
+    count, channels, height, width = view.shape
+    rows, columns, strip = height // STEP_NODES, width // STEP_NODES, STEP_NODES * channels
+    # A block is a sum of cells of STEP_NODES a side: all products of a strip of cells with the strips of the window.
+    lines = view[:, :, : rows * STEP_NODES].permute(0, 2, 3, 1).reshape(count, rows, STEP_NODES, width, channels)
+    of_view = lines.transpose(2, 3).reshape(count, rows, 1, width, strip)
+    of_map = window.transpose(1, 2).contiguous()
+    batch, row, _, node = of_map.stride()
+    strips = of_map.as_strided(
+        (count, rows, DISPLACEMENTS, strip, window.shape[3]), (batch, STEP_NODES * row, row, window.shape[3], node)
     )
-    nodes = band.permute(0, 2, 4, 1, 3).reshape(count, DISPLACEMENTS**2, height, width)
-    return F.avg_pool2d(nodes, BLOCK_NODES, STEP_NODES)
+    products = torch.stack([torch.matmul(of_view[:, index], strips[:, index]) for index in range(rows)], 1)
+    # Of these, (B, rows, D, w, W), those of columns at most 2 R apart: a band along the diagonal.
+    batch, row, down, column, node = products.stride()
+    band = products.as_strided(
+        (count, rows, DISPLACEMENTS, columns, STEP_NODES, DISPLACEMENTS),
+        (batch, row, down, STEP_NODES * (column + node), column + node, node),
+    )
+    cells = band.sum(4).permute(0, 2, 4, 1, 3).reshape(count, DISPLACEMENTS**2, rows, columns)
+    return F.avg_pool2d(cells, BLOCK_NODES // STEP_NODES, 1) / STEP_NODES**2
 
 
 @torch.inference_mode()

@@ -68,8 +68,10 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["bench", "stages", "--out", str(out), "--frames", "3", *settings]) == 0
     assert "all but the network" in capsys.readouterr().out
     (stages,) = json.loads((out / "stages.json").read_text())["stages"]
-    assert set(stages["stages_ms"]) == {*stage_flight.BESIDE_NETWORK, "decode raw", "network"}
+    assert set(stages["stages_ms"]) == {*stage_flight.BESIDE_NETWORK, "decode raw", "network", "alignment"}
     assert all(0.0 <= stage["p50"] <= stage["p95"] for stage in stages["stages_ms"].values())
+    # The small network has no head for it.
+    assert stages["alignment_share"] == stages["stages_ms"]["alignment"]["p50"] == 0.0
     assert stages["beside_network_ms"]["p50"] > stages["stages_ms"]["decode JPEG"]["p50"]
     with rasterio.open(out / "map_1200.tif") as source:
         assert (source.width, source.overviews(1)) == (1200, [2, 4])
@@ -78,6 +80,15 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = (out / "map_1200.tif").stat().st_mtime_ns
     assert stage_flight.map_in(out) == out / "map_1200.tif"
     assert (out / "map_1200.tif").stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("small_bench")
+def test_the_alignment_stands_beside_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "stages", "--out", str(tmp_path), "--frames", "3", "--device", "cpu", "--cores", "1"]) == 0
+    (stages,) = json.loads((tmp_path / "stages.json").read_text())["stages"]
+    assert 0.0 < stages["stages_ms"]["alignment"]["p50"] < stages["stages_ms"]["network"]["p50"]
+    assert 0.0 < stages["alignment_share"] < 1.0
+    assert "alignment adds" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("small_bench")

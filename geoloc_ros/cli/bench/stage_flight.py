@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.progress import track
 
 from geoloc_models.drl.heatmap import heatmap_from_logits
-from geoloc_models.engines import Engine
 from geoloc_models.engines.choice import processor_of
+from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_models.engines.placer import placing
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
@@ -30,7 +31,8 @@ from geoloc_ros.core.maps.cached_crop import CachedCrop, moved
 from geoloc_ros.core.maps.raster import MapAhead, RasterMap
 from geoloc_ros.core.matching.frame_view import rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
-from geoloc_ros.core.matching.match_frame import match_view
+from geoloc_ros.core.matching.match_frame import match_view, pose_spread
+from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.matching.tracker import Tracker
@@ -42,17 +44,24 @@ MAP_PX = 10_000
 MAP_GSD_M = 0.3
 PLACE = (48.2, 15.6)  # lat_deg, lon_deg of the map's centre, UTM zone 33
 HEIGHT_M = 120.0
+COLD = 8
+"""Frames before those that are measured."""
 STEP_M = 1.5  # 15 m/s at 10 Hz
 SEARCH_M = 50.0  # half-width of the search
 CAMERA = CameraModel(
     1280, 960, np.array([[980.0, 0.0, 639.5], [0.0, 980.0, 479.5], [0.0, 0.0, 1.0]]), (-0.12, 0.03, 1e-3, -5e-4, 0.0)
 )
+ALIGNMENT = "alignment"
+"""Part of the stage "network", timed again by itself; 0 for weights without a head for it."""
 BESIDE_NETWORK = ("decode JPEG", "rectify", "crop", "heatmap", "fix")
 
 
 @dataclass
 class Samples:
-    """Milliseconds of every frame by stage; view and map of the last one, (h, w, 3) uint8 RGB."""
+    """Milliseconds of every frame by stage; view and map of the last one, (h, w, 3) uint8 RGB.
+
+    The stage "network" ends with the alignment, whose own time stands beside it.
+    """
 
     stages: dict[str, list[float]]
     query: np.ndarray
@@ -67,6 +76,12 @@ class Samples:
     def total(self) -> np.ndarray:
         """Each frame from its JPEG to its fix."""
         return np.asarray(self.beside_network + self.stages["network"])
+
+    @property
+    def alignment_share(self) -> float:
+        """Median of what the alignment adds to a frame's time, as a share of the time without it."""
+        own = np.asarray(self.stages[ALIGNMENT])
+        return float(np.median(own / (self.total - own)))
 
 
 def devices_of(device: str) -> list[str]:
@@ -88,16 +103,21 @@ def conditions(devices: Sequence[str], cores: int) -> dict[str, Any]:
     }
 
 
-def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
-    """Fly `count` frames over the map and time every stage; one more, with cold caches, is flown before."""
+def measure_stages(map_path: Path, network: NetworkEngine, count: int) -> Samples:
+    """Fly `count` frames over the map and time every stage as a track sees it, with what it has learned of the pose.
+
+    COLD more, with cold caches and before the pose is known, are flown before.
+    """
+    engine = placing(network)
     stages: dict[str, list[float]] = defaultdict(list)
     settings = LocalizerSettings()
     with RasterMap(map_path) as source:
         crops = MapAhead(source)
         cached = CachedCrop(crops, engine.spec.map_multiple_px, settings.map.max_search_px)
         tracker = Tracker(*PLACE, SEARCH_M / 3, settings.track.sigma_speed_m_s, None)
-        for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + 1)):
-            lap = _Lap(stages if index else defaultdict(list))
+        bias = PoseBiasFilter(settings.pose)
+        for index, (place, jpeg, rotation) in enumerate(_flight(map_path, count + COLD)):
+            lap = _Lap(stages if index >= COLD else defaultdict(list))
             image = decode_compressed(jpeg)
             lap("decode JPEG")
             raw, step = encode_image(image, "bgr8")
@@ -107,12 +127,13 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
             frame = Frame(image, 0.1 * index, rotation, HEIGHT_M, CAMERA)
             try:
                 times = StageTimes()
-                view = rectified_view(frame, engine, SEARCH_M, settings, like_m=cached.gsd_m)
+                bias.predict(frame.stamp_s)
+                view = rectified_view(bias.corrected(frame), engine, SEARCH_M, settings, like_m=cached.gsd_m)
                 times.lap("rectify")
                 viewed = moved(place, np.array(view.centre_offset_enu_m))
                 crop = cached.crop(viewed, search_px(SEARCH_M, view, engine), view.gsd_m)
                 times.lap("crop")
-                match = match_view(frame, view, crop, engine, settings, times)
+                match = match_view(frame, view, crop, engine, settings, times, bias)
             except Refused as refused:
                 raise GeolocError(f"the image of the bench was refused: {refused}") from None
             # The last step of the engine; timed again by itself and subtracted from the time of the network.
@@ -121,6 +142,16 @@ def measure_stages(map_path: Path, engine: Engine, count: int) -> Samples:
             lap.restart()
             heatmap_from_logits(logits, match.heatmap.stride_px)
             heatmap_ms = lap("heatmap")
+            aligner = network.answers(view.pixels[None], crop.image[None]).aligner
+            if aligner is None:
+                lap.stages[ALIGNMENT].append(0.0)
+            else:
+                spread = pose_spread(bias, bias.corrected(frame), view.gsd_m, settings)
+                lap.restart()
+                aligner.align(0, match.heatmap.peak_xy_px, spread)
+                lap(ALIGNMENT)
+            bias = match.bias or bias
+            lap.restart()
             tracker.predict(frame.stamp_s, settings.track.sigma_acceleration_m_s2)
             tracker.distance2(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
             tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)

@@ -18,6 +18,9 @@ from geoloc_ros.cli.shared.output import make_writable, plain_table, print_line,
 TARGET_MS = 12.0
 """Median that all stages but the network must stay under together, on two cores."""
 
+MOST_ALIGNMENT = 25.0
+"""Largest share that the alignment may add to a frame's time without it, percent."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 "frames": args.frames,
                 "search_px": len(samples.search_map),
                 "stages_ms": {stage: percentiles(values) for stage, values in samples.stages.items()},
+                "alignment_share": samples.alignment_share,
                 "beside_network_ms": percentiles(samples.beside_network),
                 "total_ms": percentiles(samples.total),
             }
@@ -68,11 +72,15 @@ def _print(stages: dict[str, Any], console: Console) -> None:
 
     print_line(console, f"milliseconds by stage, network on {stages['device']}; a crop serves the frames that it holds")
     table = plain_table(("stage",), ("p50", "p95", "p99"))
+    # The alignment is a part of the network's time.
     rows = {stage: stages["stages_ms"][stage] for stage in
-            ("decode JPEG", "decode raw", "rectify", "crop", "network", "heatmap", "fix")}  # fmt: skip
+            ("decode JPEG", "decode raw", "rectify", "crop", "network", "alignment", "heatmap", "fix")}  # fmt: skip
     rows |= {"all but the network": stages["beside_network_ms"], "JPEG to fix": stages["total_ms"]}
     for stage, ms in rows.items():
         table.add_row(stage, *(f"{value:.2f}" for value in ms.values()))
     console.print(table)
+    if stages["alignment_share"] > 0:
+        share = 100 * stages["alignment_share"]
+        print_line(console, f"alignment adds {share:.0f} % p50 to a frame, {verdict(share, MOST_ALIGNMENT, '%')}")
     median_ms = stages["beside_network_ms"]["p50"]
     print_line(console, f"all but the network: {median_ms:.2f} ms p50, {verdict(median_ms, TARGET_MS, 'ms')}")

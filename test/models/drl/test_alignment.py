@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from geoloc_models.drl.alignment import Alignment, BlockMatches, PoseSpread, align
+from geoloc_models.drl.alignment import VOTE_SHIFT_NODES, Alignment, BlockMatches, PoseSpread, _Fit, align
 
 SIDE, REACH, STRIDE_PX = 17, 8, 4.0
 CENTRES_PX = np.array([(x, y) for y in range(-80, 81, 16) for x in range(-80, 81, 16)], float)
@@ -108,3 +108,66 @@ def test_covariance_holds_errors_of_blocks() -> None:
         scale.append((found.log_scale - np.log(1.02)) ** 2 / found.covariance[3, 3])
     assert 0.05 < np.mean(heading) < 2.0
     assert 0.02 < np.mean(scale) < 2.0
+
+
+@pytest.mark.parametrize(("heading_deg", "scale"), [(23.0, 1.0), (-23.0, 1.3), (0.0, 0.72), (20.0, 1.4)])
+def test_poses_two_sigma_off_are_found(heading_deg: float, scale: float) -> None:
+    spread = PoseSpread(np.radians(12.0), 0.18)
+    found = align(blocks(displaced(heading_deg, scale, (0.0, 0.0), (0.0, 0.0))), spread)
+    heading_error_deg, scale_error, off_px = errors(found, heading_deg, scale, (0.0, 0.0))
+    assert (heading_error_deg < 1.0, scale_error < 0.02, off_px < 1.0) == (True, True, True)
+
+
+def test_half_of_the_blocks_may_be_wrong() -> None:
+    errors_px, supports = [], []
+    for seed in range(8):
+        found = align(blocks(displaced(8.0, 1.1, (4.0, -6.0), (0.0, 0.0)), outliers=0.5, seed=seed))
+        heading_error_deg, scale_error, off_px = errors(found, 8.0, 1.1, (4.0, -6.0))
+        assert heading_error_deg < 3.0
+        assert scale_error < 0.05
+        errors_px.append(off_px)
+        supports.append(found.support)
+    assert np.median(errors_px) < 1.5
+    assert 0.4 < np.mean(supports) < 0.7
+
+
+def test_the_vote_is_that_of_loops() -> None:
+    """All headings, scales, blocks and shifts one by one; the mean log likelihood of 3 x 3 displacements each."""
+    some = blocks(displaced(6.0, 1.06, (8.0, -4.0), (0.0, 0.0)), outliers=0.4, noise=0.3)
+    spread = PoseSpread(np.radians(3.0), 0.06)
+    nowhere = (1 - some.probability.sum((1, 2))).clip(min=1e-6) / SIDE**2
+    odds = np.log((some.probability + nowhere[:, None, None]) * SIDE**2)
+    mirrored = np.pad(odds, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    best, winner = -np.inf, np.zeros(6)
+    for heading in np.radians([-6.0, -3.0, 0.0, 3.0, 6.0]):
+        for log_scale in np.linspace(-0.12, 0.12, 7):
+            for down in range(-VOTE_SHIFT_NODES, VOTE_SHIFT_NODES + 1):
+                for right in range(-VOTE_SHIFT_NODES, VOTE_SHIFT_NODES + 1):
+                    total = -0.5 * (heading / spread.heading_rad) ** 2 - 0.5 * (log_scale / spread.log_scale) ** 2
+                    moved = np.rint(displaced(np.degrees(heading), np.exp(log_scale), (0, 0), (0, 0))).astype(int)
+                    for number, (x, y) in enumerate(moved):
+                        x, y = x + right + REACH, y + down + REACH
+                        if 0 <= x < SIDE and 0 <= y < SIDE:
+                            total += some.share * mirrored[number, y : y + 3, x : x + 3].mean()
+                    if total > best:
+                        best = total
+                        winner = np.array([right * STRIDE_PX, down * STRIDE_PX, heading, log_scale, 0.0, 0.0])
+    np.testing.assert_allclose(_Fit(some, np.eye(6)).vote(spread), winner, atol=1e-9)
+
+
+def test_a_step_is_that_of_a_loop_over_blocks() -> None:
+    """Of the blocks' means, spreads and weights: normal equations block by block."""
+    some = blocks(displaced(6.0, 1.06, (8.0, -4.0), (1e-4, 0.0)), outliers=0.3, noise=0.3)
+    fit, start = _Fit(some, np.diag(np.arange(1.0, 7.0))), np.array([6.0, -2.0, 0.08, 0.04, 0.0, 1e-4])
+    expected, jacobian = fit._expected(start)
+    means, spreads, weights = fit._near(expected)
+    normal, right = fit.prior.copy(), -fit.prior @ start
+    for number in range(len(means)):
+        of_pixels = jacobian[number] / STRIDE_PX
+        weighted = of_pixels.T @ np.linalg.inv(spreads[number] + fit.relief[number]) * weights[number] * some.share
+        normal += weighted @ of_pixels
+        right += weighted @ (means[number] - expected[number])
+    parameters, information, support = fit.refined(start)
+    np.testing.assert_allclose(information, normal, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(parameters, start + np.linalg.solve(normal, right), rtol=1e-9, atol=1e-12)
+    assert support == pytest.approx(weights.mean())

@@ -39,11 +39,16 @@ def test_the_default_runs_elsewhere_too(tmp_path: Path, ground: Callable[..., np
     loaded = load_weights("default")
     parts = parts_of(loaded.model)
     view, search = ground(192, 192), ground(192, 240, 1)
-    expected, _ = TorchEngine("default", "cpu", precision="float32").logits(view[None], search[None])
+    expected = TorchEngine("default", "cpu", precision="float32").answers(view[None], search[None])
     write_openvino(write_onnx(parts, 192, tmp_path), tmp_path, half=False)
     parts.forget_modules()
     engine = OpenVinoEngine(loaded, parts, tmp_path, "float32", 1)
-    np.testing.assert_allclose(engine.logits(view[None], search[None])[0], expected, atol=1e-3)
+    found = engine.answers(view[None], search[None])
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-3)
+    assert found.aligner is not None
+    assert expected.aligner is not None
+    np.testing.assert_allclose(found.aligner.views, expected.aligner.views, atol=1e-3)
+    np.testing.assert_allclose(found.aligner.maps, expected.aligner.maps, atol=1e-3)
 
 
 @pytest.mark.parametrize("correlates", [True, False])
