@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -216,3 +217,23 @@ def _write_patchwork(path: Path, seed: int = 0, width_m: int = 480, height_m: in
     ) as raster:  # fmt: skip
         raster.write(pixels.astype(np.uint8).transpose(2, 0, 1))
     return path
+
+
+@pytest.fixture(scope="session")
+def likeness() -> Callable[..., float]:
+    """Correlation of the map around a sample's target with its view as it is if heading and height are off by so much:
+    likeness(sample, heading_deg, scale).
+    """
+    return _likeness
+
+
+def _likeness(sample: Any, heading_deg: float, scale: float) -> float:
+    from geoloc_models.datasets.homography import warp
+    from geoloc_models.engines.pose_search import posed
+    from geoloc_models.evaluation.view_sets import shift
+
+    side = sample.query.shape[0]
+    there = warp(sample.search_map, shift(np.array(sample.target_xy_px) - side / 2), side)
+    middle = np.s_[side // 4 : -side // 4, side // 4 : -side // 4]
+    back = posed(sample.query, heading_deg, scale)
+    return float(np.corrcoef(back[middle].ravel(), there[middle].ravel())[0, 1])

@@ -6,7 +6,8 @@ those of the blocks that show unchanged ground: a vote over headings, scales and
 squares refine it, with its covariance. What the blocks cannot tell, such as the way along a road, stays wide.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -58,6 +59,12 @@ class Alignment:
     covariance: np.ndarray
     support: float
     evidence: float
+
+    def of_unposed(self, heading_deg: float, scale: float) -> "Alignment":
+        """Of the view before it was turned and scaled by so much (`engines.pose_search.posed`)."""
+        return replace(
+            self, heading_rad=self.heading_rad + math.radians(heading_deg), log_scale=self.log_scale + math.log(scale)
+        )
 
 
 @dataclass(frozen=True)
@@ -124,9 +131,9 @@ class _Fit:
         held = blocks.probability.sum((1, 2))
         chance = (1 - held).clip(min=1e-6) / self.side**2
         self.nowhere = chance
-        # Likelihood of each displacement against chance.
         radial = RELIEF_SHARE * blocks.centres_px / blocks.stride_px
         self.relief = radial[:, :, None] * radial[:, None, :]
+        # Likelihood of each displacement against chance.
         self.odds = np.log((blocks.probability + chance[:, None, None]) * self.side**2)
 
     def vote(self, spread: PoseSpread) -> np.ndarray:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a logit map to a position: calibrated posterior, Hann smoothing, sub-pixel peak, confidence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -46,10 +47,7 @@ class Heatmap:
     @cached_property
     def covariance_px(self) -> np.ndarray:
         """(2, 2) of (x, y), px^2, whether the peak is right or not: its covariance until 2 sigma hold CREDIBLE_MASS."""
-        rows, cols = np.ogrid[: self.probability.shape[0], : self.probability.shape[1]]
-        dx, dy = cols * self.stride_px - self.peak_xy_px[0], rows * self.stride_px - self.peak_xy_px[1]
-        inverse = np.linalg.inv(self.peak_covariance_px)
-        distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+        distance2 = node_distance2(self.probability.shape, self.stride_px, self.peak_xy_px, self.peak_covariance_px)
         # Quarters of a standard deviation resolve the extent of the posterior well enough.
         rings = np.ceil(4.0 * np.sqrt(distance2)).astype(np.int32).ravel()
         held = np.cumsum(np.bincount(rings, self.probability.ravel()))
@@ -58,10 +56,7 @@ class Heatmap:
 
     def given(self, centre_xy_px: tuple[float, float], covariance_px: np.ndarray) -> "Heatmap":
         """The posterior given a prior at centre_xy_px with covariance_px (2, 2) of (x, y), px^2."""
-        rows, cols = np.ogrid[: self.probability.shape[0], : self.probability.shape[1]]
-        dx, dy = cols * self.stride_px - centre_xy_px[0], rows * self.stride_px - centre_xy_px[1]
-        inverse = np.linalg.inv(covariance_px)
-        distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+        distance2 = node_distance2(self.probability.shape, self.stride_px, centre_xy_px, covariance_px)
         weighted = self.probability * np.exp(-0.5 * (distance2 - distance2.min())).astype(np.float32)
         total = float(weighted.sum())
         # The posterior has no mass near the prior: the prior cannot weight it.
@@ -78,6 +73,16 @@ class Heatmap:
         cols = ((np.arange(width, dtype=np.float32) + 0.5) / self.stride_px)[None].repeat(height, 0)
         full = cv2.remap(self.probability, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(full / max(float(full.max()), 1e-12), np.float32)
+
+
+def node_distance2(
+    size: Sequence[int], stride_px: float, centre_xy_px: tuple[float, float], covariance_px: np.ndarray
+) -> np.ndarray:
+    """(R, C) squared Mahalanobis distances of the nodes of a heatmap of this size from a place, (x, y) in pixels."""
+    rows, cols = np.ogrid[: size[0], : size[1]]
+    dx, dy = cols * stride_px - centre_xy_px[0], rows * stride_px - centre_xy_px[1]
+    inverse = np.linalg.inv(covariance_px)
+    return np.asarray(inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy)
 
 
 @lru_cache(maxsize=32)

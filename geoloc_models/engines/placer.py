@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from geoloc_models.drl.alignment import Alignment, PoseSpread
-from geoloc_models.drl.heatmap import SECOND_MODE_NODES, Heatmap, heatmap_from_logits, modes
+from geoloc_models.drl.heatmap import SECOND_MODE_NODES, Heatmap, heatmap_from_logits, modes, node_distance2
 from geoloc_models.engines import Engine, Placement
 from geoloc_models.engines.network_engine import Answers, NetworkEngine
 from geoloc_models.engines.pose_search import posed
@@ -58,10 +58,7 @@ class _Candidate:
         a = self.alignment
         if math.dist(self.heatmap.peak_xy_px, a.centre_xy_px) > RIVAL_PX:
             log_odds = min(log_odds, 0.0)  # the heatmap's own peak is the next place
-        total = replace(
-            a, heading_rad=a.heading_rad + math.radians(self.heading_deg), log_scale=a.log_scale + math.log(self.scale)
-        )
-        return Placement(self.heatmap, total, self.alone, log_odds)
+        return Placement(self.heatmap, a.of_unposed(self.heading_deg, self.scale), self.alone, log_odds)
 
 
 class Placer(Engine):
@@ -123,14 +120,7 @@ class Placer(Engine):
         """The likeliest places over all poses, aligned; empty without a head for alignment."""
         if answers.aligner is None:
             return []
-        around = (
-            spread
-            if len(poses) == 1
-            else PoseSpread(
-                min(spread.heading_rad, math.radians(HEADING_STEP_DEG / 2)),
-                min(spread.log_scale, math.log(SCALE_STEP) / 2),
-            )
-        )
+        around = spread if len(poses) == 1 else between_poses(spread)
         logits = answers.logits
         if prior is not None:
             logits = logits + prior_logits(prior, logits.shape[1:], answers.stride_px)
@@ -180,12 +170,18 @@ def poses_within(spread: PoseSpread) -> list[tuple[float, float]]:
     return [(HEADING_STEP_DEG * turn, SCALE_STEP**size) for turn in headings for size in range(-sizes, sizes + 1)]
 
 
+def between_poses(spread: PoseSpread) -> PoseSpread:
+    """What is left of a spread for a view that one of `poses_within` has posed: the others look further."""
+    return replace(
+        spread,
+        heading_rad=min(spread.heading_rad, math.radians(HEADING_STEP_DEG / 2)),
+        log_scale=min(spread.log_scale, math.log(SCALE_STEP) / 2),
+    )
+
+
 def prior_logits(prior: Prior, size: Sequence[int], stride_px: float) -> np.ndarray:
     """(R, C) logarithm of the prior's density at the nodes, 0 at its highest."""
-    rows, cols = np.ogrid[: size[0], : size[1]]
-    dx, dy = cols * stride_px - prior.xy_px[0], rows * stride_px - prior.xy_px[1]
-    inverse = np.linalg.inv(prior.covariance_px)
-    distance2 = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+    distance2 = node_distance2(size, stride_px, prior.xy_px, prior.covariance_px)
     return np.asarray(-0.5 * (distance2 - distance2.min()), np.float32)
 
 

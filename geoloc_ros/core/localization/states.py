@@ -26,7 +26,7 @@ from geoloc_ros.core.matching import gates
 from geoloc_ros.core.matching.frame_view import rectified_view, search_px
 from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.match_frame import Match, match_view
-from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
+from geoloc_ros.core.matching.pose_bias import PoseBias, PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.tracker import Track, Tracker
 from geoloc_ros.core.recording.frame import Frame, with_heading
@@ -105,7 +105,7 @@ class Searching(LocalizerState):
             attempt.crop = next((c.match.crop for c in search.candidates if c.match), None)
             return _with_candidates(attempt.answer(self.code, None, search.reason), search), self
         tracking = Tracking.found(self._equipment, search.accepted, frame.stamp_s)
-        attempt.match, attempt.bias = search.accepted.match, tracking.bias.bias
+        attempt.match, attempt.bias = search.accepted.match, tracking.known_bias
         assert attempt.match is not None  # a winner was seen in this frame
         attempt.crop = attempt.match.crop
         attempt.half_width_m = attempt.crop.size_m / 2
@@ -134,7 +134,7 @@ class Following(LocalizerState):
         settings, engine, crops = self.equipment.settings, self.equipment.engine, self.equipment.crops
         reported = with_heading(frame, self.heading_deg)
         self.bias.predict(frame.stamp_s)
-        attempt = Attempt(self.bias.corrected(reported), bias=self.bias.bias)
+        attempt = Attempt(self.bias.corrected(reported), bias=self.known_bias)
         state: Following = self
         try:
             state = self.predict(attempt.frame)
@@ -156,10 +156,19 @@ class Following(LocalizerState):
         except (Refused, GeolocError) as error:
             # A GeolocError here: the track has left the Earth.
             return state.miss(attempt, error)
-        assert match.bias is not None  # of every match of a track
-        state.bias = match.bias
-        attempt.bias = match.bias.bias
         return state.fuse(attempt, match)
+
+    @property
+    def known_bias(self) -> PoseBias:
+        """What is wrong with the pose as the vehicle reports it, the heading that a search found included."""
+        learned = self.bias.bias
+        return replace(learned, heading_rad=learned.heading_rad + math.radians(self.heading_deg))
+
+    def learn(self, attempt: Attempt, match: Match) -> None:
+        """Take over what an accepted fix has shown of the pose."""
+        assert match.bias is not None  # of every match of a track
+        self.bias = match.bias
+        attempt.bias = self.known_bias
 
     @property
     @abstractmethod
@@ -233,6 +242,7 @@ class Confirming(Following):
         super().__init__(equipment, tracker, loss, heading_deg, bias)
         self._limit_sigma_m = limit_sigma_m
         self.published: Tracker | None = None
+        self._bias_before = bias
         self.agreed = 0
 
     @classmethod
@@ -270,7 +280,8 @@ class Confirming(Following):
 
     def fuse(self, attempt: Attempt, match: Match) -> tuple[Estimate, LocalizerState]:
         if self.published is None:
-            self.published = self.tracker.copy()
+            self.published, self._bias_before = self.tracker.copy(), self.bias
+        self.learn(attempt, match)
         self.tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
         self.agreed += 1
         needed = self.equipment.settings.track.confirm_frames
@@ -285,6 +296,9 @@ class Confirming(Following):
         if isinstance(error, Refused) and error.contradicts and self.published is not None:
             # Two places contradict each other and neither is confirmed: start again from before both.
             self.tracker, self.published, self.agreed = self.published, None, 0
+            self.bias = self._bias_before
+            self.bias.predict(attempt.frame.stamp_s)
+            attempt.bias = self.known_bias
         return super().miss(attempt, error)
 
 
@@ -323,6 +337,7 @@ class Tracking(Following):
         return self.tracker.place, covariance * s.prior_scale**2 + np.eye(2) * s.min_prior_m**2
 
     def fuse(self, attempt: Attempt, match: Match) -> tuple[Estimate, LocalizerState]:
+        self.learn(attempt, match)
         self.tracker.update(match.lat_deg, match.lon_deg, match.covariance_enu_m2)
         self.loss.fix(attempt.frame.stamp_s)
         return attempt.answer(self.code, self.track), self

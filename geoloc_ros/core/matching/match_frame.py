@@ -33,9 +33,8 @@ class Match:
 
     heatmap: over the crop, given the track if one was expected there. support: probability mass that the network alone
     sees at the place, 0..1. alignment: of the view, None if the engine has none or its support is too small to use.
-    agreement: its support, NaN if the engine has none. log_odds: against the next place
-    (Placement). bias: what is wrong with the vehicle's pose as this frame
-    corrects it.
+    agreement: its support, NaN if the engine has none. log_odds: against the next place (Placement). bias: what is
+    wrong with the vehicle's pose as this frame corrects it.
     """
 
     lat_deg: float

@@ -11,8 +11,7 @@ from geoloc_models.drl.alignment import Alignment, PoseSpread
 from geoloc_models.drl.heatmap import PEAK_MASS_NODES, Heatmap, heatmap_from_logits
 from geoloc_models.engines import Placement
 from geoloc_models.engines.network_engine import Answers, NetworkEngine
-from geoloc_models.engines.placer import HEADING_STEP_DEG as TRIED_STEP_DEG
-from geoloc_models.engines.placer import SCALE_STEP, SUFFICIENT_EVIDENCE, poses_within
+from geoloc_models.engines.placer import SUFFICIENT_EVIDENCE, between_poses, poses_within
 from geoloc_models.engines.pose_search import HEADING_STEP_DEG, posed
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
@@ -347,16 +346,8 @@ def _aligned(
 ) -> Alignment:
     """The alignment of a view that was posed, relative to the view as it was before."""
     assert found.aligner is not None
-    heading_rad, log_scale = math.radians(pose[0]), math.log(pose[1])
-    if (heading_rad, log_scale) != (0.0, 0.0):
-        # The other poses that are tried look further.
-        known = replace(
-            known,
-            heading_rad=min(known.heading_rad, math.radians(TRIED_STEP_DEG / 2)),
-            log_scale=min(known.log_scale, math.log(SCALE_STEP) / 2),
-        )
-    a = found.aligner.align(index, xy_px, known)
-    return replace(a, heading_rad=a.heading_rad + heading_rad, log_scale=a.log_scale + log_scale)
+    a = found.aligner.align(index, xy_px, known if pose == (0.0, 1.0) else between_poses(known))
+    return a.of_unposed(*pose)
 
 
 def _evidence(answer: _Answer, answers: list[_Answer]) -> float:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,11 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from geoloc_models.datasets.homography import warp
 from geoloc_models.datasets.synthetic_ul14 import SyntheticSettings, write_synthetic_ul14
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.engines import Engine, EngineSpec
-from geoloc_models.engines.pose_search import posed
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation.view_sets import PairProtocol, PairSample, PairSet, Ul14Pairs, shift
+from geoloc_models.evaluation.view_sets import PairProtocol, PairSample, PairSet, Ul14Pairs
 from geoloc_models.evaluation.views import evaluate_set
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 from geoloc_ros.core.evaluation.recorded_view_sets import FlightFrames, TwoDateRasters, open_set
@@ -95,17 +94,10 @@ def test_a_stress_keeps_place_and_map(rasters: Path) -> None:
             assert np.abs(one.query.astype(int) - other.query).mean() > 5
 
 
-def likeness(sample: PairSample, heading_deg: float, scale: float) -> float:
-    """Correlation of the map around the target with the view as it is if heading and height are off by so much."""
-    side = sample.query.shape[0]
-    there = warp(sample.search_map, shift(np.array(sample.target_xy_px) - side / 2), side)
-    middle = np.s_[side // 4 : -side // 4, side // 4 : -side // 4]
-    back = posed(sample.query, heading_deg, scale)
-    return float(np.corrcoef(back[middle].ravel(), there[middle].ravel())[0, 1])
-
-
 @pytest.mark.parametrize("source", ["rasters", "frames"])
-def test_true_heading_and_scale_bring_a_view_into_register(source: str, rasters: Path, small_flight: Path) -> None:
+def test_true_heading_and_scale_bring_a_view_into_register(
+    source: str, rasters: Path, small_flight: Path, likeness: Callable[..., float]
+) -> None:
     for seed in range(3):
         protocol = dataclasses.replace(EXACT, seed=seed, limit=2, stress="both")
         chosen: PairSet = FlightFrames(small_flight, protocol)

@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from geoloc_models.evaluation import views
 from geoloc_ros.core.matching.gates import Refused, check_alignment, check_odds
 from geoloc_ros.core.matching.settings import GateSettings
 
@@ -26,3 +27,9 @@ def test_a_place_of_a_search_needs_odds() -> None:
     check_odds(math.inf, gate)
     with pytest.raises(Refused, match="ambiguous"):
         check_odds(math.log(gate.min_start_odds) - 1e-3, gate)
+
+
+def test_single_views_are_judged_by_the_gates_of_a_start() -> None:
+    gate = GateSettings()
+    limits = (views.START_PEAK, views.START_PEAK_RATIO, views.START_ALIGNMENT, views.START_ODDS)
+    assert limits == (gate.min_start_peak, gate.min_peak_ratio, gate.min_start_alignment, gate.min_start_odds)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pair protocol: labels are where the view really is, draws repeat, and nothing of training leaks in."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from geoloc_models.datasets.homography import warp
 from geoloc_models.datasets.image_pairs import ImagePair, calibrates, is_held_out, list_pairs
 from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_models.engines import Engine, EngineSpec, Placement
-from geoloc_models.engines.pose_search import posed
 from geoloc_models.errors import GeolocError
-from geoloc_models.evaluation.view_sets import HeldOutPairs, PairProtocol, PairSample, draw_sample, shift
+from geoloc_models.evaluation.view_sets import HeldOutPairs, PairProtocol, PairSample, draw_sample
 from geoloc_models.evaluation.views import PairScores, evaluate_set, fit_to_engine
 
 
@@ -212,17 +211,10 @@ def test_real_pairs_of_both_kinds_draw(shared_data: Path) -> None:
     assert len(list_pairs(shared_data, "levir", held_out=True)) > 50
 
 
-def likeness(sample: PairSample, heading_deg: float, scale: float) -> float:
-    """Correlation of the map around the target with the view as it is if heading and height are off by so much."""
-    side = sample.query.shape[0]
-    there = warp(sample.search_map, shift(np.array(sample.target_xy_px) - side / 2), side)
-    middle = np.s_[side // 4 : -side // 4, side // 4 : -side // 4]
-    back = posed(sample.query, heading_deg, scale)
-    return float(np.corrcoef(back[middle].ravel(), there[middle].ravel())[0, 1])
-
-
 @pytest.mark.parametrize("swapped", [False, True])
-def test_true_heading_and_scale_bring_a_view_into_register(tmp_path: Path, swapped: bool) -> None:
+def test_true_heading_and_scale_bring_a_view_into_register(
+    tmp_path: Path, swapped: bool, likeness: Callable[..., float]
+) -> None:
     """Also where the images of the two dates differ in scale and direction."""
     rng = np.random.default_rng(3)
     coarse = rng.uniform(0, 255, (40, 40, 3)).astype(np.float32)
