@@ -5,6 +5,7 @@ A bag needs no `ros2 bag play`: its topics are found by type, and each image goe
 of its own moment.
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -198,7 +199,9 @@ def main() -> int:
             if rclpy.ok():
                 raise
         finally:
-            rclpy.try_shutdown()
+            # Ctrl-C may shut ROS down between this call's look and its act.
+            with contextlib.suppress(RuntimeError):
+                rclpy.try_shutdown()
 
     player = threading.Thread(target=play, name="play")
     player.start()
