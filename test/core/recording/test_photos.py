@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.recording.photos import Photo
@@ -41,6 +42,51 @@ def test_dji_tags_in_both_spellings(xmp: str, tmp_path: Path, write_photo: Write
     assert photo.heading_deg == -12.5  # the gimbal's, not GPSImgDirection's
     assert photo.tilt_deg == pytest.approx(0.1)
     assert photo.focal_35mm == 24.0
+
+
+@pytest.mark.parametrize(
+    ("xmp", "height_m"),
+    [
+        (
+            '<rdf:Description xmlns:drone="http://www.autelrobotics.com/drone/1.0/" drone:RelativeAltitude="+60.5"'
+            ' drone:GimbalYawDegree="-170.25" drone:GimbalPitchDegree="-88.0"/>',
+            60.5,
+        ),
+        ('<rdf:Description Camera:Yaw="189.75" Camera:Pitch="2.0" Camera:AboveGroundAltitude="60.5"/>', 60.5),
+        ('<rdf:Description Camera:Yaw="189.75" Camera:Pitch="-88.0" Camera:AboveGroundAltitude="60.5"/>', 60.5),
+        (
+            "<Camera:AboveGroundAltitude>60.5</Camera:AboveGroundAltitude>"
+            "<Camera:Yaw>3.0</Camera:Yaw><Camera:Pitch>9.0</Camera:Pitch>"
+            "<drone-parrot:CameraYawDegree>189.75</drone-parrot:CameraYawDegree>"
+            "<drone-parrot:CameraPitchDegree>-88.0</drone-parrot:CameraPitchDegree>",
+            60.5,
+        ),
+        (
+            '<drone-skydio:FlightYaw drone-skydio:Yaw="7"/><drone-skydio:CameraOrientationNED rdf:parseType="Resource">'
+            "<drone-skydio:Roll>0.19</drone-skydio:Roll><drone-skydio:Pitch>-88.0</drone-skydio:Pitch>"
+            "<drone-skydio:Yaw>189.75</drone-skydio:Yaw></drone-skydio:CameraOrientationNED>",
+            None,
+        ),
+    ],
+    ids=["autel", "autel-pix4d", "autel-pix4d-from-horizon", "parrot", "skydio"],
+)
+def test_other_makes(xmp: str, height_m: float | None, tmp_path: Path, write_photo: WritePhoto) -> None:
+    photo = Photo.read(write_photo(tmp_path / "a.jpg", GREY, 49.0, 9.0, direction_deg=1.0, xmp=xmp))
+    assert photo.heading_deg is not None and photo.heading_deg % 360 == pytest.approx(189.75)
+    assert photo.tilt_deg == pytest.approx(2.0)
+    assert photo.height_m == height_m
+
+
+def test_time_of_the_cameras_clock(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x8769] = {0x9003: "2024:05:06 10:00:01", 0x9291: "25"}
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif)
+    photo = Photo.read(tmp_path / "a.jpg", placed=False)
+    assert photo.taken_s == 1714989601.25
+    assert math.isnan(photo.lat_deg) and math.isnan(photo.lon_deg)
+    exif[0x8769] = {0x9003: "0000:00:00 00:00:00"}
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif)
+    assert Photo.read(tmp_path / "a.jpg", placed=False).taken_s is None
 
 
 def test_direction_of_exif_where_there_is_no_gimbal(tmp_path: Path, write_photo: WritePhoto) -> None:
