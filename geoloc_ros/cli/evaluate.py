@@ -8,7 +8,8 @@ is the share of valid fixes with the truth beyond 3 sigma and over 20 m off. Wit
 the whole map. --cold-start starts many times over the flight, each time knowing nothing: found are starts whose first
 fix, within --start-frames, is right to 20 m; any other fix is wrong. A flight over another place than --map must be
 found nowhere. --kidnap tracks the flight, but blinds the camera for 20 s while the vehicle moves on by 300 m, and
-later sets a prior that is 500 m off. --heading-error and --height-error make the vehicle report a constant error.
+later sets a prior that is 500 m off. --heading-error and --height-error make the vehicle report a constant error;
+--every and --rate-hz leave out images. The engine is float32 PyTorch on a CPU unless --engine names what flies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from geoloc_ros.cli.shared.output import make_writable, rated_progress, write_js
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from geoloc_models.engines.torch_engine import TorchEngine
+    from geoloc_models.engines.network_engine import NetworkEngine
     from geoloc_ros.core.bags.bag import Bag
     from geoloc_ros.core.evaluation.cold_start import Start
     from geoloc_ros.core.evaluation.protocols import Evaluation
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("flight", type=Path, metavar="FLIGHT_OR_BAG", help="flight folder, or rosbag2 (sqlite3 or MCAP)")
     add("--map", type=Path, metavar="M", help="raster to search (default: the flight folder's map.tif)")
     add("--frames", type=int, metavar="N", help="use the first N frames only")
+    add("--every", type=int, default=1, metavar="N", help="use every Nth frame of the recording, stamps as recorded")
+    add("--rate-hz", type=float, default=math.inf, metavar="R", help="use frames at this rate at most")
     add_topic(parser)
     add_camera_mount(parser)
     add(
@@ -77,6 +80,10 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
     add_network(group)
     add = group.add_argument
     add(
+        "--engine", default="torch", metavar="E",
+        help="engine of the network, as the localizer's parameter (auto: the fastest that was exported)",
+    )  # fmt: skip
+    add(
         "--baseline",
         action="append",
         default=[],
@@ -99,19 +106,19 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
     from geoloc_models.devices import fix_threads
-    from geoloc_models.engines.torch_engine import TorchEngine
+    from geoloc_models.engines.choice import open_engine
     from geoloc_ros.cli.shared.recordings import open_reported, require_truth
 
     fix_threads(args.threads)
     _check(args)
     recording = open_reported(args.flight, args.topic, args.camera_mount)
-    _as_reported(args, recording)  # refuses impossible errors before any work
+    _as_seen(args, recording)  # refuses impossible errors before any work
     require_truth(recording)
     make_writable(args.out, args.json)
     map_path = recording.map_path if args.map is None else args.map
     if args.gallery is None and (args.cold_start or args.kidnap):
         args.gallery = map_path.with_name(map_path.name + ".gallery")
-    network = TorchEngine(args.weights, device=args.device)
+    network = open_engine(args.weights, args.device, args.threads, args.engine)
     if args.cold_start:
         return _cold_start(args, network, recording, map_path)
     return _flight(args, network, recording, map_path)
@@ -129,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
         raise GeolocError("only a whole recording can be staged for a kidnap: leave --frames out")
 
 
-def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path) -> int:
+def _flight(args: argparse.Namespace, network: NetworkEngine, recording: Flight | Bag, map_path: Path) -> int:
     """The whole flight by the network and each baseline: tracked, kidnapped, or each frame alone."""
     from rich.console import Console
 
@@ -148,8 +155,9 @@ def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | 
         require_on_map(recording, raster, map_path)
         # Scores of a baseline do not compare across crops: it cannot relocalize.
         relocalizer = None if args.gallery is None else _relocalizer(args, network, raster)
+        frames = len(_as_seen(args, recording))
+        expected = min(frames, args.frames or frames)
         for name, engine in engines.items():
-            expected = min(len(recording), args.frames or len(recording))
             task = progress.add_task(name, total=expected)
             evaluation = Evaluation(
                 engine,
@@ -172,10 +180,13 @@ def _flight(args: argparse.Namespace, network: TorchEngine, recording: Flight | 
     return _print_events(runs)
 
 
-def _as_reported(args: argparse.Namespace, recording: Recording) -> Recording:
-    """The recording with the errors that the arguments put in."""
+def _as_seen(args: argparse.Namespace, recording: Recording) -> Recording:
+    """The recording without the frames that the arguments leave out, with the errors that they put in."""
     from geoloc_ros.core.evaluation.misreported import Misreported
+    from geoloc_ros.core.evaluation.thinned import Thinned
 
+    if args.every != 1 or math.isfinite(args.rate_hz):
+        recording = Thinned(recording, args.every, args.rate_hz)
     if not (args.heading_error or args.height_error):
         return recording
     return Misreported(recording, args.heading_error, args.height_error)
@@ -197,7 +208,7 @@ def _settings(args: argparse.Namespace) -> LocalizerSettings:
 
 def _score(evaluation: Evaluation, args: argparse.Namespace, recording: Recording) -> Run:
     """By the protocol that the arguments choose."""
-    recording = _as_reported(args, recording)
+    recording = _as_seen(args, recording)
     frames = recording if args.frames is None else itertools.islice(recording, args.frames)
     if args.independent:
         return evaluation.independent(frames, args.crop, args.seed)
@@ -225,6 +236,8 @@ def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) ->
 
     remark = args.note or ("the map is the flight folder's own" if args.map is None else "")
     about: dict[str, Any] = {"flight": args.flight.name, "map": str(map_path), "note": remark}
+    if args.every != 1 or math.isfinite(args.rate_hz):
+        about["left"] = {"every": args.every, "rate_hz": args.rate_hz if math.isfinite(args.rate_hz) else None}
     if args.heading_error or args.height_error:
         about["put_in"] = {"heading_deg": args.heading_error, "height_percent": args.height_error}
     if not isinstance(recording, Bag):
@@ -236,7 +249,7 @@ def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) ->
     }
 
 
-def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterMap) -> Relocalizer:
+def _relocalizer(args: argparse.Namespace, network: NetworkEngine, raster: RasterMap) -> Relocalizer:
     """What searches the map; GeolocError for a gallery that is missing, or of another map or other weights."""
     from geoloc_models.ast.retriever_weights import load_retriever
     from geoloc_ros.core.relocalization.gallery import Gallery
@@ -247,7 +260,7 @@ def _relocalizer(args: argparse.Namespace, network: TorchEngine, raster: RasterM
     return Relocalizer(network, retriever, gallery, raster, _settings(args))
 
 
-def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Flight | Bag, map_path: Path) -> int:
+def _cold_start(args: argparse.Namespace, network: NetworkEngine, recording: Flight | Bag, map_path: Path) -> int:
     """Starts without prior, all along the flight."""
     from rich.console import Console
     from rich.progress import Progress
@@ -263,7 +276,7 @@ def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Fligh
         relocalizer = _relocalizer(args, network, raster)
         task = progress.add_task("starts", total=args.starts)
         starts = cold_starts(
-            _as_reported(args, recording),
+            _as_seen(args, recording),
             lambda: Localizer(network, raster, settings, relocalizer),
             args.starts,
             args.start_frames,
@@ -275,6 +288,7 @@ def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Fligh
         "mode": "cold start",
         "flight": args.flight.name,
         "map": str(map_path),
+        "device": network.spec.label,
         "weights": network.spec.weights_id,
         **summarize_starts(starts, args.start_frames),
     }
@@ -282,7 +296,8 @@ def _cold_start(args: argparse.Namespace, network: TorchEngine, recording: Fligh
     took = f"median {summary['frames_median']} frames, {summary['median_error_m']} m; " if summary["found"] else ""
     print(
         f"{summary['found']} of {len(starts)} starts found the place, {summary['wrong']} gave a wrong fix; "
-        f"{took}{summary['frame_ms']['p50']:.0f} ms a frame"
+        f"{took}{summary['frame_ms']['p50']:.0f} ms a frame, {summary['frame_ms']['p95']:.0f} at 95 %, "
+        f"on {network.spec.label}"
     )
     each = [
         {
@@ -341,7 +356,7 @@ def summary_table(summaries: list[dict[str, Any]], flight: str) -> Table:
 
     # A run a column: fits a narrow terminal whatever the number of figures.
     headings, rows = table_rows(summaries)
-    table = Table(title=f"{flight}, {summaries[0]['mode']}")
+    table = Table(title=f"{flight}, {summaries[0]['mode']}, {summaries[0]['device']}")
     table.add_column(headings[0])
     for row in rows:
         table.add_column(row[0], justify="right")

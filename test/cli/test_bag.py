@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoloc_models.engines import EngineSpec, torch_engine
+from geoloc_models.engines import EngineSpec, choice
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.bags.bag_writer import write_bag
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
@@ -37,7 +37,7 @@ class Interrupted(NccEngine):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Template matching where the network would be: the commands are under test, not the weights."""
-    monkeypatch.setattr(torch_engine, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
+    monkeypatch.setattr(choice, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
 
 
 def figures(path: Path) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_ctrl_c_keeps_what_was_scored(
     small_flight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_bag(tmp_path / "bag", Flight.open(small_flight))
-    monkeypatch.setattr(torch_engine, "TorchEngine", lambda *_, **__: Interrupted())
+    monkeypatch.setattr(choice, "TorchEngine", lambda *_, **__: Interrupted())
     arguments = ["--map", str(small_flight / "map.tif"), "--out", str(tmp_path / "out"), "--baseline", "ncc"]
     arguments += ["--prior-noise", "10"]
     assert main(["evaluate", str(tmp_path / "bag"), *arguments, "--json", str(tmp_path / "part.json")]) == 130

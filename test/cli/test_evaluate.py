@@ -2,7 +2,6 @@
 """`geoloc evaluate` and `geoloc evaluate-pairs` end to end, with a stand-in for the network."""
 
 import csv
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from geoloc_models.datasets.image_pairs import is_held_out
-from geoloc_models.engines import EngineSpec, torch_engine
+from geoloc_models.engines import Engine, EngineSpec, choice, torch_engine
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 
@@ -22,8 +21,13 @@ LIKE = EngineSpec("net", "cpu", query_px=96, map_multiple_px=16, gsd_range_m=(0.
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Template matching where the network would be: the commands are under test, not the weights."""
-    importlib.import_module("geoloc_models.engines.choice")  # engines in there derive from the real one
-    monkeypatch.setattr(torch_engine, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
+    network = torch_engine.TorchEngine
+
+    def engine(*named: Any, **options: Any) -> Engine:
+        return network(*named, **options) if len(named) == 4 else NccEngine(LIKE)  # a precision makes an engine of it
+
+    for module in (choice, torch_engine):
+        monkeypatch.setattr(module, "TorchEngine", engine)
 
 
 def without_times(figures: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +73,22 @@ def test_independent_frames_and_their_number(small_flight: Path, tmp_path: Path)
     assert main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["mode"], figures["frames"], figures["crop_m"]) == ("independent", 5, 130.0)
+
+
+def test_a_thinned_flight_names_its_engine_and_its_latency_by_state(
+    small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", str(small_flight), "--prior-noise", "5", "--engine", "torch", "--json", str(figures)]
+    assert main([*command, "--every", "5", "--frames", "4"]) == 0
+    seen = json.loads(figures.read_text())
+    assert (seen["frames"], seen["frames_expected"], seen["left"]) == (4, 4, {"every": 5, "rate_hz": None})
+    assert seen["latency_ms"]["by_state"]["TRACKING"]["p50"] > 0
+    assert f"tracking, {seen['device']}" in " ".join(capsys.readouterr().out.split())
+    assert main([*command, "--engine", "warp"]) == 2
+    assert "no engine is called 'warp'" in capsys.readouterr().err
+    assert main([*command, "--every", "0"]) == 2
+    assert "give 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from geoloc_models.engines import EngineSpec, torch_engine
+from geoloc_models.engines import EngineSpec, choice
 from geoloc_ros.cli.main import main
 from geoloc_ros.core.evaluation.baselines.ncc import NccEngine
 
@@ -18,7 +18,7 @@ def reports(small_flight: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     """The same flight twice, the second time from a worse prior and only half of it."""
     root = tmp_path_factory.mktemp("reports")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_engine, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
+        patch.setattr(choice, "TorchEngine", lambda *_, **__: NccEngine(LIKE))
         for name, options in {"whole": [], "half": ["--prior-noise", "20", "--frames", "12"]}.items():
             assert main(["evaluate", str(small_flight), "--out", str(root / name), *options]) == 0
     return [root / "whole", root / "half"]

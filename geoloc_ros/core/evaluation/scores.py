@@ -245,7 +245,11 @@ def summarize(run: Run) -> dict[str, Any]:
             }
             for gap in lost
         ],
-        "latency_ms": {**_percentiles(latency), "stages": _stage_percentiles(run.frames)},
+        "latency_ms": {
+            **_percentiles(latency),
+            "stages": _stage_percentiles(run.frames),
+            "by_state": _state_percentiles(run.frames),
+        },
         "searches": [_search_figures(search) for search in run.searches],
         "device": run.device,
         "weights": run.weights,
@@ -281,6 +285,14 @@ def _stage_percentiles(frames: Sequence[FrameScore]) -> dict[str, dict[str, floa
     return {
         stage: _percentiles(np.array([frame.stages_ms.get(stage, np.nan) for frame in frames]))
         for stage in stages(frames)
+    }
+
+
+def _state_percentiles(frames: Sequence[FrameScore]) -> dict[str, dict[str, float | None]]:
+    """Of the frames that ended in each state: a search takes longer than a track."""
+    return {
+        state: _percentiles(np.array([frame.latency_ms for frame in frames if frame.state == state]))
+        for state in dict.fromkeys(frame.state for frame in frames)
     }
 
 
