@@ -129,7 +129,7 @@ _LAYOUTS = {
 
 def read_rgb(path: Path) -> np.ndarray:
     """Image as (H, W, 3) uint8 RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise GeolocError(f"cannot read image {path}: it is missing or damaged; restore it or leave it out")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -52,6 +52,9 @@ class CameraModel:
             raise GeolocError(f"distortion model '{self.model}' is not supported; use {', '.join(DISTORTION_LENGTHS)}")
         if not all(math.isfinite(value) for value in distortion):
             raise GeolocError(f"distortion coefficients must be finite, not {distortion}; calibrate the camera")
+        # Drivers fill up the list with zeros for the terms of larger models, which change nothing.
+        while len(distortion) > lengths[-1] and distortion[-1] == 0.0:
+            distortion = distortion[:-1]
         if any(distortion) and len(distortion) not in lengths:
             raise GeolocError(
                 f"{self.model} takes {' or '.join(map(str, lengths[-2:]))} distortion coefficients, "
@@ -113,7 +116,18 @@ class CameraModel:
         x = (np.asarray(pixels, dtype=np.float64)[:, 0] - k[0, 2] - k[0, 1] * y) / k[0, 0]
         if not self.bends:
             return np.stack([x, y], axis=1)
-        goal, point, delta = np.stack([x, y]), np.stack([x, y]), 1e-6
+        goal = np.stack([x, y])
+        point, missed = self._solved(goal, goal)
+        if missed.any():
+            # Newton's method leaps away where the polynomial is flat: start it close by.
+            near = self._radially_undistorted(goal[:, missed])
+            found, lost = self._solved(goal[:, missed], near)
+            point[:, missed] = np.where(lost, near, found)
+        return point.T
+
+    def _solved(self, goal: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(2, n) ideal points of (2, n) distorted ones, and (n,) where there is no such point within reach."""
+        point, delta = start.copy(), 1e-6
         for _ in range(30):
             point *= np.minimum(1.0, self.reach / np.maximum(np.hypot(*point), 1e-12))
             value = np.stack(self._distort(*point))
@@ -127,7 +141,13 @@ class CameraModel:
             point[0] += (error[0] * by_y[1] - error[1] * by_y[0]) / determinant
             point[1] += (error[1] * by_x[0] - error[0] * by_x[1]) / determinant
         point *= np.minimum(1.0, self.reach / np.maximum(np.hypot(*point), 1e-12))
-        return point.T
+        return point, np.abs(goal - np.stack(self._distort(*point))).max(axis=0) > 1e-6
+
+    def _radially_undistorted(self, goal: np.ndarray) -> np.ndarray:
+        """(2, n) points in the direction of (2, n) distorted ones, at the edge of reach for those beyond."""
+        radius = np.hypot(*goal)
+        ideal, distorted = _radial_curve(self)
+        return goal * (np.interp(radius, distorted, ideal) / np.maximum(radius, 1e-12))
 
     def project(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ideal image-plane coordinates (any shape) to pixels (u, v); the inverse of `undistort`."""
@@ -180,14 +200,21 @@ class CameraModel:
 
 
 @lru_cache(maxsize=16)
-def _reach(camera: CameraModel) -> float:
+def _radial_curve(camera: CameraModel) -> tuple[np.ndarray, np.ndarray]:
+    """Image-plane radii as far as the lens model grows, and the distorted ones; without the tangential terms."""
     radius = np.tan(np.linspace(0.0, math.radians(87.0), 1000))
     radial = camera.distortion
     if camera.model != "equidistant" and radial:
         radial = (*radial[:2], 0.0, 0.0, *radial[4:])
     along_x, _ = replace(camera, distortion=radial)._distort(radius, np.zeros_like(radius))
     shrinking = np.flatnonzero(np.diff(along_x) <= 0)
-    return float(radius[shrinking[0]] if shrinking.size else radius[-1])
+    end = int(shrinking[0]) + 1 if shrinking.size else len(radius)
+    return radius[:end], along_x[:end]
+
+
+@lru_cache(maxsize=16)
+def _reach(camera: CameraModel) -> float:
+    return float(_radial_curve(camera)[0][-1])
 
 
 @lru_cache(maxsize=16)

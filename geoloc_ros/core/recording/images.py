@@ -14,6 +14,10 @@ import numpy as np
 from geoloc_models.errors import GeolocError
 
 JPEG_MAGIC = b"\xff\xd8"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+
+_SAMPLED_VALUES = 2**16
+"""Enough for the percentiles of an image's values."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def decode_image(
     """Pixels of a sensor_msgs/Image as (height, width, 3) uint8 RGB.
 
     `data` is any byte buffer (bytes, array.array, numpy); `step` is the length of a row in bytes, padding
-    included. 16-bit images keep their upper byte. An rgb8 image without padding is returned as a view of
-    `data`, not a copy. Raises GeolocError on an unknown encoding, an impossible size or a short buffer.
+    included. 16-bit images become 8 bits by `to_8_bits`. An rgb8 image without padding is returned as a view
+    of `data`, not a copy. Raises GeolocError on an unknown encoding, an impossible size or a short buffer.
     """
     layout = _layout(encoding)
     row_bytes = width * layout.channels * layout.depth
@@ -94,8 +98,7 @@ def decode_image(
         raise GeolocError(f"a {encoding} image must have an even width, not {width}; check the camera driver")
     rows = np.lib.stride_tricks.as_strided(raw, (height, row_bytes), (step, 1), writeable=False)
     if layout.depth == 2:
-        # Upper byte of each value: the second in memory where the low byte comes first.
-        rows = rows[:, (0 if is_bigendian else 1) :: 2]
+        rows = to_8_bits(np.ascontiguousarray(rows).view(">u2" if is_bigendian else "<u2"))
     pixels = rows.reshape(height, width, layout.channels)
     if layout.to_rgb is None:
         return np.ascontiguousarray(pixels)
@@ -104,23 +107,64 @@ def decode_image(
     return cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_rgb)
 
 
+def to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Values of more than 8 bits, of any shape, as uint8 of the same shape.
+
+    Whole numbers of 16 bits keep their upper byte where that keeps the image. A thermal camera's 12 or 14 bits, a raw
+    photo or floats would become black, white or a few grey levels: where the values lie below 2^14, or the middle 98 %
+    of them span less than 2^13, those 98 % are stretched over 0 to 255, all channels alike. 8 bits stay as they are.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    sample = values.reshape(-1)[:: max(1, values.size // _SAMPLED_VALUES)]
+    sample = sample[np.isfinite(sample)]
+    low, high = np.percentile(sample, (1.0, 99.0)).tolist() if sample.size else (0.0, 0.0)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2 and high >= 2**14 and high - low >= 2**13:
+        return (values >> 8).astype(np.uint8)
+    scale = 255.0 / (high - low) if high > low else 0.0
+    stretched = (np.nan_to_num(values.astype(np.float32), nan=low) - np.float32(low)) * np.float32(scale)
+    return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
+
+
 def decode_compressed(data: Any) -> np.ndarray:
     """A JPEG or PNG (anything that OpenCV reads) as (h, w, 3) uint8 RGB; GeolocError when it does not decode.
 
-    A JPEG that ends early would decode to an image with a grey lower part, so its end marker is required.
+    The pixels are those that are stored: calibration and attitude are of the sensor's image, so EXIF's Orientation
+    does not turn it. More than 8 bits become 8 by `to_8_bits`.
     """
     raw = np.frombuffer(data, dtype=np.uint8)
     if raw.size == 0:
         raise GeolocError("compressed image is empty; check the camera driver")
-    # Some cameras fill up the buffer with zeros after the marker.
-    if raw[:2].tobytes() == JPEG_MAGIC and b"\xff\xd9" not in raw.tobytes().rstrip(b"\0")[-64:]:
+    if raw[:2].tobytes() == JPEG_MAGIC and not _is_whole_jpeg(raw.tobytes()):
         raise GeolocError(
             f"JPEG image is truncated: its {raw.size} bytes have no end marker; check the link's bandwidth"
         )
-    image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # more pixels than OpenCV takes
+        image = None
     if image is None:
         raise GeolocError(f"compressed image of {raw.size} bytes does not decode; send a complete JPEG or PNG")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(to_8_bits(image), cv2.COLOR_BGR2RGB)
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Whether the image data of a JPEG reach their end marker, which a decoder does not ask for.
+
+    One that ends early would decode to an image with a grey lower part. Behind the marker anything may stand: some
+    drivers hand over their whole buffer. Before it, only the image's own data count: a preview in the EXIF has a marker
+    of its own, and so has the image before this one, where its rest fills up the buffer of a truncated one.
+    """
+    place = 2
+    while (marker := data[place : place + 2]) != _START_OF_SCAN:
+        if len(marker) < 2 or marker[0] != 0xFF:
+            return False
+        # A marker may be preceded by fill bytes; all but these have a length behind them.
+        place += 1 if marker[1] == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    end = data.find(_END_OF_IMAGE, place)
+    return end >= 0 and data.find(JPEG_MAGIC, place, end) < 0
 
 
 def encode_image(image: np.ndarray, encoding: str) -> tuple[bytes, int]:

@@ -255,3 +255,30 @@ def test_bad_camera_file_is_refused(text: str | None, message: str, tmp_path: Pa
         path.write_text(text)
     with pytest.raises(GeolocError, match=message):
         CameraModel.from_yaml(path)
+
+
+def test_zeros_at_the_end_of_the_coefficients_change_nothing() -> None:
+    """Drivers fill up the list; a term that is not zero belongs to another model."""
+    k = (-0.25, 0.07, 0.001, -0.002, -0.01)
+    assert CameraModel(960, 540, MATRIX, (*k, 0.0, 0.0, 0.0)) == CameraModel(960, 540, MATRIX, k)
+    rational = (*k, 0.1, 0.0, 0.0)
+    filled = CameraModel(960, 540, MATRIX, (*rational, *(0.0,) * 6), "rational_polynomial")
+    assert filled.distortion == rational
+    with pytest.raises(GeolocError, match="not 6"):
+        CameraModel(960, 540, MATRIX, (*k, 0.2, 0.0))
+
+
+@pytest.mark.parametrize("k2", [0.0, 0.02])
+def test_lens_whose_corners_lie_beyond_its_polynomial(k2: float) -> None:
+    """r (1 - 0.3 r² + k2 r⁴) turns round before the corners: they stay at the edge, on their own side."""
+    camera = CameraModel(960, 540, MATRIX, (-0.3, k2, 0.0005, -0.0005, 0.0))
+    corners = np.array([[0.0, 0.0], [959.0, 0.0], [959.0, 539.0], [0.0, 539.0]])
+    plane = camera.undistort(corners)
+    pinhole = (corners - MATRIX[:2, 2]) / [MATRIX[0, 0], MATRIX[1, 1]]
+    np.testing.assert_allclose(np.arctan2(*plane.T), np.arctan2(*pinhole.T), atol=0.02)
+    reach = 1 / math.sqrt(0.9) if k2 == 0.0 else camera.reach
+    np.testing.assert_allclose(np.hypot(*plane.T), reach, rtol=0.01)
+    image = np.zeros((540, 960, 3), np.uint8)
+    side_m = footprint_m(camera, nadir_rotation(), 100.0)
+    assert rectify(image, camera, nadir_rotation(), 100.0, side_m * 0.99 / 300, 300).coverage == 1.0
+    assert rectify(image, camera, nadir_rotation(), 100.0, side_m * 1.02 / 300, 300).coverage < 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.recording.images import ENCODINGS, decode_compressed, decode_image, encode_image
+from geoloc_ros.core.recording.images import ENCODINGS, decode_compressed, decode_image, encode_image, to_8_bits
 
 
 def smooth_picture(height: int = 24, width: int = 32) -> np.ndarray:
@@ -122,3 +122,57 @@ def test_compressed(suffix: str) -> None:
     for nothing in (b"", b"not an image"):
         with pytest.raises(GeolocError):
             decode_compressed(nothing)
+
+
+def test_twelve_and_fourteen_bits_are_stretched() -> None:
+    """A thermal camera's few hundred values of 65536 would be four grey levels of the upper byte."""
+    ramp = np.linspace(0.0, 1.0, 64 * 64).reshape(64, 64)
+    wanted = np.clip((ramp - 0.01) / 0.98, 0, 1) * 255
+    for low, span in ((7000, 765), (0, 4095), (29000, 900)):
+        values = np.rint(low + ramp * span).astype("<u2")
+        for encoding, data, big in (("16UC1", values, False), ("mono16", values.astype(">u2"), True)):
+            decoded = decode_image(encoding, 64, 64, 128, data.tobytes(), big)
+            np.testing.assert_allclose(decoded[..., 1], wanted, atol=2)
+        coded = cv2.imencode(".png", values)[1].tobytes()
+        np.testing.assert_allclose(decode_compressed(coded)[..., 0], wanted, atol=2)
+    flat = decode_image("mono16", 8, 8, 16, np.full((8, 8), 500, "<u2").tobytes())
+    assert (flat == flat[0, 0]).all()
+    colour = np.stack([ramp * 1000, ramp * 2000, ramp * 4000], axis=-1).astype("<u2")
+    red, green, blue = decode_image("rgb16", 64, 64, 64 * 6, colour.tobytes())[40, 40].astype(int)
+    assert green - 2 * red == pytest.approx(0, abs=8) and blue - 4 * red == pytest.approx(0, abs=16)
+
+
+def test_values_that_are_no_whole_numbers() -> None:
+    values = np.linspace(20.0, 35.0, 10000).reshape(100, 100)
+    values[::7, ::7] = np.nan
+    grey = to_8_bits(values)
+    assert grey[0, 1] == 0 and grey[-1, -1] == 255 and grey[7, 7] == 0
+    assert grey[50, 51] == pytest.approx(127.5, abs=3)
+    assert not to_8_bits(np.full((4, 4), np.inf)).any()
+
+
+def with_segment(jpeg: bytes, marker: int, payload: bytes) -> bytes:
+    return jpeg[:2] + bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2, "big") + payload + jpeg[2:]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_orientation_tag_does_not_turn_the_stored_image(orientation: int) -> None:
+    jpeg = cv2.imencode(".jpg", smooth_picture())[1].tobytes()
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation]) + bytes(6)
+    np.testing.assert_array_equal(decode_compressed(with_segment(jpeg, 0xE1, tag)), decode_compressed(jpeg))
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_what_stands_behind_a_jpeg_does_not_matter(progressive: int) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    plain = decode_compressed(jpeg)
+    for tail in (b"\x55" * 5000, b"\0" * 5000, jpeg[100:], jpeg):
+        np.testing.assert_array_equal(decode_compressed(jpeg + tail), plain)
+    preview = with_segment(jpeg, 0xE1, b"Exif\0\0" + jpeg)
+    np.testing.assert_array_equal(decode_compressed(preview), plain)
+    cut = len(jpeg) // 2
+    # The rest of a buffer is not the rest of an image.
+    for truncated in (preview[: len(preview) - cut], jpeg[:-cut] + jpeg, jpeg[:-cut] + bytes(5000)):
+        with pytest.raises(GeolocError, match="truncated"):
+            decode_compressed(truncated)
