@@ -2,7 +2,8 @@
 """Geotagged photos of a drone: place, height, heading and lens from their EXIF and XMP.
 
 EXIF gives latitude, longitude, GPSImgDirection, the 35 mm equivalent focal length and the time. The XMP of DJI, Autel,
-Parrot and Skydio adds height above the take-off point and the camera's yaw and pitch, -90 degrees being straight down.
+Parrot and Skydio adds height above the take-off point and the camera's yaw, pitch and roll, a pitch of -90 degrees
+being straight down. A gimbal's angles are those of the stored image, which EXIF's Orientation then does not turn.
 """
 
 import calendar
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -21,6 +23,7 @@ from geoloc_models.datasets.faults import UNREADABLE
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rotations import nadir_rotation
+from geoloc_ros.core.recording.images import to_8_bits
 
 DIAGONAL_35MM = math.hypot(36.0, 24.0)
 
@@ -30,8 +33,11 @@ ASSUMED_FOCAL_35MM = 24.0
 # Codes of EXIF 2.3; a latitude's or longitude's letter stands one before it.
 _GPS_IFD, _EXIF_IFD = 0x8825, 0x8769
 _LATITUDE, _LONGITUDE, _IMG_DIRECTION, _FOCAL_35MM = 2, 4, 17, 0xA405
-_TIME, _TIME_FRACTION = 0x9003, 0x9291
+_ORIENTATION, _TIME, _TIME_FRACTION = 0x0112, 0x9003, 0x9291
+_XMP_TAG = 700
+"""Of a TIFF."""
 _XMP_BYTES = 256 * 1024
+"""Searched beside the XMP proper, which some software does not write where it belongs."""
 # In the order of preference; "drone" is Autel's. Skydio nests the angles in a structure.
 _SKYDIO_ANGLES = "drone-skydio:CameraOrientationNED"
 _HEIGHT_TAGS = (
@@ -42,6 +48,7 @@ _HEIGHT_TAGS = (
 )
 _YAW_TAGS = ("drone-dji:GimbalYawDegree", "drone:GimbalYawDegree", "drone-parrot:CameraYawDegree")
 _PITCH_TAGS = ("drone-dji:GimbalPitchDegree", "drone:GimbalPitchDegree", "drone-parrot:CameraPitchDegree")
+_ROLL_TAGS = ("drone-dji:GimbalRollDegree", "drone:GimbalRollDegree", "drone-parrot:CameraRollDegree")
 _BACKWARDS_DEG = -30.0
 """Least Camera:Pitch, which counts from straight down: some Autels write it from the horizon, as DJI does."""
 
@@ -58,6 +65,8 @@ class Photo:
     tilt_deg: float | None  # of the optical axis from straight down, towards the image's top
     focal_35mm: float | None
     taken_s: float | None = None  # by the camera's clock, as if that were UTC
+    roll_deg: float | None = None  # of the image about the optical axis, clockwise seen from behind the camera
+    has_gimbal: bool = False  # whether heading, tilt and roll are a gimbal's, and so those of the stored image
 
     @classmethod
     def read(cls, path: Path, placed: bool = True) -> "Photo":
@@ -69,8 +78,9 @@ class Photo:
             with Image.open(path) as image:
                 exif = image.getexif()
                 gps, details = exif.get_ifd(_GPS_IFD), exif.get_ifd(_EXIF_IFD)
+                xmp = image.info.get("xmp") or exif.get(_XMP_TAG)
             with path.open("rb") as stream:
-                head = stream.read(_XMP_BYTES)
+                head = (xmp if isinstance(xmp, bytes) else b"") + stream.read(_XMP_BYTES)
         except UNREADABLE:
             raise GeolocError("is no readable image") from None
         lat_deg, lon_deg = _degrees(gps, _LATITUDE, "S"), _degrees(gps, _LONGITUDE, "W")
@@ -78,26 +88,36 @@ class Photo:
             if placed:
                 raise GeolocError("has no GPS position in its EXIF")
             lat_deg = lon_deg = math.nan
-        heading_deg, pitch_deg = _angles(head)
-        if heading_deg is None:
-            heading_deg = _number(gps.get(_IMG_DIRECTION))
+        yaw_deg, pitch_deg, roll_deg = _angles(head)
         focal = _number(details.get(_FOCAL_35MM))
         return cls(
             path,
             lat_deg,
             lon_deg,
             height_m=_xmp(head, *_HEIGHT_TAGS),
-            heading_deg=heading_deg,
+            heading_deg=_number(gps.get(_IMG_DIRECTION)) if yaw_deg is None else yaw_deg,
             tilt_deg=None if pitch_deg is None else 90.0 + pitch_deg,
             focal_35mm=focal or None,  # 0 means unknown
             taken_s=_time(details),
+            # Past straight down a gimbal's yaw turns round, and its roll with it: one means nothing without the other.
+            roll_deg=None if yaw_deg is None else roll_deg,
+            has_gimbal=yaw_deg is not None,
         )
 
     def pixels(self) -> np.ndarray:
-        """(h, w, 3) uint8 RGB, rotated by EXIF's Orientation; GeolocError if the image is damaged."""
+        """(h, w, 3) uint8 RGB, turned by EXIF's Orientation unless a gimbal gives the stored image's attitude.
+
+        More than 8 bits become 8 by `images.to_8_bits`. GeolocError if the image is damaged.
+        """
         try:
             with Image.open(self.path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                values = _deep_values(self.path, image)
+                if values is not None:
+                    shallow = Image.fromarray(to_8_bits(values))
+                    shallow.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+                    image = shallow
+                turned = image if self.has_gimbal else ImageOps.exif_transpose(image)
+                return np.asarray(turned.convert("RGB"))
         except UNREADABLE:
             raise GeolocError("is damaged") from None
 
@@ -112,7 +132,22 @@ class Photo:
         angle = math.radians(self.tilt_deg or 0.0)
         c, s = math.cos(angle), math.sin(angle)
         lean = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        return nadir_rotation(self.heading_deg or 0.0) @ lean
+        angle = math.radians(self.roll_deg or 0.0)
+        c, s = math.cos(angle), math.sin(angle)
+        roll = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        return nadir_rotation(self.heading_deg or 0.0) @ lean @ roll
+
+
+def _deep_values(path: Path, image: Image.Image) -> np.ndarray | None:
+    """Values of more than 8 bits, (h, w) or (h, w, 3) RGB; None for an image of 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image)
+    if image.format not in ("TIFF", "PNG") or image.mode != "RGB":
+        return None
+    # PIL cuts colours to 8 bits.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    return None if values is None or values.dtype == np.uint8 else values[..., ::-1]
 
 
 def _degrees(gps: Mapping[int, Any], tag: int, negative: str) -> float | None:
@@ -147,26 +182,26 @@ def _time(details: Mapping[int, Any]) -> float | None:
     return whole + (float(f"0.{fraction[0]}") if fraction else 0.0)
 
 
-def _angles(head: bytes) -> tuple[float | None, float | None]:
-    """The camera's yaw, clockwise from north, and its pitch from the horizon, degrees."""
-    yaw_deg, pitch_deg = _xmp(head, *_YAW_TAGS), _xmp(head, *_PITCH_TAGS)
+def _angles(head: bytes) -> tuple[float | None, float | None, float | None]:
+    """The camera's yaw, clockwise from north, its pitch from the horizon and its roll, degrees, in turning order."""
+    yaw_deg, pitch_deg, roll_deg = _xmp(head, *_YAW_TAGS), _xmp(head, *_PITCH_TAGS), _xmp(head, *_ROLL_TAGS)
     skydio = head.find(_SKYDIO_ANGLES.encode())
     if skydio >= 0:
         nested = head[skydio : skydio + 500]
-        yaw_deg, pitch_deg = _xmp(nested, "drone-skydio:Yaw"), _xmp(nested, "drone-skydio:Pitch")
+        yaw_deg, pitch_deg, roll_deg = (_xmp(nested, f"drone-skydio:{name}") for name in ("Yaw", "Pitch", "Roll"))
     if yaw_deg is None:
         yaw_deg = _xmp(head, "Camera:Yaw")
     if pitch_deg is None:
         pitch_deg = _xmp(head, "Camera:Pitch")
         if pitch_deg is not None and pitch_deg >= _BACKWARDS_DEG:
             pitch_deg -= 90.0
-    return yaw_deg, pitch_deg
+    return yaw_deg, pitch_deg, roll_deg
 
 
 def _xmp(head: bytes, *names: str) -> float | None:
     """The first of these numbers that the XMP has, written as attribute or as element."""
     for name in names:
-        match = re.search(rb"(?<![\w-])" + name.encode() + rb"(?:=[\"']|>)\s*([-+]?[0-9.]+)", head)
+        match = re.search(rb"(?<![\w-])" + name.encode() + rb"(?:\s*=\s*[\"']|>)\s*([-+]?[0-9.]+)", head)
         if match:
             return _number(match[1])
     return None
