@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.bags.bag_files import Topic
 from geoloc_ros.core.bags.bag_series import OTHER_CLOCK_S, Lag, Samples, Series
-from geoloc_ros.core.bags.bag_storage import BagStorage, Topic, is_bag
+from geoloc_ros.core.bags.bag_storage import BagStorage, is_bag
 from geoloc_ros.core.bags.bag_topics import Choice, choose_topics, needed_topics, parse_topics
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rotations import DOWN_XYZW, optical_from_body_quaternion, rotation_from_quaternion
@@ -38,6 +39,7 @@ _UNSTAMPED = -1
 """Stands for the stamp of a message that has no field for one."""
 
 _PROGRESS_EVERY = 256
+_TRIED_IMAGES = 8
 
 
 def _read_place(message: Any) -> tuple[float, ...]:
@@ -83,6 +85,8 @@ class Bag:
         self.topics = needed_topics(self.choices)
         self.notes = [self._storage.ends_early] if self._storage.ends_early else []
         images, sensors, self.camera = self._read(advance)
+        self._leaves_out_unset = False
+        images, sensors = self._stamped(images, sensors)
         self._stamps_ns, self._recorded_ns = images.times()
         lag = self._image_clock(images)
         self._sensors = {
@@ -126,6 +130,8 @@ class Bag:
         for topic, _, raw in self._storage.messages([self.topics["image"]], start_ns):
             if index >= stop:
                 return
+            if self._leaves_out_unset and not header_stamp_ns(raw):
+                continue
             if index >= first:
                 yield self._frame(index, topic, raw)
             index += 1
@@ -159,6 +165,16 @@ class Bag:
             "height": sum(math.isfinite(self._height_or_nan(at_ns)) for at_ns in stamps_ns),
             "truth": sum(self.truth(index) is not None for index in range(len(self))),
         }
+
+    def undecodable(self) -> str:
+        """Why no image can be decoded, by a few all over the recording; empty if one can."""
+        problem = ""
+        for index in np.unique(np.linspace(0, len(self) - 1, _TRIED_IMAGES).astype(int)).tolist():
+            for frame in self.frames(index, index + 1):
+                if frame.image is not None:
+                    return ""
+                problem = frame.problem
+        return f"none of the images of {self.topics['image'].name} that were tried can be used: {problem}"
 
     def _has_attitude(self, at_ns: int) -> bool:
         try:
@@ -249,6 +265,16 @@ class Bag:
             raise GeolocError(f"bag {self.path} ends before its first image and camera_info; record it again")
         return images, sensors, camera
 
+    def _stamped(self, images: Samples, sensors: dict[str, Samples]) -> tuple[Samples, dict[str, Samples]]:
+        """Without the messages of before the clock was set; it notes how many those are."""
+        kept: dict[str, Samples] = {}
+        for role, samples in {"image": images, **sensors}.items():
+            kept[role], unset = samples.without_unset()
+            if unset:
+                self.notes.append(unset_fault(self.topics[role].name, unset, len(samples.stamps_ns)))
+                self._leaves_out_unset |= role == "image"
+        return kept.pop("image"), kept
+
     def _image_clock(self, images: Samples) -> Lag:
         """How far the recording lags the images; images without stamps take their times of recording."""
         stamps_ns, recorded_ns = images.times()
@@ -319,6 +345,14 @@ def _series(role: str, stamps_ns: np.ndarray, samples: Samples) -> Series:
         stamps_ns, rows = stamps_ns[known], rows[known]
         rows[:, 1] = np.unwrap(rows[:, 1], period=360)
     return Series(stamps_ns, rows, round(Bag.REACH_S[role] * NS), faults, role == "truth")
+
+
+def unset_fault(topic: str, unset: int, total: int) -> str:
+    """What is wrong where some messages have no stamp, and what to do."""
+    return (
+        f"{unset} of {total} messages of {topic} have no stamp (0) and are left out: they were sent before the first "
+        "/clock; start the simulation's or the player's clock before the recording"
+    )
 
 
 def size_fault(info: str, camera: CameraModel, image: str, width: int, height: int) -> str:

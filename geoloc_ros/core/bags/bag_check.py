@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.bags.bag import Bag
-from geoloc_ros.core.bags.bag_series import Lag
-from geoloc_ros.core.bags.bag_storage import BagStorage, Topic
+from geoloc_ros.core.bags.bag import Bag, unset_fault
+from geoloc_ros.core.bags.bag_files import Topic
+from geoloc_ros.core.bags.bag_series import Lag, unset
+from geoloc_ros.core.bags.bag_storage import BagStorage
 from geoloc_ros.core.bags.bag_topics import ROLES, Choice, choose_topics
 from geoloc_ros.messages.stamps import header_stamp_ns, px4_stamp_ns
 
@@ -44,6 +45,8 @@ class TopicReport:
     """How often a stamp is older than the one before."""
     furthest_back_s: float = 0.0
     unstamped: bool = False
+    unset: int = 0
+    """How many messages have the stamp 0 among others that are stamped."""
     lag_s: float | None = None
     lag_spread_s: float | None = None
     drift_s: float | None = None
@@ -149,7 +152,10 @@ def _is_stamped(topic: Topic) -> bool:
 
 def _topic_report(topic: Topic, stamps_ns: np.ndarray, recorded_ns: np.ndarray, begin_ns: int) -> TopicReport:
     # A stamp that is there tells when the sender sent; the recorder may have written in bursts.
-    stamped = len(stamps_ns) > 0 and bool(stamps_ns.any())
+    stamped, unstamped = bool(stamps_ns.any()), len(stamps_ns) > 0 and not stamps_ns.any()
+    dropped = unset(stamps_ns) if stamped else np.zeros(len(recorded_ns), bool)
+    if dropped.any():
+        stamps_ns, recorded_ns = stamps_ns[~dropped], recorded_ns[~dropped]
     times_ns = np.sort(stamps_ns if stamped else recorded_ns)
     steps_s = np.diff(times_ns) * 1e-9
     usual_s = float(np.median(steps_s)) if len(steps_s) else 0.0
@@ -171,11 +177,12 @@ def _topic_report(topic: Topic, stamps_ns: np.ndarray, recorded_ns: np.ndarray, 
         name=topic.name,
         msgtype=topic.msgtype,
         count=topic.count,
-        rate_hz=(topic.count - 1) / span_s if span_s > 0 else None,
+        rate_hz=(len(times_ns) - 1) / span_s if span_s > 0 else None,
         longest_gap_s=float(steps_s[longest]) if longest is not None else None,
         longest_gap_at_s=float(times_ns[longest] + offset_ns - begin_ns) * 1e-9 if longest is not None else None,
         gaps=int(np.count_nonzero(steps_s > max(GAP_S, GAP_PERIODS * usual_s))),
-        unstamped=len(stamps_ns) > 0 and not stamped,
+        unstamped=unstamped,
+        unset=int(np.count_nonzero(dropped)),
         **found,
     )
 
@@ -226,6 +233,8 @@ def _own_faults(topic: TopicReport) -> list[str]:
     faults = []
     if topic.unstamped:
         faults.append(f"{topic.name} has no stamps (all are zero): its times of recording count; set header.stamp")
+    if topic.unset:
+        faults.append(unset_fault(topic.name, topic.unset, topic.count))
     if topic.stamps_back:
         faults.append(
             f"stamps of {topic.name} go back {topic.stamps_back} times, by {topic.furthest_back_s:.3f} s at most; "
@@ -247,6 +256,8 @@ def _look_at_images(report: BagReport, asked: Mapping[str, str]) -> None:
         report.faults.append(Fault(True, str(error)))
         return
     report.images = bag.completeness()
+    if undecodable := bag.undecodable():
+        report.faults.append(Fault(True, undecodable))
     total = report.images["images"]
     for role, what in (("imu", "attitude"), ("altitude", "height"), ("truth", "truth")):
         count, topic = report.images[what], report.roles[role].topic

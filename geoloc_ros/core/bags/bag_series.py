@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.messages.stamps import NS
 
 OTHER_CLOCK_S = 1.0
 """Two topics whose recording lags their stamps by amounts that differ by more are stamped by two clocks."""
@@ -70,6 +71,21 @@ class Lag:
         return steady and abs(self.median_s - other.median_s) > OTHER_CLOCK_S
 
 
+def unset(stamps_ns: np.ndarray) -> np.ndarray:
+    """(n,) bool: which of a topic's (n,) stamps are 0 because the clock was not set yet, where others are set.
+
+    A sender by simulated time stamps 0 until the first /clock. A clock that begins at 0 gives that stamp once, and the
+    next one a period later.
+    """
+    zero = stamps_ns == 0
+    if not zero.any() or zero.all():
+        return np.zeros(len(stamps_ns), bool)
+    later = np.unique(stamps_ns[~zero])
+    period_ns = np.median(np.diff(later)) if len(later) > 1 else 0.0
+    begins = np.count_nonzero(zero) == 1 and later[0] <= max(NS, 5.0 * period_ns)
+    return zero & (not begins)
+
+
 class Samples:
     """Numbers of one topic as they are read, compactly."""
 
@@ -86,6 +102,17 @@ class Samples:
         self.stamps_ns.append(stamp)
         self.recorded_ns.append(recorded)
         self.values.extend(values)
+
+    def without_unset(self) -> tuple["Samples", int]:
+        """The samples that `unset` does not name, and how many those are."""
+        dropped = unset(np.array(self.stamps_ns, np.int64))
+        if not dropped.any():
+            return self, 0
+        kept, width = Samples(), len(self.values) // len(dropped)
+        for number in np.flatnonzero(~dropped).tolist():
+            values = self.values[number * width : (number + 1) * width]
+            kept.add(self.stamps_ns[number], self.recorded_ns[number], values, self.faults.get(number, ""))
+        return kept, int(np.count_nonzero(dropped))
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
         """Stamps and times of recording, (n,) int64 ns each."""

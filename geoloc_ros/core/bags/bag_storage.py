@@ -2,8 +2,8 @@
 """The files of a rosbag2 recording: which topics they hold and their messages, one at a time.
 
 sqlite3 and MCAP, as a folder or a lone file, whole files or single messages compressed with zstd. What is there is
-read whatever state the recording was left in: metadata.yaml is not needed, and an MCAP file that ends in the middle
-gives all messages before its end.
+read whatever state the recording was left in: metadata.yaml is not needed, an MCAP file needs no index, and one that
+ends in the middle or has a damaged chunk gives all other messages.
 """
 
 import errno
@@ -11,25 +11,19 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import zstandard
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
-from rosbags.interfaces import MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from geoloc_models.errors import GeolocError
+from geoloc_ros.core.bags.bag_files import Topic, open_file, readable
 
 SUFFIXES = (".mcap", ".db3")
 PACKED = ".zstd"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_MAX_RECORD_BYTES = 2**28
-"""A longer record in a damaged file is a length that was misread."""
 _COPY_BYTES = 2**22
 _NUMBER = re.compile(r"_?\d+(?=\.(mcap|db3))")
 """What rosbag2 appends to the name of a recording's part."""
@@ -44,26 +38,6 @@ _PX4_DEFINITIONS = {
 """The same for messages of PX4 that never changed."""
 
 
-@dataclass(frozen=True)
-class Topic:
-    """A topic of one type; `definition` is the text of the type as (format, text), empty where the bag has none."""
-
-    name: str
-    msgtype: str
-    count: int = field(compare=False)
-    definition: tuple[str, str] = field(default=("", ""), compare=False, repr=False)
-
-
-class _File(Protocol):
-    """One storage file."""
-
-    topics: list[Topic]
-    ends_early: str
-
-    def messages(self, topics: Collection[Topic], start_ns: int | None) -> Iterator[tuple[Topic, int, bytes]]:
-        """Messages of these topics, recorded at `start_ns` or later, with their time of recording, ns."""
-
-
 class BagStorage:
     """All files of a recording, in order."""
 
@@ -75,7 +49,7 @@ class BagStorage:
         self.path = path
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         files = [self._unpack(file) if file.suffix == PACKED else file for file in _storage_files(path)]
-        self._files = [_open(file) for file in files]
+        self._files = [open_file(file) for file in files]
         self.topics = _united([topic for file in self._files for topic in file.topics])
         self.ends_early = " ".join(file.ends_early for file in self._files if file.ends_early)
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
@@ -91,7 +65,7 @@ class BagStorage:
         start_ns leaves out what was recorded before. One iteration at a time. GeolocError where a file is damaged.
         """
         for file in self._files:
-            with _readable(self.path):
+            with readable(self.path):
                 for topic, recorded_ns, raw in file.messages(topics, start_ns):
                     packed = raw[:4] == _ZSTD_MAGIC  # CDR begins otherwise
                     yield topic, recorded_ns, _unpacked(raw) if packed else raw
@@ -120,7 +94,7 @@ class BagStorage:
             if size > free:
                 raise _disk_full(file, size, free)
             try:
-                with target.open("wb") as plain, _readable(file):
+                with target.open("wb") as plain, readable(file):
                     zstandard.ZstdDecompressor().copy_stream(packed, plain, write_size=_COPY_BYTES)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
@@ -176,28 +150,6 @@ def _in_folder(folder: Path) -> list[Path]:
     )
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Whatever the libraries make of damaged bytes ends in one sentence."""
-    try:
-        yield
-    except (GeolocError, OSError):
-        raise
-    except Exception as error:
-        remedy = "`mcap recover`" if path.suffix == ".mcap" else "`ros2 bag reindex` or a new copy of the file"
-        raise GeolocError(f"bag {path} cannot be read: {error}; try {remedy}") from None
-
-
-def _open(file: Path) -> _File:
-    try:
-        with _readable(file):
-            return _WholeFile(file)
-    except GeolocError:
-        if file.suffix != ".mcap" or not (cut := _CutMcap(file)).topics:
-            raise
-        return cut
-
-
 def _united(topics: list[Topic]) -> list[Topic]:
     """Topics of several files, each once, by name."""
     united: dict[Topic, Topic] = {}
@@ -205,78 +157,6 @@ def _united(topics: list[Topic]) -> list[Topic]:
         before = united.get(topic)
         united[topic] = replace(topic, count=topic.count + before.count) if before else topic
     return sorted(united.values(), key=lambda topic: topic.name)
-
-
-class _WholeFile:
-    """A file with its index, read by rosbags."""
-
-    ends_early = ""
-
-    def __init__(self, file: Path) -> None:
-        if file.suffix == ".db3" and (wal := file.with_name(file.name + "-wal")).is_file() and wal.stat().st_size:
-            raise GeolocError(
-                f"{file} was not closed by its recorder; run `sqlite3 {file} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
-            )
-        self._reader = Reader(file)
-        self._reader.open()
-        self._topics = {connection.id: _topic(connection) for connection in self._reader.connections}
-        self.topics = [topic for topic in self._topics.values() if topic.count]
-
-    def messages(self, topics: Collection[Topic], start_ns: int | None) -> Iterator[tuple[Topic, int, bytes]]:
-        wanted = [c for c in self._reader.connections if self._topics[c.id] in topics]
-        if wanted:
-            for connection, recorded_ns, raw in self._reader.messages(wanted, start=start_ns):
-                yield self._topics[connection.id], recorded_ns, bytes(raw)
-
-
-def _topic(connection: Any) -> Topic:
-    text = connection.msgdef
-    form = {MessageDefinitionFormat.MSG: "msg", MessageDefinitionFormat.IDL: "idl"}.get(text.format, "")
-    return Topic(connection.topic, connection.msgtype, connection.msgcount, (form, text.data))
-
-
-class _CutMcap:
-    """An MCAP file without its end, and so without an index: read from the start, as often as need be."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        counts: dict[Topic, int] = {}
-        first_ns = last_ns = 0
-        for topic, recorded_ns, _ in self.messages(None, None):
-            counts[topic] = counts.get(topic, 0) + 1
-            first_ns, last_ns = first_ns or recorded_ns, recorded_ns
-        self.topics = [replace(topic, count=count) for topic, count in counts.items()]
-        self.ends_early = (
-            f"{file.name} is cut off {(last_ns - first_ns) * 1e-9:.1f} s after its first message, and "
-            f"{sum(counts.values())} messages can be read; `mcap recover` makes a whole file of them."
-        )
-
-    def messages(self, topics: Collection[Topic] | None, start_ns: int | None) -> Iterator[tuple[Topic, int, bytes]]:
-        schemas: dict[int, Schema] = {}
-        channels: dict[int, Topic] = {}
-        with self._file.open("rb") as stream:
-            records = StreamReader(stream, record_size_limit=_MAX_RECORD_BYTES).records
-            while (record := _next_record(records)) is not None:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, Channel):
-                    schema = schemas.get(record.schema_id)
-                    if schema is not None:
-                        form = {"ros2msg": "msg", "ros2idl": "idl"}.get(schema.encoding, "")
-                        text = schema.data.decode("utf-8", "replace")
-                        channels[record.id] = Topic(record.topic, schema.name, 0, (form, text))
-                elif isinstance(record, Message) and record.channel_id in channels:
-                    topic = channels[record.channel_id]
-                    if (topics is None or topic in topics) and record.log_time >= (start_ns or 0):
-                        yield topic, record.log_time, record.data
-
-
-def _next_record(records: Iterator[Any]) -> Any | None:
-    """The next whole record, None at the end or where the file breaks off."""
-    try:
-        return next(records, None)
-    except Exception:  # half a record fails in as many ways as it can be cut
-        return None
 
 
 def _decoder(topic: Topic) -> Callable[[bytes], Any]:

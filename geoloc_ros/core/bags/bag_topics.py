@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.bags.bag_storage import BagStorage, Topic
+from geoloc_ros.core.bags.bag_files import Topic
+from geoloc_ros.core.bags.bag_storage import BagStorage
 from geoloc_ros.messages.reading import has_orientation
 
 
