@@ -122,7 +122,7 @@ def test_damaged_chunk_is_left_out_and_counted(frames: list[Frame], tmp_path: Pa
 def test_messages_of_ros_1_are_named(profile: str, frames: list[Frame], tmp_path: Path) -> None:
     path = write(tmp_path / "a.mcap", frames[:2], encoding="ros1", profile=profile)
     for open_bag in (Bag, lambda path: check_bag(path, {})):
-        with pytest.raises(GeolocError, match="holds ROS 1 messages; .*rosbags-convert") as caught:
+        with pytest.raises(GeolocError, match=r"holds ROS 1 messages; .*rosbags-convert") as caught:
             open_bag(path)
         assert "cut off" not in str(caught.value)
 
