@@ -16,20 +16,21 @@ from geoloc_ros.messages.reading import Quaternion, quaternion_from_imu
 from geoloc_ros.messages.sensors import fix_from_receiver, imu_from_rotation, no_fix
 
 
-def time_from_px4(timestamp_us: int) -> Time:
-    """The moment of a PX4 stamp, whose clock must be ours."""
+def time_from_px4(message: Any, behind_s: float = 0.0) -> Time:
+    """The moment of a PX4 message's measurement. behind_s: by how much PX4's clock is behind ours."""
+    timestamp_us = (message.timestamp_sample or message.timestamp) + round(behind_s * 1e6)
     return Time(sec=timestamp_us // 1_000_000, nanosec=timestamp_us % 1_000_000 * 1000)
 
 
-def imu_from_px4(message: Any, frame_id: str) -> Imu:
-    """VehicleAttitude as ENU from FLU; GeolocError for a quaternion that is none."""
+def imu_from_px4(message: Any, frame_id: str, behind_s: float) -> Imu:
+    """VehicleAttitude as ENU from FLU; behind_s as for time_from_px4. GeolocError for a quaternion that is none."""
     rotation = rotation_from_quaternion(*quaternion_from_imu(message))
-    return imu_from_rotation(rotation, time_from_px4(message.timestamp_sample or message.timestamp), frame_id)
+    return imu_from_rotation(rotation, time_from_px4(message, behind_s), frame_id)
 
 
-def gnss_from_px4(message: Any, frame_id: str) -> NavSatFix:
-    """SensorGps as NavSatFix; NO_FIX with NaN unless it has three dimensions."""
-    stamp = time_from_px4(message.timestamp_sample or message.timestamp)
+def gnss_from_px4(message: Any, frame_id: str, behind_s: float) -> NavSatFix:
+    """SensorGps as NavSatFix; behind_s as for time_from_px4. NO_FIX with NaN unless it has three dimensions."""
+    stamp = time_from_px4(message, behind_s)
     if message.fix_type < message.FIX_TYPE_3D:
         return no_fix(stamp, frame_id)
     place = (message.latitude_deg, message.longitude_deg, message.altitude_ellipsoid_m)

@@ -7,6 +7,7 @@ All goes through PX4's own DDS client and the agent; no firmware is changed. doc
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -93,7 +94,7 @@ class Px4BridgeNode(Node):
 
     def _send(self, fix: Fix, decision: Decision) -> None:
         kind = self._topics.aux.kind
-        message = aux_position_from_fix(kind, fix, decision, self._source_id)
+        message = aux_position_from_fix(kind, self._on_px4s_clock(fix), decision, self._source_id)
         if not self._fixes.hold_if_late(fix):
             self._aux.publish(message)
             self._send_yaw(fix, decision)
@@ -104,7 +105,11 @@ class Px4BridgeNode(Node):
             return
         if math.isfinite(decision.heading_deg):
             kind = self._topics.odometry.kind
+            fix = self._on_px4s_clock(fix)
             self._odometry.publish(odometry_from_fix(kind, fix, decision, self._origin, self._attitude))
+
+    def _on_px4s_clock(self, fix: Fix) -> Fix:
+        return replace(fix, stamp_s=fix.stamp_s - self._behind_s)
 
     def _why_blocked(self, now_s: float) -> str:
         """Why PX4 can take no fix; empty if it can."""
@@ -131,11 +136,16 @@ class Px4BridgeNode(Node):
         self._clock_watch.note(message.timestamp, now_s)
         return not self._clock_watch.problem(now_s)
 
+    @property
+    def _behind_s(self) -> float:
+        """By how much PX4's stamps are behind ours; on one simulated clock only the messages of that are."""
+        return 0.0 if value(self, "use_sim_time") else self._clock_watch.behind_s
+
     def _on_attitude(self, message: Any) -> None:
         if not self._note_stamp(message):
             return
         try:
-            self._imu.publish(imu_from_px4(message, self._base_frame))
+            self._imu.publish(imu_from_px4(message, self._base_frame, self._behind_s))
             self._attitude = quaternion_from_imu(message)
         except GeolocError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=10.0)
@@ -150,7 +160,7 @@ class Px4BridgeNode(Node):
 
     def _on_gps(self, message: Any) -> None:
         if self._note_stamp(message):
-            self._gnss.publish(gnss_from_px4(message, self._base_frame))
+            self._gnss.publish(gnss_from_px4(message, self._base_frame, self._behind_s))
 
     def close(self) -> None:
         """Nothing but what the node itself destroys."""

@@ -24,6 +24,7 @@ each compared with what the estimate was at the moment of its image: GPS_INPUT f
 GLOBAL_POSITION_SENSOR and ODOMETRY for PX4 (EKF2_AGP0_CTRL, EKF2_EV_CTRL bit 0); the others are ignored, as the real
 ones do. With no position for `failsafe_s` it lands where it is.
 
+PX4's clock runs as slowly as that of its SIH, which stays behind for good; its HIL_STATE_QUATERNION has no time.
 Truth comes as HIL_STATE_QUATERNION (PX4) or SIM_STATE (ArduPilot) where a peer asked for it by
 SET_MESSAGE_INTERVAL. Dynamics are those of a point: limited speed and acceleration, tilt that fits the
 acceleration, a nose that turns towards where it flies.
@@ -32,6 +33,7 @@ acceleration, a nose that turns towards where it flies.
 import argparse
 import contextlib
 import math
+import random
 import select
 import socket
 import struct
@@ -60,6 +62,11 @@ AIDING_GAIN = 0.3
 AIDING_TIMEOUT_S = 2.0
 BOOT_AHEAD_S = 100.0
 """What the vehicle's clock shows when it starts, so that nobody takes it for another clock."""
+
+CLOCK_RATES = {"px4": 0.986, "ardupilot": 1.0}
+"""Seconds of the vehicle's clock in one of ours."""
+LATE_S = 0.003
+"""By so much a message leaves after its stamp, on average."""
 
 # Flight modes by the numbers that HEARTBEAT.custom_mode carries.
 ARDUPILOT_MODES = {"STABILIZE": 0, "AUTO": 3, "GUIDED": 4, "LOITER": 5, "RTL": 6, "LAND": 9}
@@ -122,12 +129,13 @@ class MavlinkVehicle:
         failsafe_s: float = 15.0,
         agility: float = 1.0,
         max_age_s: float = 1.0,
+        clock_rate: float | None = None,
     ) -> None:
         """`autopilot`: px4 or ardupilot; `home`: latitude, longitude (degrees), altitude AMSL (m) of the ground.
 
         `undulation_m`: the ellipsoid's height below the sea level there, for the GNSS's ellipsoidal altitude.
         `agility`: how much faster than a real one it climbs and sinks, for short tests.
-        `max_age_s`: older positions are not used, 8 s at most.
+        `max_age_s`: older positions are not used, 8 s at most. `clock_rate`: of its clock against ours.
         """
         self.autopilot = autopilot
         self.system_id = system_id
@@ -137,6 +145,8 @@ class MavlinkVehicle:
         self.failsafe_s = failsafe_s
         self.agility = agility
         self.max_age_s = max_age_s
+        self.clock_rate = CLOCK_RATES[autopilot] if clock_rate is None else clock_rate
+        self._jitter = random.Random(5)
         self.home = home
         self.frame = LocalEnu(home[0], home[1])
         # PX4's local frame is a projection of a sphere, which is half a per cent off where the ellipsoid is flat.
@@ -195,7 +205,7 @@ class MavlinkVehicle:
 
     def clock_s(self) -> float:
         """Time since boot, s."""
-        return time.monotonic() - self._began_s + BOOT_AHEAD_S
+        return (time.monotonic() - self._began_s) * self.clock_rate + BOOT_AHEAD_S
 
     def truth(self) -> tuple[float, float, float]:
         """Latitude, longitude (degrees) and height above the ground (m) where it really is."""
@@ -451,10 +461,10 @@ class MavlinkVehicle:
         return True
 
     def _ms(self) -> int:
-        return int(self.clock_s() * 1e3)
+        return int((self.clock_s() - self._jitter.expovariate(1 / LATE_S)) * 1e3)
 
     def _us(self) -> int:
-        return int(self.clock_s() * 1e6)
+        return int((self.clock_s() - self._jitter.expovariate(1 / LATE_S)) * 1e6)
 
     def _send_heartbeat(self, mav: Any) -> None:
         px4 = self.autopilot == "px4"
@@ -559,7 +569,7 @@ class MavlinkVehicle:
             return
         lat_deg, lon_deg, up_m = self.truth()
         mav.hil_state_quaternion_send(
-            self._us(), _quaternion(*self.attitude_rad()), 0.0, 0.0, 0.0, _e7(lat_deg), _e7(lon_deg),
+            0, _quaternion(*self.attitude_rad()), 0.0, 0.0, 0.0, _e7(lat_deg), _e7(lon_deg),
             round((self.home[2] + up_m) * 1e3),
             *[round(v * 100) for v in (self._velocity[1], self._velocity[0], -self._velocity[2])], 0, 0, 0, 0, 0,
         )  # fmt: skip

@@ -301,6 +301,24 @@ def test_a_clock_of_its_own_is_refused_until_it_is_in_step(rig: Rig) -> None:
     rig.sent()
 
 
+def test_a_clock_that_falls_behind_is_followed(rig: Rig) -> None:
+    """PX4's SIH runs slow, and its stamps come up to 0.18 s late before its client compares the clocks again."""
+    px4 = rig.start_px4(booted_s=0.17)
+    rig.start_bridge()
+    rig.start_localizer()
+    imus: list[Imu] = []
+    rig.listener.create_subscription(Imu, "imu", imus.append, best_effort(10))
+    rig.ready()
+    until(lambda: len(imus) > 5, what="attitudes")
+    assert seconds(px4) - stamp_s(imus[-1]) < 0.12
+    before, stamp = len(px4.received), rig.localizer.frame()
+    until(lambda: len(px4.received) > before, what="the fix")
+    # On PX4's clock: its client takes it off again.
+    assert px4.received[-1].message.timestamp_sample * 1e-6 == pytest.approx(stamp - 0.17, abs=0.06)
+    px4.booted_s = 0.0
+    rig.sent_at_last()
+
+
 def test_simulated_time_that_starts_anew(rig: Rig) -> None:
     """On /clock, PX4 with it; after a restart of the simulation the next fix is that of a new track."""
     simulated = parameters(use_sim_time=True)

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether PX4's clock and this computer's are one clock.
 
-PX4's stamps are microseconds: since boot, or since the epoch of the companion computer's clock while the DDS agent
-keeps both in step (UXRCE_DDS_SYNCT).
+PX4's stamps are microseconds: since boot, or since the epoch of the companion computer's clock while its DDS client
+keeps both in step (UXRCE_DDS_SYNCT). The client compares them now and then; between two comparisons a clock that runs
+slow, as that of a simulated PX4, falls behind.
 """
 
 import math
-from collections import deque
 
-MAX_CLOCK_OFFSET_S = 0.1
-"""Further apart, PX4's clock and ours are not the same clock; in step they differ by the way through the agent."""
+from geoloc_ros.core.autopilot.clock_offset import ClockOffset
 
-_OFFSET_SAMPLES = 100
+MAX_CLOCK_OFFSET_S = 0.5
+"""Further apart, PX4's clock and ours are not the same clock; in step, PX4's SIH was seen up to 0.18 s behind."""
+
+IN_STEP_S = 0.02
+"""Closer, they are in step: they seem to differ by the way through the agent."""
+
 _SILENCE_S = 2.0
 
 
@@ -21,27 +25,30 @@ def px4_time_s(timestamp_us: int) -> float:
 
 
 class ClockWatch:
-    """Whether PX4's stamps and this computer's clock are one clock.
-
-    The smallest of the last differences between arrival and stamp counts: a message can be late, not early.
-    """
+    """Whether PX4's stamps and this computer's clock are one clock, and how far they are apart."""
 
     def __init__(self) -> None:
-        self._differences: deque[float] = deque(maxlen=_OFFSET_SAMPLES)
+        self._clock = ClockOffset()
         self._received_s = -math.inf
 
     def note(self, timestamp_us: int, now_s: float) -> None:
         """Note the stamp of a message of PX4 and when it arrived, s."""
         if not -_SILENCE_S < now_s - self._received_s < _SILENCE_S:
             # Either clock may have been set or restarted since.
-            self._differences.clear()
+            self._clock.clear()
         self._received_s = now_s
-        self._differences.append(now_s - px4_time_s(timestamp_us))
+        self._clock.arrived(px4_time_s(timestamp_us), now_s)
 
     @property
     def offset_s(self) -> float:
         """Our clock minus PX4's, s; NaN before a message of PX4."""
-        return min(self._differences, default=math.nan)
+        return self._clock.offset_s
+
+    @property
+    def behind_s(self) -> float:
+        """By how much PX4's stamps are behind ours, s: to be added to a stamp of PX4, and taken off one for it."""
+        offset_s = 0.0 if math.isnan(self.offset_s) else self.offset_s
+        return math.copysign(max(0.0, abs(offset_s) - IN_STEP_S), offset_s)
 
     def problem(self, now_s: float) -> str:
         """Why stamps of one side mean nothing to the other; empty if they do."""

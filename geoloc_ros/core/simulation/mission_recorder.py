@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from geoloc_ros.core.autopilot.clock_offset import ClockOffset
 from geoloc_ros.core.autopilot.mavlink_dialect import mavlink
 from geoloc_ros.core.autopilot.mavlink_messages import truth_from
 from geoloc_ros.core.geometry.geodesy import LocalEnu
@@ -45,33 +46,39 @@ class Samples:
 class Recorder:
     """Keeps where the vehicle believed it was and where it really was, on the vehicle's own clock.
 
-    That is right however fast a simulation runs, and whenever a busy computer comes to read a message.
+    That is right however fast a simulation runs, and, for messages with a time, whenever a busy computer comes to read
+    them. PX4 fills no time into the truth, so its arrival counts, on the vehicle's clock.
     """
 
     def __init__(self) -> None:
         self._estimates: list[tuple[float, float, float]] = []  # vehicle's time, latitude, longitude
         self._truths: list[tuple[float, float, float, float]] = []  # and altitude
-        self._clock = (0.0, time.monotonic())  # vehicle's time of the newest stamped message, and its arrival
+        self._clock = ClockOffset()
         self._heard_s: dict[str, float] = {}  # monotonic
         self._gnss_has_fix = False
 
     def now_s(self) -> float:
-        """The vehicle's time, since its start."""
-        stamp_s, arrived_s = self._clock
-        return stamp_s + time.monotonic() - arrived_s
+        """The vehicle's time, since its start; NaN before it sent one."""
+        return time.monotonic() - self._clock.offset_s
 
     def take(self, message: Any) -> None:
         """Any message of the vehicle; on the connection's thread."""
         name = message.get_type()
-        stamp_s = _stamp_s(message)
-        if stamp_s is None:
-            stamp_s = self.now_s()
+        if hasattr(message, "time_boot_ms"):
+            stamp_s = message.time_boot_ms * 1e-3
+            self._clock.arrived(stamp_s, time.monotonic())
+        elif getattr(message, "time_usec", 0) and name == "HIL_STATE_QUATERNION":
+            stamp_s = message.time_usec * 1e-6
         else:
-            self._clock = stamp_s, time.monotonic()
+            stamp_s = self.now_s()
         if name == "GLOBAL_POSITION_INT" and (message.lat or message.lon):
             self._estimates.append((stamp_s, message.lat * 1e-7, message.lon * 1e-7))
         elif name in ("HIL_STATE_QUATERNION", "SIM_STATE"):
             place = truth_from(message)
+            if math.isnan(stamp_s):
+                return
+            # The offset of the clocks may shrink by milliseconds while two messages come at once.
+            stamp_s = max(stamp_s, self._truths[-1][0] if self._truths else 0.0)
             self._truths.append((stamp_s, place.lat_deg, place.lon_deg, place.altitude_m))
         elif name == "GPS_RAW_INT":
             self._gnss_has_fix = message.fix_type >= mavlink.GPS_FIX_TYPE_3D_FIX
@@ -108,10 +115,3 @@ class Recorder:
         """The newest error; NaN before there is one."""
         recent = self.samples(0.0, last=60).error_m
         return float(recent[-1]) if len(recent) else math.nan
-
-
-def _stamp_s(message: Any) -> float | None:
-    """Time since the vehicle's start; None where a message has none, as ArduPilot's SIM_STATE."""
-    if message.get_type() == "HIL_STATE_QUATERNION":
-        return float(message.time_usec * 1e-6)
-    return message.time_boot_ms * 1e-3 if hasattr(message, "time_boot_ms") else None

@@ -267,6 +267,36 @@ def test_clock_offset_is_right_though_messages_are_late() -> None:
     assert 0.004 <= clock.round_trip_s < 0.01
 
 
+def clock_errors_s(boot_s: Callable[[float], float], seconds: float) -> list[float]:
+    """By how much the stamps of messages that leave 50 times a second and take a while are ahead, after 3 s."""
+    noise = random.Random(2)
+    clock, errors_s = ClockOffset(), []
+    for tick in range(round(seconds * 50)):
+        now_s = 0.02 * tick + 0.001 + noise.expovariate(250)
+        assert not clock.arrived(boot_s(0.02 * tick), 1.7e9 + now_s)
+        errors_s += [boot_s(now_s) + clock.offset_s - 1.7e9 - now_s] if tick > 150 else []
+    return errors_s
+
+
+@pytest.mark.parametrize("rate", [0.985, 0.99, 1.012])
+def test_a_clock_that_runs_slow_for_good_is_followed(rate: float) -> None:
+    """As that of PX4's SIH: the least offset of 30 s would be 0.4 s behind."""
+    errors_s = clock_errors_s(lambda now_s: 5.0 + rate * now_s, 60.0)
+    assert -0.005 < min(errors_s) <= max(errors_s) < 0.01
+
+
+def test_a_clock_that_is_put_right_in_steps_is_followed() -> None:
+    """As PX4's stamps behind the DDS agent, which fall back until the agent compares the clocks anew."""
+    errors_s = clock_errors_s(lambda now_s: 1.7e9 + now_s - 0.014 * (now_s % 11.5), 60.0)
+    assert -0.01 < min(errors_s) <= max(errors_s) < 0.02
+
+
+def test_a_simulator_that_stood_still_is_followed_within_seconds() -> None:
+    errors_s = clock_errors_s(lambda now_s: 5.0 + now_s - (0.2 if now_s > 20.0 else 0.0), 30.0)
+    assert max(map(abs, errors_s[-250:])) < 0.015  # the last 5 s
+    assert max(map(abs, errors_s)) < 0.25
+
+
 def test_clock_notices_a_restart_and_a_clock_that_was_set() -> None:
     clock = ClockOffset()
     for tick in range(100):

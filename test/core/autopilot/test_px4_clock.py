@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from geoloc_ros.core.autopilot.px4_clock import ClockWatch, px4_time_s
+from geoloc_ros.core.autopilot.px4_clock import IN_STEP_S, ClockWatch, px4_time_s
 
 
 def test_time() -> None:
@@ -24,7 +24,7 @@ def test_clocks_in_step_differ_by_the_fastest_message() -> None:
     assert "nothing from PX4" in watch.problem(1.7e9 + 4.0)
 
 
-@pytest.mark.parametrize("offset_s", [1.7e9, 0.15, -0.15])
+@pytest.mark.parametrize("offset_s", [1.7e9, 0.65, -0.65])
 def test_clocks_apart_are_reported_with_the_remedy(offset_s: float) -> None:
     watch = ClockWatch()
     for number in range(20):
@@ -41,3 +41,23 @@ def test_a_reboot_of_px4_starts_the_comparison_anew() -> None:
     watch.note(100_000_000, 100.0)
     watch.note(3_000_000, 103.0)
     assert watch.offset_s == pytest.approx(100.0)
+
+
+def test_stamps_that_fall_behind_between_two_comparisons_are_put_right() -> None:
+    """As those of PX4's SIH behind the agent: 0.015 to 0.176 s behind, in a saw-tooth."""
+    watch = ClockWatch()
+    for tick in range(1500):
+        sent_s = 1.7e9 + 0.02 * tick
+        late_s = 0.015 + 0.014 * (0.02 * tick % 11.5)
+        watch.note(round((sent_s - late_s) * 1e6), sent_s + 0.002)
+        assert watch.problem(sent_s) == ""
+        if tick > 100:
+            assert watch.behind_s == pytest.approx(late_s, abs=IN_STEP_S)
+
+
+def test_clocks_in_step_are_left_alone() -> None:
+    watch = ClockWatch()
+    assert watch.behind_s == 0.0
+    for tick in range(200):
+        watch.note(round((1.7e9 + 0.02 * tick) * 1e6), 1.7e9 + 0.02 * tick + 0.004)
+    assert watch.behind_s == 0.0
