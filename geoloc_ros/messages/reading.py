@@ -153,7 +153,8 @@ class Motion:
     """Odometry (VIO); without an imu its frame must be north-aligned ENU, as MAVROS's local frame is."""
 
     heading_deg: float  # of the nose, clockwise from north
-    velocity_enu_m_s: tuple[float, float, float]
+    velocity_enu_m_s: tuple[float, float, float]  # in its frame
+    sigma_m_s: float  # standard deviation of the horizontal velocity's worse axis; NaN where none is given
     position_m: np.ndarray  # (3,) in its frame
     rotation_odom_from_body: np.ndarray  # (3, 3)
     frame_id: str
@@ -169,21 +170,23 @@ def motion_from_odometry(message: Any) -> Motion:
     heading_deg = math.degrees(math.atan2(rotation[0, 0], rotation[1, 0]))
     place = message.pose.pose.position
     position_m = np.array([place.x, place.y, place.z])
-    return Motion(heading_deg, (east, north, up), position_m, rotation, message.header.frame_id)
+    covariance = rotation @ np.array(message.twist.covariance, dtype=np.float64).reshape(6, 6)[:3, :3] @ rotation.T
+    variance = max(covariance[0, 0], covariance[1, 1])
+    sigma_m_s = math.sqrt(variance) if variance > 0 else math.nan
+    return Motion(heading_deg, (east, north, up), sigma_m_s, position_m, rotation, message.header.frame_id)
 
 
 def velocity_from_odometry(message: Any) -> tuple[float, float, float]:
     """(east, north) velocity and its larger standard deviation, m/s, of an odometry whose frame is ENU, as ours."""
     motion = motion_from_odometry(message)
-    rotation = motion.rotation_odom_from_body
-    covariance = rotation @ np.array(message.twist.covariance).reshape(6, 6)[:3, :3] @ rotation.T
     east_m_s, north_m_s, _ = motion.velocity_enu_m_s
-    return east_m_s, north_m_s, math.sqrt(max(covariance[0, 0], covariance[1, 1]))
+    return east_m_s, north_m_s, motion.sigma_m_s
 
 
-def velocity_from_motion(motion: Motion, attitude: Quaternion | None) -> tuple[float, float]:
-    """(east, north) m/s. attitude: ENU from FLU body by the imu, as odometry may not be north-aligned."""
-    velocity = np.array(motion.velocity_enu_m_s)
-    if attitude is not None:
-        velocity = rotation_from_quaternion(*attitude) @ motion.rotation_odom_from_body.T @ velocity
-    return float(velocity[0]), float(velocity[1])
+def rotation_from_odom(motion: Motion, attitude: Quaternion | None) -> np.ndarray:
+    """(3, 3) ENU from the odometry's frame. attitude: ENU from FLU body by the imu, as odometry may not be
+    north-aligned.
+    """
+    if attitude is None:
+        return np.eye(3)
+    return rotation_from_quaternion(*attitude) @ motion.rotation_odom_from_body.T

@@ -20,6 +20,8 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.rotations import DOWN_XYZW, rotation_enu_from_optical, rotation_from_quaternion
 from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.motion import Displacement
+from geoloc_ros.core.recording.odometry_gate import OdometryGate, OdometryLimits
 from geoloc_ros.core.recording.timeline import Timeline, blend_numbers, blend_quaternions
 from geoloc_ros.messages.reading import (
     GnssFix,
@@ -31,7 +33,7 @@ from geoloc_ros.messages.reading import (
     motion_from_odometry,
     quaternion_from_imu,
     rgb_from_image,
-    velocity_from_motion,
+    rotation_from_odom,
 )
 from geoloc_ros.messages.stamps import message_time_s
 from geoloc_ros.nodes.parameters import choice, declare, value
@@ -98,7 +100,9 @@ class Gathered:
 class FrameInputs:
     """Subscriptions and their short histories; callbacks run on the executor, `gather` on the worker."""
 
-    def __init__(self, node: LifecycleNode, on_image: Callable[[Image | CompressedImage], None]) -> None:
+    def __init__(
+        self, node: LifecycleNode, on_image: Callable[[Image | CompressedImage], None], limits: OdometryLimits
+    ) -> None:
         """Read the parameters and subscribe; GeolocError for an impossible one."""
         self._node = node
         compressed = choice(node, "image_transport", IMAGE_TRANSPORTS) == "compressed"
@@ -116,6 +120,8 @@ class FrameInputs:
         self._attitude: Timeline[Quaternion | GeolocError] = Timeline(_unless_broken(blend_quaternions))
         self._height_m: Timeline[float | GeolocError] = Timeline(_unless_broken(blend_numbers))
         self._odom: Timeline[Motion] = Timeline(_nearer)
+        self.odometry = OdometryGate(limits)
+        self._gathered_s = -math.inf
         self._gnss: tuple[float, GnssFix] | None = None
         self._truth: Timeline[tuple[float, float]] = Timeline(_nearer)
         self._lock = threading.Lock()
@@ -148,6 +154,8 @@ class FrameInputs:
         """Drop all samples: their stamps mean nothing once the clock went back. The camera stays."""
         for timeline in (self._attitude, self._height_m, self._odom, self._truth):
             timeline.clear()
+        self.odometry.clear()
+        self._gathered_s = -math.inf
         with self._lock:
             self._gnss = None
 
@@ -182,10 +190,16 @@ class FrameInputs:
             height_m=height_m,
             camera=camera,
             problem=problems[0] if problems else "",
-            velocity_enu_m_s=None if odom is None else velocity_from_motion(odom, attitude),
+            motion=() if odom is None else self._motion_until(stamp_s, odom, attitude),
             heading_deg=value(self._node, "heading_deg") if odom is None else odom.heading_deg,
         )
         return Gathered(frame, attitude, odom, decode_ms)
+
+    def _motion_until(self, stamp_s: float, odom: Motion, attitude: Quaternion | None) -> tuple[Displacement, ...]:
+        """What odometry reports about the motion since the frame before."""
+        before_s, self._gathered_s = self._gathered_s, stamp_s
+        moved = self.odometry.displacement(before_s, stamp_s, rotation_from_odom(odom, attitude))
+        return () if moved is None else (moved,)
 
     def gnss_at(self, stamp_s: float) -> GnssFix | None:
         """The newest valid GNSS fix if it is young enough for a frame of `stamp_s`."""
@@ -256,7 +270,10 @@ class FrameInputs:
 
     def _on_odom(self, message: Odometry) -> None:
         try:
-            self._odom.add(message_time_s(message), motion_from_odometry(message))
+            motion = motion_from_odometry(message)
+            stamp_s = message_time_s(message)
+            self.odometry.add(stamp_s, motion.position_m, np.array(motion.velocity_enu_m_s), motion.sigma_m_s)
+            self._odom.add(stamp_s, motion)
         except GeolocError as error:
             self._node.get_logger().warning(str(error), throttle_duration_sec=10.0)
 

@@ -22,6 +22,7 @@ from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.recording.odometry_gate import OdometryLimits
 from geoloc_ros.messages.stamps import message_time_s
 from geoloc_ros.nodes.diagnostics import Diagnostics
 from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered
@@ -73,7 +74,9 @@ class LocalizerWorker:
             self.search = MapSearch(node, self.engine, self._map, settings) if gallery else None
             self._outputs = Outputs(node)
             undo.callback(self._outputs.close)
-            self._inputs = FrameInputs(node, self._on_image)
+            s = settings.track
+            limits = OdometryLimits(s.max_speed_m_s, s.max_acceleration_m_s2, s.sigma_odometry_m_s)
+            self._inputs = FrameInputs(node, self._on_image, limits)
             undo.callback(self._inputs.close)
             self._new_localizer()
             undo.pop_all()
@@ -254,6 +257,8 @@ class LocalizerWorker:
                 "search_size_m": f"{estimate.search_size_m:.0f}",
                 "frames": self._frames,
                 "dropped": self._inbox.dropped,
+                "odom_refused": self._inputs.odometry.refused,
+                "odom_refusal": self._inputs.odometry.reason,
                 "device": self.engine.spec.label,
                 **learned,
                 **{f"latency_{stage}_ms": f"{latency:.1f}" for stage, latency in latencies_ms.items()},

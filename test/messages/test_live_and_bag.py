@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image, Range  # noqa: E402
 from geoloc_ros.core.bags.bag import Bag  # noqa: E402
 from geoloc_ros.core.geometry.camera import CameraModel  # noqa: E402
 from geoloc_ros.core.recording.frame import Frame  # noqa: E402
+from geoloc_ros.core.recording.odometry_gate import OdometryLimits  # noqa: E402
 from geoloc_ros.messages.sensors import (  # noqa: E402
     fix_from_position,
     float64,
@@ -60,7 +61,7 @@ def route(request: pytest.FixtureRequest, node: LifecycleNode, tmp_path: Path) -
     def live(messages: dict[str, Any]) -> Answer:
         kind = "range" if isinstance(messages["altitude"], Range) else "float64"
         node.set_parameters([Parameter("altitude_type", value=kind)])
-        inputs = FrameInputs(node, lambda message: None)
+        inputs = FrameInputs(node, lambda message: None, OdometryLimits(40.0, 15.0, 0.5))
         callbacks = {s.topic_name: s.callback for s in node.subscriptions}
         for name, message in messages.items():
             callbacks[f"/{name}"](message)

@@ -198,8 +198,7 @@ class Following(LocalizerState):
 
     def advance(self, tracker: Tracker, frame: Frame) -> None:
         """Move one track on to the frame."""
-        s = self.equipment.settings.track
-        tracker.advance(frame.stamp_s, frame.velocity_enu_m_s, s.sigma_acceleration_m_s2, s.sigma_odometry_m_s)
+        tracker.advance(frame.stamp_s, frame.motion, self.equipment.settings.track.sigma_acceleration_m_s2)
 
     def miss(self, attempt: Attempt, error: Exception) -> tuple[Estimate, LocalizerState]:
         """A frame without a fix; too many of them lose the track."""

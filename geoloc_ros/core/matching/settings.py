@@ -72,7 +72,13 @@ class TrackSettings:
     min_prior_m: float = _setting(15.0, 0.1, 1e4, "minimum standard deviation of the prior on the heatmap, m")
     sigma_acceleration_m_s2: float = _setting(1.5, 0, 100, "unknown acceleration of the vehicle, m/s^2 (1 sigma)")
     sigma_speed_m_s: float = _setting(10.0, 0, 1000, "unknown speed at a new prior, m/s (1 sigma per axis)")
-    sigma_odometry_m_s: float = _setting(0.5, 0, 100, "error of the odometry's velocity, m/s (1 sigma per axis)")
+    sigma_odometry_m_s: float = _setting(0.5, 0, 100, "least error of the odometry's velocity, m/s (1 sigma per axis)")
+    max_speed_m_s: float = _setting(
+        40.0, 1, 1000, "what the vehicle can do, m/s: odometry beyond it is refused, and no search goes further"
+    )
+    max_acceleration_m_s2: float = _setting(
+        15.0, 0.1, 1000, "what the vehicle can do, m/s^2: odometry beyond it is refused"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.recording.motion import Displacement, clockwise
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Frame:
     camera: CameraModel
     truth: Truth | None = None
     problem: str = ""
-    velocity_enu_m_s: tuple[float, float] | None = None  # east, north, from odometry (VIO)
+    motion: tuple[Displacement, ...] = ()  # since the frame before, in order of time, by odometry
     heading_deg: float = 0.0  # of the image's top, clockwise from north; counts without an attitude only
     # As recorded, to the last digit, for who writes them on: the image's JPEG or PNG file, and the attitude as
     # (qx, qy, qz, qw), ENU from the optical frame.
@@ -65,29 +66,19 @@ class Frame:
     quaternion: tuple[float, float, float, float] | None = None
 
 
-def turned(vector_enu: np.ndarray, heading_deg: float) -> np.ndarray:
-    """(2,) east, north turned clockwise, seen from above."""
-    c, s = math.cos(math.radians(heading_deg)), math.sin(math.radians(heading_deg))
-    return np.array([c * vector_enu[0] + s * vector_enu[1], c * vector_enu[1] - s * vector_enu[0]])
-
-
 def with_heading(frame: Frame, heading_deg: float) -> Frame:
     """The frame as it is if the vehicle's heading is off by so much, degrees clockwise."""
     if heading_deg == 0.0:
         return frame
-    rotation, velocity = frame.rotation_enu_from_optical, frame.velocity_enu_m_s
+    rotation = frame.rotation_enu_from_optical
     if rotation is not None:
-        east, north = turned(np.eye(2)[0], heading_deg), turned(np.eye(2)[1], heading_deg)
         turn = np.eye(3)
-        turn[:2, 0], turn[:2, 1] = east, north
+        turn[:2, :2] = clockwise(heading_deg)
         rotation = turn @ rotation
-    if velocity is not None:
-        east_m_s, north_m_s = turned(np.array(velocity), heading_deg).tolist()
-        velocity = east_m_s, north_m_s
     return replace(
         frame,
         rotation_enu_from_optical=rotation,
-        velocity_enu_m_s=velocity,
+        motion=tuple(step.turned(heading_deg) for step in frame.motion),
         heading_deg=frame.heading_deg + heading_deg,
     )
 

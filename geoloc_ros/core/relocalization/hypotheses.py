@@ -86,12 +86,7 @@ class HypothesisFilter:
                 # A copy: the candidates of the frame before show theirs.
                 hypothesis.bias = hypothesis.bias.copy()
                 hypothesis.bias.predict(frame.stamp_s)
-            hypothesis.tracker.advance(
-                frame.stamp_s,
-                hypothesis.corrected(frame).velocity_enu_m_s,
-                s.sigma_acceleration_m_s2,
-                s.sigma_odometry_m_s,
-            )
+            hypothesis.tracker.advance(frame.stamp_s, hypothesis.corrected(frame).motion, s.sigma_acceleration_m_s2)
             hypothesis.match = None
 
     def weigh(self, sightings: Sequence[Sighting], stamp_s: float, view_m: float, places: float) -> None:

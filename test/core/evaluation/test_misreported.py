@@ -20,6 +20,7 @@ from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.matching.pose_bias import PoseBias
 from geoloc_ros.core.recording.flight_folder import Flight
 from geoloc_ros.core.recording.frame import Frame, Truth
+from geoloc_ros.core.recording.motion import Displacement
 
 CLOCKWISE_30 = np.array([[math.sqrt(3) / 2, 0.5, 0.0], [-0.5, math.sqrt(3) / 2, 0.0], [0.0, 0.0, 1.0]])
 """North goes to east by 30 degrees, written out."""
@@ -42,14 +43,16 @@ def test_heading_turns_attitude_and_velocity_clockwise_and_height_is_scaled(smal
 
 
 def test_velocity_turns_with_the_heading(small_flight: Path) -> None:
+    step = Displacement(0.0, 1.0, np.array([0.0, 10.0]), np.eye(2))
+
     class Moving(Flight):
         def __getitem__(self, index: int) -> Frame:
-            return replace(super().__getitem__(index), velocity_enu_m_s=(0.0, 10.0))
+            return replace(super().__getitem__(index), motion=(step,))
 
     flight = Flight.open(small_flight)
     flight.__class__ = Moving
     frame = next(Misreported(flight, 30.0, 0.0).frames(0, 1))
-    np.testing.assert_allclose(frame.velocity_enu_m_s, (5.0, 10.0 * math.sqrt(3) / 2))
+    np.testing.assert_allclose(frame.motion[0].enu_m, (5.0, 10.0 * math.sqrt(3) / 2))
 
 
 @pytest.mark.parametrize(("heading_deg", "height_percent"), [(12.0, 0.0), (-9.0, 20.0), (0.0, -15.0)])

@@ -22,6 +22,7 @@ from geoloc_ros.core.matching.pose_bias import (
 )
 from geoloc_ros.core.matching.settings import PoseSettings
 from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.motion import Displacement
 
 CAMERA = CameraModel(640, 480, np.array([[500.0, 0, 310], [0, 510.0, 250], [0, 0, 1]]))
 HEIGHT_M, GSD_M, SIZE_PX = 120.0, 0.5, 160
@@ -117,12 +118,14 @@ def test_correcting_is_what_undoes_the_bias(bias: tuple[float, float, float, flo
     truth = attitude(40.0, 4.0, -3.0)
     turn = Rotation.from_rotvec([0.0, 0.0, -heading])  # clockwise from above
     mounted = turn.inv().as_matrix() @ truth @ Rotation.from_rotvec([-x, -y, 0.0]).as_matrix()
-    seen = replace(reported(mounted, HEIGHT_M / math.exp(scale)), velocity_enu_m_s=(3.0, 4.0))
+    seen = replace(
+        reported(mounted, HEIGHT_M / math.exp(scale)), motion=(Displacement(0.0, 1.0, np.array([3.0, 4.0]), np.eye(2)),)
+    )
     corrected = PoseBias(heading, scale, (x, y), np.eye(4)).corrected(seen)
-    assert corrected.rotation_enu_from_optical is not None and corrected.velocity_enu_m_s is not None
+    assert corrected.rotation_enu_from_optical is not None
     np.testing.assert_allclose(corrected.rotation_enu_from_optical, truth, atol=1e-12)
     assert corrected.height_m == pytest.approx(HEIGHT_M)
-    np.testing.assert_allclose(corrected.velocity_enu_m_s, turn.apply([3.0, 4.0, 0.0])[:2])
+    np.testing.assert_allclose(corrected.motion[0].enu_m, turn.apply([3.0, 4.0, 0.0])[:2])
 
 
 def test_without_an_attitude_heading_and_height_are_corrected() -> None:

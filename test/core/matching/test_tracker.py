@@ -6,6 +6,7 @@ import pytest
 
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.matching.tracker import Tracker
+from geoloc_ros.core.recording.motion import Displacement
 
 HOME = (47.4, 8.5)
 
@@ -74,13 +75,12 @@ def test_normalised_errors_follow_chi_squared() -> None:
     assert np.mean(scores) == pytest.approx(2.0, abs=0.45)
 
 
-def test_odometry_velocity_narrows_the_prediction() -> None:
+def test_a_displacement_narrows_the_prediction() -> None:
     blind, aided = tracker(), tracker()
     for track in (blind, aided):
         track.predict(0.0, 1.5)
-    aided.observe_velocity((7.0, -3.0), 0.3)
-    for track in (blind, aided):
-        track.predict(2.0, 1.5)
+    blind.predict(2.0, 1.5)
+    aided.advance(2.0, [Displacement(-1.0, 2.0, np.array([21.0, -9.0]), np.eye(2) * 0.1)], 1.5)
     assert aided.sigma_m < 0.6 * blind.sigma_m
     np.testing.assert_allclose(LocalEnu(*HOME).to_enu(*aided.place), (14.0, -6.0), atol=0.1)
 

@@ -16,7 +16,8 @@ from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
-from geoloc_ros.core.recording.frame import Frame, turned, with_heading
+from geoloc_ros.core.recording.frame import Frame, with_heading
+from geoloc_ros.core.recording.motion import Displacement
 from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
 
 HOME = LocalEnu(58.4, 26.7)
@@ -53,7 +54,10 @@ def again(hypothesis: Hypothesis, east_m: float, evidence: float) -> Sighting:
 
 
 def frame(stamp_s: float, velocity: tuple[float, float] | None = None) -> Frame:
-    return Frame(PICTURE, stamp_s, nadir_rotation(), 100.0, CAMERA, velocity_enu_m_s=velocity)
+    motion = ()
+    if velocity is not None:
+        motion = (Displacement(stamp_s - 1.0, stamp_s, np.array(velocity), np.eye(2) * 0.25),)
+    return Frame(PICTURE, stamp_s, nadir_rotation(), 100.0, CAMERA, motion=motion)
 
 
 def test_odds_are_bayes_rule() -> None:
@@ -185,10 +189,10 @@ def test_a_corrected_heading_turns_attitude_and_velocity_alike(heading_deg: floa
     right = with_heading(seen, heading_deg)
     assert right.rotation_enu_from_optical is not None
     np.testing.assert_allclose(right.rotation_enu_from_optical, nadir_rotation(heading_deg), atol=1e-12)
-    assert math.hypot(*right.velocity_enu_m_s) == pytest.approx(5.0)  # type: ignore[misc]
+    assert math.hypot(*right.motion[0].enu_m) == pytest.approx(5.0)
     bearing_deg = math.degrees(math.atan2(3.0, 4.0)) + heading_deg
     np.testing.assert_allclose(
-        right.velocity_enu_m_s,
+        right.motion[0].enu_m,
         5.0 * np.array([math.sin(math.radians(bearing_deg)), math.cos(math.radians(bearing_deg))]),
     )
-    np.testing.assert_allclose(turned(turned(np.array([3.0, 4.0]), heading_deg), -heading_deg), [3.0, 4.0])
+    np.testing.assert_allclose(right.motion[0].turned(-heading_deg).enu_m, [3.0, 4.0])
