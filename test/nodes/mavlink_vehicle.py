@@ -22,7 +22,8 @@ by MAV_CMD_INJECT_FAILURE (PX4, with SYS_FAILURE_EN = 1). The position estimate 
 vehicle follows its estimate, so that it really flies elsewhere. Positions that peers send pull the estimate back,
 each compared with what the estimate was at the moment of its image: GPS_INPUT for ArduPilot (GPS2_TYPE = 14),
 GLOBAL_POSITION_SENSOR and ODOMETRY for PX4 (EKF2_AGP0_CTRL, EKF2_EV_CTRL bit 0); the others are ignored, as the real
-ones do. With no position for `failsafe_s` it lands where it is.
+ones do. With no position for `failsafe_s` it lands where it is; PX4 returns to what it was asked for last, its mission as
+a rule, once it has GNSS again.
 
 PX4's clock runs as slowly as that of its SIH, which stays behind for good; its HIL_STATE_QUATERNION has no time.
 Truth comes as HIL_STATE_QUATERNION (PX4) or SIM_STATE (ArduPilot) where a peer asked for it by
@@ -79,7 +80,14 @@ PX4_MODES = {
     "LAND": 4 << 16 | 6 << 24,
 }
 PARAMETERS = {
-    "px4": {"SIM_GPS_USED": 10, "SYS_FAILURE_EN": 1, "EKF2_AGP0_CTRL": 1, "EKF2_EV_CTRL": 1, "MPC_XY_CRUISE": 8.0},
+    "px4": {
+        "SIM_GPS_USED": 10,
+        "SYS_FAILURE_EN": 1,
+        "EKF2_AGP0_CTRL": 1,
+        "EKF2_EV_CTRL": 1,
+        "EKF2_NOAID_TOUT": 5000000,
+        "MPC_XY_CRUISE": 8.0,
+    },
     "ardupilot": {
         "SIM_GPS1_ENABLE": 1,
         "GPS1_TYPE": 1,
@@ -126,7 +134,7 @@ class MavlinkVehicle:
         version: tuple[int, int, int] = (1, 18, 0),
         undulation_m: float = 0.0,
         drift_m_s: float = 0.5,
-        failsafe_s: float = 15.0,
+        failsafe_s: float | None = None,
         agility: float = 1.0,
         max_age_s: float = 1.0,
         clock_rate: float | None = None,
@@ -135,6 +143,7 @@ class MavlinkVehicle:
 
         `undulation_m`: the ellipsoid's height below the sea level there, for the GNSS's ellipsoidal altitude.
         `agility`: how much faster than a real one it climbs and sinks, for short tests.
+        `failsafe_s`: PX4's parameter EKF2_NOAID_TOUT, or what ArduPilot was seen to take, if None.
         `max_age_s`: older positions are not used, 8 s at most. `clock_rate`: of its clock against ours.
         """
         self.autopilot = autopilot
@@ -142,7 +151,7 @@ class MavlinkVehicle:
         self.version = version
         self.undulation_m = undulation_m
         self.drift_m_s = drift_m_s
-        self.failsafe_s = failsafe_s
+        self._failsafe_s = failsafe_s
         self.agility = agility
         self.max_age_s = max_age_s
         self.clock_rate = CLOCK_RATES[autopilot] if clock_rate is None else clock_rate
@@ -170,6 +179,7 @@ class MavlinkVehicle:
         self.mode = "LOITER"
         self.mission: list[Any] = []
         self.reached = -1  # number of the last mission item reached
+        self._asked_mode = ""  # to which a failsafe that ends returns
         self._target: np.ndarray | None = None  # ENU about home, m
         self._position = np.zeros(3)
         self._velocity = np.zeros(3)
@@ -351,7 +361,21 @@ class MavlinkVehicle:
             # Dead reckoning: a velocity that is a little wrong, always to the same side.
             self._error[:2] += np.array([0.8, 0.6]) * self.drift_m_s * dt_s
         if now_s - self._aided_s > self.failsafe_s and self.armed and self.mode != "LAND":
+            self._asked_mode = self.mode
             self._set_mode("LAND")
+            for peer in self._peers:
+                # PX4 ends its texts so, to mark those that come as events too.
+                peer.mav.statustext_send(mavlink.MAV_SEVERITY_CRITICAL, b"Failsafe activated: blind land\t")
+        elif self._asked_mode and self.autopilot == "px4" and self._has_gnss() and self.armed:
+            mode, self._asked_mode = self._asked_mode, ""
+            self._set_mode(mode)
+
+    @property
+    def failsafe_s(self) -> float:
+        """Without a position for so long it lands."""
+        if self._failsafe_s is not None:
+            return self._failsafe_s
+        return self.parameters["EKF2_NOAID_TOUT"] * 1e-6 if self.autopilot == "px4" else 10.0
 
     def _has_gnss(self) -> bool:
         told = self.parameters
@@ -650,6 +674,9 @@ class MavlinkVehicle:
 
     def _mode_by_number(self, number: int) -> bool:
         names = [name for name, value in self.modes.items() if value == number]
+        if names and self._asked_mode:
+            self._asked_mode = names[0]  # the failsafe goes on
+            return True
         return bool(names) and self._set_mode(names[0])
 
     def _on_set_position_target_global_int(self, peer: _Peer, message: Any) -> None:

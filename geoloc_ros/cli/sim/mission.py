@@ -3,8 +3,8 @@
 
 Fly PX4 or ArduPilot in simulation: take off, fly a pattern around that place, take GNSS away, fly on with the fixes of
 the running localizer, land. Writes mission.json and mission.png: the error of the vehicle's estimate against the
-simulator's truth. Exit status 1 if the vehicle was lost on the way or its estimate strayed; Ctrl-C brings GNSS back
-and has the vehicle land.
+simulator's truth. Exit status 1 if the vehicle was lost on the way or its estimate strayed; whatever ends the flight,
+Ctrl-C too, brings GNSS back and the vehicle to the ground.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         needs_fixes=not args.without_fixes,
     )
     make_writable(args.out)
-    console, recorder = Console(log_path=False), Recorder()
+    console, recorder = Console(log_path=False, markup=False), Recorder()
     with FixListener(args.namespace) as fixes, console.status("connecting") as status:
 
         def show(now: Progress) -> None:

@@ -35,7 +35,9 @@ def figures(flown: Flown) -> dict[str, Any]:
         "plan": {name: _number(value) for name, value in asdict(flown.plan).items()},
         "gnss_lost_s": _number(flown.gnss_lost_s),
         "pattern_end_s": _number(flown.pattern_end_s),
+        "gnss_back_s": _number(flown.gnss_back_s),
         "landed_s": _number(flown.landed_s),
+        "touchdown": _touchdown(flown),
         "error_m": {name: _spread(flown.samples.between(*span)) for name, span in stages.items()},
         "fixes_hz": {name: _number(fix_rate_hz(flown, *span)) for name, span in stages.items()},
         "texts": list(dict.fromkeys(flown.texts)),
@@ -48,14 +50,34 @@ def outcome(flown: Flown) -> str:
     lost_s, end_s = flown.gnss_lost_s, flown.pattern_end_s
     if not math.isfinite(lost_s):
         errors = _words(flown.samples.between(0.0, end_s))
-        return f"with GNSS throughout: {flown.trouble or errors}"
+        return f"with GNSS throughout: {flown.trouble or errors}; {_end(flown)}"
     without_s = end_s - lost_s
     before = _words(flown.samples.between(0.0, lost_s))
     after = _words(flown.samples.between(lost_s, end_s))
     rate_hz = fix_rate_hz(flown, lost_s, end_s)
     fate = f"lost: {flown.trouble}, after" if flown.trouble else "flown to the end with"
-    words = f"; {flown.diagnostics}" if flown.trouble and flown.plan.needs_fixes else ""
+    words = f"; {_end(flown)}"
+    words += f"; {flown.diagnostics}" if flown.trouble and flown.plan.needs_fixes else ""
     return f"{fate} {without_s:.0f} s without GNSS; estimate {after} (with GNSS {before}), {rate_hz:.1f} fixes/s{words}"
+
+
+def _touchdown(flown: Flown) -> dict[str, Any] | None:
+    """Whether GNSS was still away, and the error of the estimate, m; None while it is in the air."""
+    if not math.isfinite(flown.landed_s):
+        return None
+    errors_m = flown.samples.between(-math.inf, flown.landed_s)
+    blind = math.isfinite(flown.gnss_lost_s) and not math.isfinite(flown.gnss_back_s)
+    return {"blind": blind, "error_m": round(float(errors_m[-1]), 3) if len(errors_m) else None}
+
+
+def _end(flown: Flown) -> str:
+    """How it came down."""
+    touchdown = _touchdown(flown)
+    if touchdown is None:
+        return "disarmed" if "disarmed" in flown.trouble else "still in the air"
+    error_m = touchdown["error_m"]
+    off = "unknown" if error_m is None else f"{error_m:.1f} m off at touchdown"
+    return f"landed{' blindly' if touchdown['blind'] else ''}, with the estimate {off}"
 
 
 def fix_rate_hz(flown: Flown, start_s: float, end_s: float) -> float:
@@ -100,7 +122,8 @@ def _draw_error(axes: Axes, flown: Flown) -> None:
     axes.axhline(limit_m, color=_QUIET, lw=0.8, ls=":")
     axes.text(1.0, limit_m, "limit", color=_QUIET, va="bottom", ha="right", fontsize=8, transform=from_left)
     if math.isfinite(flown.gnss_lost_s):
-        axes.axvspan(flown.gnss_lost_s, flown.landed_s, color=_LOSS, alpha=0.08, lw=0)
+        back_s = next(filter(math.isfinite, (flown.gnss_back_s, flown.landed_s, flown.pattern_end_s)))
+        axes.axvspan(flown.gnss_lost_s, back_s, color=_LOSS, alpha=0.08, lw=0)
         axes.text(flown.gnss_lost_s, 0.9, " without GNSS", color=_LOSS, va="top", transform=from_below)
     axes.vlines(flown.fix_times_s, 0, 0.03, transform=from_below, color=_TRUTH, lw=0.6)
     axes.margins(x=0.0)

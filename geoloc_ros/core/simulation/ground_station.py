@@ -95,8 +95,8 @@ class GroundStation:
             self._news.notify_all()
 
     def _keep_text(self, message: Any) -> None:
-        """A text of more than 50 letters comes in pieces, numbered from 0."""
-        text = message.text.rstrip("\0")
+        """A text of more than 50 letters comes in pieces, numbered from 0. PX4 ends some with a tab, as a mark."""
+        text = "".join(filter(str.isprintable, message.text))
         if message.id and message.chunk_seq and self.texts:
             self.texts[-1] += text
         else:

@@ -113,6 +113,7 @@ class Flown:
     trouble: str  # empty when all went well
     gnss_lost_s: float
     pattern_end_s: float
+    gnss_back_s: float
     landed_s: float
     samples: Samples
     fix_times_s: np.ndarray  # (fixes,)
@@ -133,6 +134,7 @@ class Mission:
     _begun_s: float = field(default=math.nan, init=False)
     _lost_s: float = field(default=math.nan, init=False)
     _ended_s: float = field(default=math.nan, init=False)
+    _back_s: float = field(default=math.nan, init=False)
     _landed_s: float = field(default=math.nan, init=False)
     _fix_times_s: list[float] = field(default_factory=list, init=False)
     _diagnostics: str = field(default="", init=False)
@@ -141,7 +143,7 @@ class Mission:
     def fly(self) -> Flown:
         """Fly it. GeolocError if it cannot be flown at all or no fixes come; what happens later is the outcome.
 
-        Whatever ends it, Ctrl-C too: GNSS is put back and the vehicle is asked to land.
+        Whatever ends it, Ctrl-C too: GNSS is put back, the vehicle is asked to land, and it is waited for.
         """
         self.station.connect(CONNECT_S)
         self._wait_until_ready()
@@ -149,18 +151,16 @@ class Mission:
         try:
             last = self._start()
             trouble = self._fly_pattern(last, switch)
-            if not trouble:
-                trouble = self._land()
-            self._landed_s = self.recorder.now_s()
         finally:
-            self._bring_home(switch)
+            not_down = self._bring_home(switch)
         samples = self.recorder.samples(self._begun_s)
         return Flown(
             self.plan,
             str(self.station),
-            trouble,
+            trouble or not_down,
             self._lost_s - self._begun_s,
             self._ended_s - self._begun_s,
+            self._back_s - self._begun_s,
             self._landed_s - self._begun_s,
             samples,
             np.array(self._fix_times_s) - self._begun_s,
@@ -248,24 +248,41 @@ class Mission:
         self._ended_s, self._diagnostics = self.recorder.now_s(), self.fixes.diagnostics()
         return trouble
 
-    def _land(self) -> str:
+    def _bring_home(self, switch: GnssSwitch | None) -> str:
+        """GNSS back on; down, if it is up, whatever it does by itself. Returns why it is not, if so.
+
+        A PX4 whose failsafe lands it reports the mode of a landing, and goes on with its mission once it has GNSS.
+        """
         self._phase = "landing"
-        self.tell("the pattern is flown, landing")
-        if not self.station.set_mode("land"):
-            return f"the vehicle does not land{self.station.last_texts()}"
-        down_s = self.plan.height_m / CLIMB_M_S + READY_S
-        if not self._step_until(lambda: not self.station.is_armed, down_s):
-            return f"the vehicle did not land within {down_s:.0f} s{self.station.last_texts()}"
-        self.tell("landed")
+        if switch is not None and switch.is_off:
+            self._put_back(switch)
+        end_s = time.monotonic() + self.plan.height_m / CLIMB_M_S + READY_S
+        was_asked = False
+        while self.station.is_armed:
+            if self.station.is_silent:
+                self.tell("the vehicle does not answer")
+                return "the vehicle is silent"
+            if time.monotonic() > end_s:
+                return f"the vehicle does not land{self.station.last_texts()}"
+            if not was_asked or not self.station.is_in("land"):
+                if self.station.set_mode("land") and not was_asked:
+                    was_asked = True
+                    self.tell("the vehicle was asked to land")
+            self._step_until(lambda: not self.station.is_armed, AGAIN_S)
+        if was_asked:
+            self._landed_s = self.recorder.now_s()
+            self.tell("landed")
         return ""
 
-    def _bring_home(self, switch: GnssSwitch | None) -> None:
-        """GNSS back on; down, if it is up."""
-        if switch is not None and switch.is_off:
-            self.tell("GNSS is back" if switch.on() else "GNSS could not be put back: restart the simulator")
-        if self.station.is_armed:
-            landing = self.station.is_in("land") or self.station.set_mode("land")
-            self.tell("the vehicle was asked to land" if landing else "the vehicle does not answer")
+    def _put_back(self, switch: GnssSwitch) -> None:
+        """GNSS, and wait until the receiver has its fix."""
+        if not switch.on():
+            self.tell("GNSS could not be put back: restart the simulator")
+        elif self._step_until(lambda: self.recorder.has("gnss"), OFF_S):
+            self._back_s = self.recorder.now_s()
+            self.tell("GNSS is back")
+        else:
+            self.tell(f"the receiver has no fix {OFF_S:g} s after it was put back")
 
     # --- watching -------------------------------------------------------------------------------------------
 
@@ -294,7 +311,8 @@ class Mission:
         if not station.is_armed:
             return f"the vehicle disarmed in flight{station.last_texts()}"
         if not station.is_in("mission"):
-            return f"the vehicle left its mission for {station.mode}{station.last_texts()}"
+            cause = ", as a failsafe" if station.is_in("land") else ""
+            return f"the vehicle left its mission for {station.mode}{cause}{station.last_texts()}"
         if not recorder.has("truth"):
             return "the simulator no longer says where the vehicle is"
         if not recorder.has("estimate"):

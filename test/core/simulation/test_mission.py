@@ -167,7 +167,7 @@ def test_other_ways_to_lose_gnss(
     had: list[bool] = []
     flown = flight.fly(on_step=lambda _: had.append(flight.has_gnss()))
     assert "off, the limit is 8 m" in flown.trouble
-    assert had[-1] is False
+    assert not all(had)
     assert flight.has_gnss()  # again
     assert flight.vehicle.parameters == before
     assert "GNSS is back" in flight.told
@@ -239,8 +239,56 @@ def test_ctrl_c_brings_gnss_back_and_the_vehicle_down(make: Callable[..., Flight
     with pytest.raises(KeyboardInterrupt):
         flight.fly(on_step=interrupt)
     assert flight.has_gnss()
-    assert flight.told[-2:] == ["GNSS is back", "the vehicle was asked to land"]
-    _until(lambda: flight.vehicle.landed)
+    assert flight.told[-3:] == ["GNSS is back", "the vehicle was asked to land", "landed"]
+    assert flight.vehicle.landed
+
+
+def test_it_ends_on_the_ground_after_a_failsafe_that_ends(make: Callable[..., Flight]) -> None:
+    """PX4 lands blindly, and goes on with its mission when GNSS is given back."""
+    flight = make(failsafe_s=0.5)
+    modes: list[str] = []
+    flown = flight.fly(on_step=lambda _: modes.append(flight.vehicle.mode))
+    assert flown.trouble.startswith("the vehicle left its mission for LAND, as a failsafe")
+    assert "Failsafe activated: blind land" in flown.trouble
+    assert flight.vehicle.landed
+    assert flight.has_gnss()
+    assert flight.told[-3:] == ["GNSS is back", "the vehicle was asked to land", "landed"]
+    assert outcome(flown).startswith("lost: the vehicle left its mission for LAND, as a failsafe")
+    assert "landed, with the estimate 0." in outcome(flown)
+    assert all(map(str.isprintable, flown.texts))
+
+
+def test_gnss_is_given_back_before_it_descends(make: Callable[..., Flight], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mission, "LEAST_WITHOUT_S", 1.0)
+    flight = make(failsafe_s=math.inf)
+    landing: list[bool] = []
+
+    def note(now: Progress) -> None:
+        if flight.vehicle.mode == "LAND":
+            landing.append(flight.has_gnss())
+
+    flown = flight.fly(replace(PLAN, size_m=10.0, speed_m_s=4.0), note)
+    assert flown.trouble == ""
+    assert landing and all(landing)
+    assert flown.gnss_back_s < flown.landed_s
+
+
+def test_a_blind_landing_is_scored_as_one(make: Callable[..., Flight], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its receiver does not come back."""
+    monkeypatch.setattr(mission, "LEAST_WITHOUT_S", 1.0)
+    monkeypatch.setattr(mission, "OFF_S", 1.0)
+    flight = make(failsafe_s=math.inf)
+
+    def break_receiver(now: Progress) -> None:
+        flight.vehicle.gnss = flight.vehicle.gnss and now.phase != "without GNSS"
+
+    flown = flight.fly(replace(PLAN, size_m=10.0, speed_m_s=4.0), break_receiver)
+    assert flown.trouble == ""
+    assert flight.vehicle.landed
+    assert math.isnan(flown.gnss_back_s)
+    assert "landed blindly, with the estimate" in outcome(flown)
+    assert figures(flown)["touchdown"]["blind"] is True
+    assert figures(flown)["touchdown"]["error_m"] == pytest.approx(flight.vehicle.error_m(), abs=1.0)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +320,7 @@ def test_what_becomes_of_a_lost_vehicle_is_told(
 
 
 def test_a_silent_vehicle_ends_the_mission(make: Callable[..., Flight], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ground_station, "SILENT_S", 1.5)
+    monkeypatch.setattr(ground_station, "SILENT_S", 0.8)
     flight = make()
 
     def fall_silent(now: Progress) -> None:
@@ -293,7 +341,7 @@ def test_its_words_are_kept(make: Callable[..., Flight]) -> None:
         ("PreArm: GPS 2: Bad fix", 0, 0),
         ("PreArm: GPS 2: Bad fix", 0, 0),
         (long[:50], 7, 0),
-        (long[50:], 7, 1),
+        (long[50:] + "\t\x1b", 7, 1),
     ):
         sender.statustext_send(mavlink.MAV_SEVERITY_CRITICAL, text.encode(), number, piece)
     words = f"; it says: PreArm: GPS 2: Bad fix | {long}"
@@ -307,7 +355,9 @@ def test_report(tmp_path: Path) -> None:
     error_m = np.where(time_s < 10.0, 0.5, 2.0)
     samples = Samples(time_s, truth + np.stack([0 * error_m, error_m], axis=1), truth, np.full_like(time_s, 20.0))
     fix_times_s = np.arange(0.0, 30.0, 0.25)
-    flown = Flown(PLAN, "PX4, system 1", "", 10.0, 30.0, 39.0, samples, fix_times_s, ("a", "a", "b"), "bridge: late")
+    flown = Flown(
+        PLAN, "PX4, system 1", "", 10.0, 30.0, 31.0, 39.0, samples, fix_times_s, ("a", "a", "b"), "bridge: late"
+    )
     found = figures(flown)
     assert found["ok"]
     assert found["error_m"]["with_gnss"] == {"median": 0.5, "p95": 0.5, "max": 0.5}
@@ -316,10 +366,11 @@ def test_report(tmp_path: Path) -> None:
     assert found["texts"] == ["a", "b"]
     assert found["outcome"] == (
         "flown to the end with 20 s without GNSS; estimate 2.0 m off, 2.0 m at most "
-        "(with GNSS 0.5 m off, 0.5 m at most), 4.0 fixes/s"
+        "(with GNSS 0.5 m off, 0.5 m at most), 4.0 fixes/s; landed, with the estimate 2.0 m off at touchdown"
     )
+    assert found["touchdown"] == {"blind": False, "error_m": 2.0}
     lost = outcome(replace(flown, trouble="it fell", plan=replace(PLAN, needs_fixes=True)))
-    assert lost.startswith("lost: it fell, after 20 s without GNSS") and lost.endswith("4.0 fixes/s; bridge: late")
+    assert lost.startswith("lost: it fell, after 20 s without GNSS") and lost.endswith("at touchdown; bridge: late")
     write_mission(tmp_path, flown)
     written = json.loads((tmp_path / "mission.json").read_text(encoding="utf-8"))
     assert len(written["samples"]) == len(time_s)
@@ -329,7 +380,12 @@ def test_report(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mission.json", "mission.png"]
 
     with_gnss = replace(flown, gnss_lost_s=math.nan, plan=replace(PLAN, gnss_loss_s=math.inf))
-    assert outcome(with_gnss) == "with GNSS throughout: 2.0 m off, 2.0 m at most"
+    assert outcome(with_gnss) == (
+        "with GNSS throughout: 2.0 m off, 2.0 m at most; landed, with the estimate 2.0 m off at touchdown"
+    )
+    aloft = replace(flown, trouble="it does not land", landed_s=math.nan)
+    assert outcome(aloft).endswith("; still in the air")
+    assert figures(aloft)["touchdown"] is None
     write_mission(tmp_path, with_gnss)
     written = json.loads((tmp_path / "mission.json").read_text(encoding="utf-8"))
     assert written["gnss_lost_s"] is None and written["plan"]["gnss_loss_s"] is None
