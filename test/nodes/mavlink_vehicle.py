@@ -22,8 +22,8 @@ by MAV_CMD_INJECT_FAILURE (PX4, with SYS_FAILURE_EN = 1). The position estimate 
 vehicle follows its estimate, so that it really flies elsewhere. Positions that peers send pull the estimate back,
 each compared with what the estimate was at the moment of its image: GPS_INPUT for ArduPilot (GPS2_TYPE = 14),
 GLOBAL_POSITION_SENSOR and ODOMETRY for PX4 (EKF2_AGP0_CTRL, EKF2_EV_CTRL bit 0); the others are ignored, as the real
-ones do. With no position for `failsafe_s` it lands where it is; PX4 returns to what it was asked for last, its mission as
-a rule, once it has GNSS again.
+ones do. With no position for `failsafe_s` it lands where it is; PX4 returns to what it was asked for last,
+its mission as a rule, once it has GNSS again.
 
 PX4's clock runs as slowly as that of its SIH, which stays behind for good; its HIL_STATE_QUATERNION has no time.
 Truth comes as HIL_STATE_QUATERNION (PX4) or SIM_STATE (ArduPilot) where a peer asked for it by

@@ -264,10 +264,10 @@ class Mission:
                 return "the vehicle is silent"
             if time.monotonic() > end_s:
                 return f"the vehicle does not land{self.station.last_texts()}"
-            if not was_asked or not self.station.is_in("land"):
-                if self.station.set_mode("land") and not was_asked:
-                    was_asked = True
-                    self.tell("the vehicle was asked to land")
+            is_due = not was_asked or not self.station.is_in("land")
+            if is_due and self.station.set_mode("land") and not was_asked:
+                was_asked = True
+                self.tell("the vehicle was asked to land")
             self._step_until(lambda: not self.station.is_armed, AGAIN_S)
         if was_asked:
             self._landed_s = self.recorder.now_s()
