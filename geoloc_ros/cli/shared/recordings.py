@@ -53,10 +53,10 @@ def require_truth(recording: Flight | Bag) -> None:
 def require_on_map(recording: Flight | Bag, raster: RasterMap, map_path: Path) -> None:
     """GeolocError if the map covers no true position at all: it is another map, or of another place."""
     truths = [truth for index in range(len(recording)) if (truth := recording.truth(index)) is not None]
-    south, west, north, east = raster.bounds_deg
-    if any(south <= truth.lat_deg <= north and west <= truth.lon_deg <= east for truth in truths):
+    if any(raster.contains(truth.lat_deg, truth.lon_deg) for truth in truths):
         return
     first = truths[0]
+    south, west, north, east = raster.bounds_deg
     centre = LocalEnu((south + north) / 2, (west + east) / 2)
     away_m = math.hypot(*centre.to_enu(first.lat_deg, first.lon_deg))
     raise GeolocError(

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from geoloc_ros.core.maps.layers import Block, Layer
+from geoloc_ros.core.maps.bands import Block
+from geoloc_ros.core.maps.layers import Layer
 
 
 class BlockKey(NamedTuple):
@@ -38,7 +39,7 @@ class BlockCache:
     def get(self, keys: Iterable[BlockKey], deadline: float) -> dict[BlockKey, Block]:
         """All these blocks, decoded now where need be.
 
-        Raises one of READ_ERRORS, or concurrent.futures.TimeoutError at time.monotonic() = deadline.
+        Raises GeolocError, or concurrent.futures.TimeoutError at time.monotonic() = deadline.
         """
         found: dict[BlockKey, Block] = {}
         waiting: dict[BlockKey, Future[Block]] = {}

@@ -10,7 +10,9 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +20,15 @@ import cv2
 import numpy as np
 import pyproj
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from geoloc_models.errors import GeolocError
-
-READ_ERRORS = (RasterioError, OSError, GeolocError)
-"""All that a read of a damaged, vanished or unreachable source raises."""
+from geoloc_ros.core.maps.bands import SPECK, Block, examine_bands, to_block
 
 GDAL_CACHE_MIB = 64
 """Enough for the strips of a raster that is not tiled; our own cache keeps the rest."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Decoded pixels; `rgb` is None where the source has nothing at all."""
-
-    rgb: np.ndarray | None  # (h, w, 3) uint8
-    valid: np.ndarray | None = None  # (h, w) uint8, 255 where there is an image; None: everywhere
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the pixels hold."""
-        return sum(part.nbytes for part in (self.rgb, self.valid) if part is not None)
 
 
 @dataclass(frozen=True)
@@ -86,17 +72,18 @@ class Layer(ABC):
 
     @abstractmethod
     def read_stored(self, level: Level, row: int, col: int) -> Block:
-        """Decode a block that the source stores; raises one of READ_ERRORS."""
+        """Decode a block that the source stores."""
 
     @abstractmethod
     def close(self) -> None:
         """Let go of open files."""
 
     def read(self, index: int, row: int, col: int) -> Block:
-        """Decode block (row, col) of level `index`; raises one of READ_ERRORS."""
+        """Decode block (row, col) of level `index`; GeolocError with the cause where the source cannot be read."""
         level = self.levels[index]
         if level.halved_from is None:
-            return self.read_stored(level, row, col)
+            with readable(self.name):
+                return self.read_stored(level, row, col)
         finer = self.levels[level.halved_from]
         rows, cols = -(-finer.height // finer.block_height), -(-finer.width // finer.block_width)
         quarters = {
@@ -114,6 +101,23 @@ class Layer(ABC):
         """Add averaged levels until one block holds the whole layer."""
         while (last := self.levels[-1]).width > last.block_width or last.height > last.block_height:
             self.levels.append(last.halved(len(self.levels) - 1))
+
+
+@contextmanager
+def readable(name: str, what: str = "") -> Iterator[None]:
+    """Whatever GDAL and its bindings make of a damaged, vanished or unreachable source ends in one sentence."""
+    try:
+        yield
+    except (GeolocError, MemoryError):
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper  # what GDAL found first, such as the name of a file that a VRT lists
+        text = _one_line(cause) or type(cause).__name__
+        gone = any(words in text.lower() for words in ("no such file", "not exist", "open failed", "failed to open"))
+        remedy = "; restore that file or build the map again without it" if gone and name not in text else ""
+        raise GeolocError(f"{what}{name} cannot be read: {text}{remedy}") from None
 
 
 def _average(quarters: dict[tuple[int, int], Block], finer: Level, extent: tuple[int, int]) -> Block:
@@ -139,24 +143,17 @@ def _average(quarters: dict[tuple[int, int], Block], finer: Level, extent: tuple
     if right % 2:
         rgb[:, -1], valid[:, -1] = rgb[:, -2], valid[:, -2]
     size = (rgb.shape[1] // 2, rgb.shape[0] // 2)
-    all_four = cv2.resize(valid, size, interpolation=cv2.INTER_AREA) == 255
+    share = cv2.resize(valid, size, interpolation=cv2.INTER_AREA)
+    all_four = share == 255
     mean = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return Block(mean, None if all_four.all() else np.where(all_four, 255, 0).astype(np.uint8))
-
-
-@dataclass
-class Bands:
-    """How a raster's bands become RGB and a mask."""
-
-    indexes: list[int]  # one band (grey or palette) or three, and the alpha band last if there is one
-    alpha: bool = False
-    mask: bool = False  # GDAL keeps a mask beside the bands
-    palette: np.ndarray | None = None  # (256, 4) uint8 RGBA
-    low: np.ndarray | None = None  # (bands,) values shown as 0 ...
-    high: np.ndarray | None = None  # ... and as 255; None for 8-bit bands
-    nodata: list[float | None] = field(default_factory=list)
-    nodata_rgb: tuple[int, int, int] | None = None
-    tolerance: int = 0  # lossy compression blurs the no-data colour by this much
+    if all_four.all():
+        return Block(mean)
+    if (valid == SPECK).any():
+        # Specks have the colour of their surroundings: two of four leave an image.
+        without_gap = cv2.erode((valid > 0).astype(np.uint8), np.ones((2, 2), np.uint8), anchor=(0, 0))[::2, ::2] > 0
+        all_four = without_gap & (share >= (255 + SPECK) // 2)
+        return Block(mean, np.where(all_four, 255, np.where(without_gap, SPECK, 0)).astype(np.uint8))
+    return Block(mean, np.where(all_four, 255, 0).astype(np.uint8))
 
 
 class GdalLayer(Layer):
@@ -179,14 +176,12 @@ class GdalLayer(Layer):
         if not (":" in self.name or self.name.startswith("/vsi") or Path(path).exists()):
             raise GeolocError(f"map {path} does not exist; check the path")
         try:
-            with rasterio.Env(**self._options):
+            with readable(self.name, "map "), rasterio.Env(**self._options):
                 source = self._handle(None)
                 self._check(source)
                 self.crs = pyproj.CRS.from_wkt(source.crs.to_wkt())
                 self.levels = self._stored_levels(source)
-                self._bands = _examine_bands(source, nodata_rgb)
-        except (RasterioError, OSError) as error:
-            raise GeolocError(f"map {path} cannot be read: {_one_line(error)}") from None
+                self._bands = examine_bands(source, nodata_rgb)
         except pyproj.exceptions.CRSError as error:
             raise GeolocError(f"map {path} has a CRS that PROJ does not understand: {_one_line(error)}") from None
         self.complete_levels()
@@ -194,8 +189,14 @@ class GdalLayer(Layer):
     def _check(self, source: Any) -> None:
         if source.count == 0:
             raise GeolocError(f"map {self.name} has no bands; if it holds subdatasets, name one of them")
-        if np.dtype(source.dtypes[0]).kind not in "uif":
-            raise GeolocError(f"map {self.name} has {source.dtypes[0]} values; it needs integers or floats")
+        kinds = sorted(set(source.dtypes))
+        if any("complex" in kind for kind in kinds):
+            raise GeolocError(f"map {self.name} has {kinds[0]} values; it needs integers or floats")
+        if len(kinds) > 1:
+            raise GeolocError(
+                f"map {self.name} has bands of several types ({', '.join(source.dtypes)}); make them one with "
+                "gdal_translate -ot"
+            )
         if source.crs is None:
             raise GeolocError(f"map {self.name} has no CRS; write one into it with gdal_edit.py -a_srs EPSG:code")
         if source.transform.is_identity or source.transform.is_degenerate:
@@ -242,100 +243,6 @@ class GdalLayer(Layer):
             for handle in self._opened:
                 handle.close()
             self._opened.clear()
-
-
-def _examine_bands(source: Any, nodata_rgb: tuple[int, int, int] | None) -> Bands:
-    """Which bands are red, green, blue and alpha, what means no data, and how wider values become 8 bits."""
-    meaning = list(source.colorinterp)
-    colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
-    if all(colour in meaning for colour in colours):
-        indexes = [meaning.index(colour) + 1 for colour in colours]
-    else:
-        plain = [i + 1 for i, band in enumerate(meaning) if band is not ColorInterp.alpha]
-        indexes = plain[:3] if len(plain) >= 3 else plain[:1] or [1]
-    bands = Bands(indexes, nodata=[source.nodatavals[i - 1] for i in indexes], nodata_rgb=nodata_rgb)
-    if len(indexes) == 1 and meaning[indexes[0] - 1] is ColorInterp.palette:
-        bands.palette = np.zeros((256, 4), np.uint8)
-        for value, colour in source.colormap(indexes[0]).items():
-            bands.palette[value] = colour
-    elif source.dtypes[indexes[0] - 1] != "uint8":
-        bands.low, bands.high = _value_range(source, indexes)
-    if ColorInterp.alpha in meaning:
-        bands.alpha = True
-        bands.indexes = [*indexes, meaning.index(ColorInterp.alpha) + 1]
-    else:
-        bands.mask = MaskFlags.per_dataset in source.mask_flag_enums[0]
-    lossy = str(source.compression).upper() if source.compression else source.driver.upper()
-    if any(name in lossy for name in ("JPEG", "WEBP", "LERC", "JP2")):
-        bands.tolerance = 8
-    return bands
-
-
-def _value_range(source: Any, indexes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """2nd and 98th percentile of each band, from a thumbnail."""
-    scale = max(1.0, max(source.width, source.height) / 512)
-    shape = (len(indexes), max(1, int(source.height / scale)), max(1, int(source.width / scale)))
-    thumbnail = source.read(indexes, out_shape=shape, masked=True).astype(np.float64)
-    values = np.ma.filled(thumbnail, np.nan).reshape(len(indexes), -1)
-    values = np.where(np.isfinite(values), values, np.nan)
-    if np.isnan(values).all(axis=1).any():
-        raise GeolocError(f"map {source.name} holds no valid values in its bands {indexes}; check its no-data value")
-    low, high = np.nanpercentile(values, (2.0, 98.0), axis=1)
-    return low, np.maximum(high, low + 1e-9)
-
-
-def to_block(data: np.ndarray, mask: np.ndarray | None, bands: Bands) -> Block:
-    """Raw bands (bands, h, w), alpha last if there is one, to RGB and validity."""
-    valid = np.full(data.shape[1:], 255, np.uint8) if mask is None else np.where(mask >= 128, 255, 0).astype(np.uint8)
-    if bands.alpha:
-        data, alpha = data[:-1], data[-1]
-        whole = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1.0
-        valid[alpha < whole / 2] = 0
-    gap = _gap(data, bands.nodata, bands.tolerance)
-    if bands.palette is not None:
-        rgba = bands.palette[data[0].astype(np.uint8)]
-        rgb = np.ascontiguousarray(rgba[..., :3])
-        valid[rgba[..., 3] < 128] = 0
-    else:
-        if bands.low is not None and bands.high is not None:
-            scale = 255.0 / (bands.high - bands.low)
-            # NaN, a float raster's missing value, is masked already.
-            scaled = (np.nan_to_num(data.astype(np.float32)) - bands.low[:, None, None]) * scale[:, None, None]
-            data = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-        rgb = cv2.merge([data[0]] * 3 if len(data) == 1 else list(data))
-    if bands.nodata_rgb is not None:
-        gap |= _gap(np.moveaxis(rgb, -1, 0), list(bands.nodata_rgb), bands.tolerance)
-    valid[gap] = 0
-    if valid.all():
-        return Block(rgb)
-    return Block(rgb, valid) if valid.any() else Block(None)
-
-
-def _gap(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
-    """(h, w) bool: where (bands, h, w) is no-data over 5 x 5 px or more; a lone dark pixel is a shadow."""
-    if data.dtype.kind != "f" and any(value is None for value in nodata):
-        return np.zeros(data.shape[1:], bool)
-    empty = _near(data, nodata, tolerance)
-    if not empty.any():
-        return empty
-    gap = cv2.morphologyEx(empty.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    if tolerance and gap.any():
-        # Lossy compression smears the edge of a gap over its own blocks of 8 or 16 pixels.
-        fringe = cv2.dilate(gap, np.ones((33, 33), np.uint8)) > 0
-        return (gap > 0) | (fringe & _near(data, nodata, 4 * tolerance))
-    return gap > 0
-
-
-def _near(data: np.ndarray, nodata: list[Any], tolerance: int) -> np.ndarray:
-    """(h, w) bool: where every band of (bands, h, w) is NaN or within the tolerance of its no-data value."""
-    floats = data.dtype.kind == "f"
-    near = np.ones(data.shape[1:], bool)
-    for band, value in zip(data, nodata, strict=True):
-        same = np.isnan(band) if floats else np.zeros(band.shape, bool)
-        if value is not None and not math.isnan(value):
-            same |= np.abs(band.astype(np.float32) - value) <= tolerance if tolerance else band == value
-        near &= same
-    return near
 
 
 def _one_line(error: BaseException) -> str:

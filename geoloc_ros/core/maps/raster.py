@@ -19,7 +19,7 @@ from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 from geoloc_ros.core.maps.block_cache import BlockCache
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
-from geoloc_ros.core.maps.layers import READ_ERRORS, GdalLayer, Layer
+from geoloc_ros.core.maps.layers import GdalLayer, Layer, readable
 from geoloc_ros.core.maps.resampling import FIT, NODES, CropPart, fill_uncovered, level_for
 from geoloc_ros.core.maps.tile_folder import TileFolder
 
@@ -73,13 +73,25 @@ class RasterMap:
         elif coverage > 0.0:
             status, text = CropStatus.PARTLY_COVERED, f"the map covers {100 * coverage:.1f} % of the crop"
         else:
-            south, west, north, east = self.bounds_deg
-            status = CropStatus.OUT_OF_BOUNDS
-            text = (
-                f"the map does not cover {lat_deg:.6f}, {lon_deg:.6f}; "
-                f"it spans {south:.6f}, {west:.6f} to {north:.6f}, {east:.6f}"
-            )
+            status, text = CropStatus.OUT_OF_BOUNDS, self._out_of_bounds(lat_deg, lon_deg)
         return MapCrop(image, lat_deg, lon_deg, size_m, size_m / size_px, coverage, status, text)
+
+    def contains(self, lat_deg: float, lon_deg: float) -> bool:
+        """Whether a place lies within `bounds_deg`."""
+        south, west, north, east = self.bounds_deg
+        return south <= lat_deg <= north and (lon_deg - west) % 360.0 <= east - west
+
+    def _out_of_bounds(self, lat_deg: float, lon_deg: float) -> str:
+        if self.contains(lat_deg, lon_deg):
+            return (
+                f"the map has no data around {lat_deg:.6f}, {lon_deg:.6f}, within its bounds: by its no-data value, "
+                "alpha band or mask; check them with gdalinfo"
+            )
+        south, west, north, east = self.bounds_deg
+        return (
+            f"the map does not cover {lat_deg:.6f}, {lon_deg:.6f}; "
+            f"it spans {south:.6f}, {west:.6f} to {north:.6f}, {east:.6f}"
+        )
 
     def draw(
         self, frame: LocalEnu, east_m: float, north_m: float, size_m: float, size_px: int
@@ -109,7 +121,8 @@ class RasterMap:
             cols, rows = x * level.width, y * level.height
             xs, ys = (corner.a * cols + corner.b * rows + corner.c, corner.d * cols + corner.e * rows + corner.f)
             lon, lat = to_crs.transform(xs, ys, direction=_INVERSE)
-            for values, found in zip((east_m, north_m), frame.to_enu(lat, lon), strict=True):
+            on_earth = np.isfinite(lon) & np.isfinite(lat)
+            for values, found in zip((east_m, north_m), frame.to_enu(lat[on_earth], lon[on_earth]), strict=True):
                 values.append(found)
         return np.concatenate(east_m), np.concatenate(north_m)
 
@@ -161,9 +174,8 @@ class RasterMap:
             except FutureTimeoutError:
                 failure = CropStatus.TIMED_OUT
                 text = f"{layer.name} gave no data within {self._timeout_s:g} s"
-            except READ_ERRORS as error:
-                failure = CropStatus.UNREADABLE
-                text = f"{layer.name} cannot be read: {' '.join(str(error).split())}"
+            except GeolocError as error:
+                failure, text = CropStatus.UNREADABLE, str(error)
             if covered.all():
                 break
         return image, covered, failure, text
@@ -198,22 +210,50 @@ class RasterMap:
         return parts
 
     def _bounds_deg(self) -> tuple[float, float, float, float]:
-        """(south, west, north, east) of all layers together, degrees."""
-        boxes = []
-        for layer, to_crs in zip(self._layers, self._to_crs, strict=True):
-            level = layer.levels[0]
-            affine = level.crs_from_pixel
-            cols, rows = (np.array([0, level.width, level.width, 0]), np.array([0, 0, level.height, level.height]))
-            xs = affine.a * cols + affine.b * rows + affine.c
-            ys = affine.d * cols + affine.e * rows + affine.f
-            west, south, east, north = to_crs.transform_bounds(
-                xs.min(), ys.min(), xs.max(), ys.max(), direction=_INVERSE
-            )
-            boxes.append((south, west, north, east))
+        """(south, west, north, east) of all layers together, degrees: west in [-180, 180), east beyond it."""
+        boxes = [_layer_bounds(layer, to_crs) for layer, to_crs in zip(self._layers, self._to_crs, strict=True)]
+        first_west = boxes[0][1]
+        for number, (south, west, north, east) in enumerate(boxes):
+            # Of two layers at the antimeridian one may count beyond 180 and the other from -180.
+            turns = 360.0 * round((west - first_west) / 360.0)
+            boxes[number] = (south, west - turns, north, east - turns) if turns else (south, west, north, east)
         array = np.array(boxes)
         south, west = array[:, :2].min(axis=0)
         north, east = array[:, 2:].max(axis=0)
         return float(south), float(west), float(north), float(east)
+
+
+def _layer_bounds(layer: Layer, to_crs: pyproj.Transformer) -> tuple[float, float, float, float]:
+    """(south, west, north, east) of a layer, degrees: west in [-180, 180), east the next one beyond it."""
+    level = layer.levels[0]
+    affine = level.crs_from_pixel
+    cols, rows = (np.array([0, level.width, level.width, 0]), np.array([0, 0, level.height, level.height]))
+    xs = affine.a * cols + affine.b * rows + affine.c
+    ys = affine.d * cols + affine.e * rows + affine.f
+    try:
+        west, south, east, north = to_crs.transform_bounds(xs.min(), ys.min(), xs.max(), ys.max(), direction=_INVERSE)
+    except pyproj.exceptions.ProjError:
+        south = west = north = east = math.nan
+    if not all(map(math.isfinite, (south, west, north, east))):
+        # Corners beyond the projection, such as those of a satellite's view of the whole disk: what is on the Earth.
+        share = np.linspace(0.0, 1.0, 65)
+        cols, rows = np.meshgrid(share * level.width, share * level.height)
+        lon, lat = to_crs.transform(
+            affine.a * cols + affine.b * rows + affine.c,
+            affine.d * cols + affine.e * rows + affine.f,
+            direction=_INVERSE,
+        )
+        on_earth = np.isfinite(lon) & np.isfinite(lat)
+        if not on_earth.any():
+            raise GeolocError(
+                f"map {layer.name} lies nowhere on the Earth; check its CRS and georeference with gdalinfo"
+            )
+        lon, lat = lon[on_earth], lat[on_earth]
+        lon = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
+        south, west, north, east = lat.min(), lon.min(), lat.max(), lon.max()
+    turns = 360.0 * math.floor((west + 180.0) / 360.0)
+    west, east = (west - turns, east - turns) if turns else (west, east)
+    return float(south), float(west), float(north), float(east + 360.0 if east < west else east)
 
 
 def _frame_at(lat_deg: float, lon_deg: float) -> LocalEnu | None:
@@ -255,7 +295,8 @@ class MapAhead:
 def _open(layer: MapLayer, timeout_s: float) -> Layer:
     """A folder as XYZ tiles, anything else through GDAL."""
     if Path(layer.path).is_dir():
-        return TileFolder(layer.path, layer.nodata_rgb)
+        with readable(str(layer.path), "map "):
+            return TileFolder(layer.path, layer.nodata_rgb)
     return GdalLayer(layer.path, layer.nodata_rgb, timeout_s)
 
 

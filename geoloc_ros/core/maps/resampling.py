@@ -8,8 +8,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from geoloc_ros.core.maps.bands import Block
 from geoloc_ros.core.maps.block_cache import BlockCache, BlockKey
-from geoloc_ros.core.maps.layers import Block, Level
+from geoloc_ros.core.maps.layers import Level
 
 # From a crop's pixel to the raster's: the projections involved are smooth, so that over one crop a cubic in
 # x and y, fitted to 7 x 7 exactly projected points, is right to far less than a pixel.

@@ -611,3 +611,164 @@ def test_real_flight_lies_on_its_map(shared_data: Path) -> None:
             row, col = np.unravel_index(match.argmax(), match.shape)
             assert match.max() > 0.6
             assert np.hypot(row - margin_px, col - margin_px) * gsd_m <= 2.0
+
+
+UTM = PLACES["utm"]
+
+
+@pytest.mark.parametrize(("kind", "opaque"), [("uint16", 255), ("uint16", 65535), ("uint16", 1), ("float32", 1)])
+def test_alpha_of_any_range(kind: str, opaque: int, tmp_path: Path) -> None:
+    crs, lat, lon = UTM
+    values = np.dstack([texture(300, 300).astype(kind), np.full((300, 300), opaque, kind)])
+    values[:, 150:, 3] = 0
+    path = write_raster(tmp_path / "map.tif", values, crs, pixel_grid(crs, lat, lon, 0.5, 300))
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    with RasterMap(path) as source:
+        assert source.crop(lat, lon, 100.0, 200).coverage == pytest.approx(0.5, abs=0.02)
+        east = LocalEnu(lat, lon).to_geodetic(40.0, 0.0)
+        text = source.crop(*map(float, east), 20.0, 40).text
+    assert "no data" in text and "alpha" in text and "spans" not in text
+
+
+def test_holes_of_a_pixel_are_no_shadows(tmp_path: Path) -> None:
+    """NaN is nowhere drawn; coarser levels, where each pixel holds some, still show the mean of the others."""
+    crs, lat, lon = UTM
+    values = np.full((1200, 1200, 1), 100.0, np.float32)
+    values[:, ::2] = 200.0
+    values[1::4, 1::4] = np.nan
+    path = write_raster(tmp_path / "map.tif", values, crs, pixel_grid(crs, lat, lon, 0.5, 1200), nodata=np.nan)
+    with RasterMap(path) as source:
+        fine, coarse = source.crop(lat, lon, 100.0, 200), source.crop(lat, lon, 400.0, 100)
+    assert 0.5 < fine.coverage < 0.95
+    assert coarse.status is CropStatus.OK and coarse.image.min() > 110 and coarse.image.max() < 160
+    values = np.full((300, 300, 1), 500, np.uint16)
+    values[10:20] = 900
+    values[1::4, 1::4] = 65535
+    path = write_raster(tmp_path / "map.tif", values, crs, pixel_grid(crs, lat, lon, 0.5, 300), nodata=65535)
+    with RasterMap(path) as source:
+        assert source.crop(lat, lon, 100.0, 200).coverage < 0.95
+
+
+def vrt(path: Path, bands: list[tuple[str, str, str]], files: tuple[str, ...], side_px: int) -> Path:
+    """A mosaic of files side by side, each side_px square; bands: (type, meaning, band of the file)."""
+    crs, lat, lon = UTM
+    grid = pixel_grid(crs, lat, lon, 0.5, side_px * len(files))
+    text = f'<VRTDataset rasterXSize="{side_px * len(files)}" rasterYSize="{side_px}"><SRS>{crs}</SRS>'
+    text += f"<GeoTransform>{grid.c}, {grid.a}, 0, {grid.f}, 0, {grid.e}</GeoTransform>"
+    for number, (kind, meaning, band) in enumerate(bands, 1):
+        text += f'<VRTRasterBand dataType="{kind}" band="{number}"><ColorInterp>{meaning}</ColorInterp>'
+        for place, file in enumerate(files):
+            rectangle = f'yOff="0" xSize="{side_px}" ySize="{side_px}"/>'
+            text += f'<SimpleSource><SourceFilename relativeToVRT="1">{file}</SourceFilename>'
+            text += f"<SourceBand>{band}</SourceBand>"
+            text += f'<SourceProperties RasterXSize="{side_px}" RasterYSize="{side_px}" DataType="Byte" '
+            text += f'BlockXSize="{side_px}" BlockYSize="8"/>'
+            text += f'<SrcRect xOff="0" {rectangle}<DstRect xOff="{place * side_px}" {rectangle}</SimpleSource>'
+        text += "</VRTRasterBand>"
+    path.write_text(text + "</VRTDataset>")
+    return path
+
+
+RGB = [("Byte", "Red", "1"), ("Byte", "Green", "2"), ("Byte", "Blue", "3")]
+
+
+def test_mosaic_whose_file_is_missing_names_it(tmp_path: Path) -> None:
+    crs, lat, lon = UTM
+    write_raster(tmp_path / "west.tif", texture(200, 200), crs, pixel_grid(crs, lat, lon, 0.5, 200))
+    with RasterMap(vrt(tmp_path / "map.vrt", RGB, ("west.tif", "east.tif"), 200)) as source:
+        # The place is the middle of the mosaic's lower edge.
+        west, middle = (LocalEnu(lat, lon).to_geodetic(east_m, 50.0) for east_m in (-60.0, 0.0))
+        assert source.crop(*west, 40.0, 80).status is CropStatus.OK
+        crop = source.crop(*middle, 60.0, 100)
+    assert crop.status is CropStatus.UNREADABLE
+    assert "east.tif" in crop.text and "restore that file" in crop.text and "\n" not in crop.text
+    with pytest.raises(GeolocError, match=r"gone\.tif.*restore that file"):
+        RasterMap(vrt(tmp_path / "gone.vrt", RGB, ("gone.tif",), 200))
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ([("CInt16", "Gray", "1")], "complex_int16 values"),
+        ([("Byte", "Red", "1"), ("UInt16", "Green", "2"), ("Float32", "Blue", "3")], "bands of several types"),
+    ],
+)
+def test_band_types_that_make_no_picture(bands: list, message: str, tmp_path: Path) -> None:
+    crs, lat, lon = UTM
+    write_raster(tmp_path / "plain.tif", texture(100, 100), crs, pixel_grid(crs, lat, lon, 0.5, 100))
+    with pytest.raises(GeolocError, match=message):
+        RasterMap(vrt(tmp_path / "map.vrt", bands, ("plain.tif",), 100))
+
+
+def test_palette_without_a_table_is_grey(tmp_path: Path) -> None:
+    crs, lat, lon = UTM
+    path = write_raster(tmp_path / "plain.tif", texture(200, 200), crs, pixel_grid(crs, lat, lon, 0.5, 200))
+    palette = vrt(tmp_path / "map.vrt", [("Byte", "Palette", "2")], ("plain.tif",), 200)
+    with RasterMap(path) as plain, RasterMap(palette) as source:
+        wanted, crop = plain.crop(lat, lon, 60.0, 90), source.crop(lat, lon, 60.0, 90)
+    np.testing.assert_array_equal(crop.image, wanted.image[..., 1:2].repeat(3, axis=2))
+
+
+def test_palette_of_sixteen_bits(tmp_path: Path) -> None:
+    crs, lat, lon = UTM
+    path = write_raster(
+        tmp_path / "map.tif", np.full((100, 100, 1), 300, np.uint16), crs, pixel_grid(crs, lat, lon, 0.5, 100)
+    )
+    with rasterio.open(path, "r+") as target:
+        target.write_colormap(1, {300: (10, 200, 90, 255)})
+    with RasterMap(path) as source:
+        assert (source.crop(lat, lon, 40.0, 40).image == (10, 200, 90)).all()
+
+
+@pytest.mark.parametrize("kind", ["antimeridian_utm", "antimeridian_geographic", "antimeridian_mercator", "lon_360"])
+def test_bounds_wherever_longitudes_turn_over(kind: str, tmp_path: Path) -> None:
+    """A map of 150 m contains its own places and no others, by whatever count of longitudes."""
+    crs, lat, lon = ("EPSG:4326", 49.05, 350.0) if kind == "lon_360" else PLACES[kind]
+    path = write_raster(tmp_path / "map.tif", texture(300, 300), crs, pixel_grid(crs, lat, lon, 0.5, 300))
+    with RasterMap(path) as source:
+        south, west, north, east = source.bounds_deg
+        assert -180 <= west < 180 and west < east < west + 0.01
+        frame = LocalEnu(lat, lon)
+        for east_m in (-60.0, 0.0, 60.0):
+            place = tuple(map(float, frame.to_geodetic(east_m, 10.0)))
+            assert source.contains(*place) and source.crop(*place, 20.0, 20).status is CropStatus.OK
+        assert not source.contains(*map(float, frame.to_geodetic(120.0, 0.0)))
+        assert not source.contains(lat, -lon / 2)
+        half_m = np.abs(frame.to_enu((south + north) / 2, (west + east) / 2))
+        assert half_m.max() < 5.0
+
+
+def test_outline_that_leaves_the_projection(tmp_path: Path) -> None:
+    """The whole disk as a weather satellite sees it: the corners are no places on the Earth."""
+    crs = "+proj=geos +lon_0=-75 +h=35786023 +ellps=WGS84 +units=m"
+    grid = Affine(40_000, 0, -6_000_000, 0, -40_000, 6_000_000)
+    path = write_raster(tmp_path / "map.tif", texture(300, 300), crs, grid)
+    with RasterMap(path) as source:
+        south, west, north, east = source.bounds_deg
+        assert -82 < south < -70 and 70 < north < 82 and -158 < west < -140 and -10 < east < 8
+        assert source.contains(0.0, -75.0) and not source.contains(0.0, 100.0)
+        assert np.isfinite(source.outline(LocalEnu(0.0, -75.0))).all()
+        assert source.crop(10.0, -75.0, 10_000.0, 20).status is CropStatus.OK
+        assert "does not cover" in source.crop(0.0, 100.0, 10_000.0, 20).text
+
+
+@pytest.mark.parametrize("kind", ["tilemapresource", "metadata"])
+def test_tiles_that_count_from_the_south(kind: str, tmp_path: Path) -> None:
+    lat, lon = 60.2, 25.1
+    folder = mercator_tiles(tmp_path / "tiles", (17,), lat, lon)
+    for file in sorted((folder / "17").glob("*/*")):
+        file.rename(file.with_name(f"{2**17 - 1 - int(file.stem)}.PNG"))
+    if kind == "metadata":
+        (folder / "metadata.json").write_text('{"scheme": "tms"}')
+    else:
+        tiles = '<TileMap version="1.0.0"><TileSets profile="mercator"><TileSet href="17"/></TileSets></TileMap>'
+        (folder / "tilemapresource.xml").write_text(tiles)
+    with RasterMap(folder) as source:
+        crop = source.crop(lat, lon, 200.0, 340)
+    assert crop.status is CropStatus.OK
+    assert np.abs(crop.image - expected_waves(lat, lon, 200.0, 340)).mean() < 1.5
+    if kind == "tilemapresource":
+        (folder / "tilemapresource.xml").write_text(tiles.replace('"mercator"', '"geodetic"'))
+        with pytest.raises(GeolocError, match="profile geodetic; make them with `gdal2tiles --xyz`"):
+            RasterMap(folder)
