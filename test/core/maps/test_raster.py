@@ -675,10 +675,10 @@ RGB = [("Byte", "Red", "1"), ("Byte", "Green", "2"), ("Byte", "Blue", "3")]
 
 def test_mosaic_whose_file_is_missing_names_it(tmp_path: Path) -> None:
     crs, lat, lon = UTM
-    write_raster(tmp_path / "west.tif", texture(200, 200), crs, pixel_grid(crs, lat, lon, 0.5, 200))
-    with RasterMap(vrt(tmp_path / "map.vrt", RGB, ("west.tif", "east.tif"), 200)) as source:
+    write_raster(tmp_path / "west.tif", texture(600, 600), crs, pixel_grid(crs, lat, lon, 0.5, 600))
+    with RasterMap(vrt(tmp_path / "map.vrt", RGB, ("west.tif", "east.tif"), 600)) as source:
         # The place is the middle of the mosaic's lower edge.
-        west, middle = (LocalEnu(lat, lon).to_geodetic(east_m, 50.0) for east_m in (-60.0, 0.0))
+        west, middle = (LocalEnu(lat, lon).to_geodetic(east_m, 200.0) for east_m in (-200.0, 0.0))
         assert source.crop(*west, 40.0, 80).status is CropStatus.OK
         crop = source.crop(*middle, 60.0, 100)
     assert crop.status is CropStatus.UNREADABLE
