@@ -15,6 +15,7 @@ import numpy as np
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.camera import CameraModel
 from geoloc_ros.core.geometry.px4_frames import enu_from_flu_quaternion, height_above_ground_m
+from geoloc_ros.core.geometry.rectify import check_height
 from geoloc_ros.core.geometry.rotations import rotation_from_quaternion
 from geoloc_ros.core.recording.images import decode_compressed, decode_image
 
@@ -94,7 +95,7 @@ def quaternion_from_imu(message: Any) -> Quaternion:
 def height_from_altitude(message: Any) -> float:
     """Height above ground of a Float64, a Range or PX4's VehicleLocalPosition, m.
 
-    GeolocError for NaN, a height <= 0 or a range outside the sensor's limits.
+    GeolocError for NaN, a height <= 0 or beyond MAX_HEIGHT_M, or a range outside the sensor's limits.
     """
     if hasattr(message, "dist_bottom"):
         height_m = height_from_px4(message)
@@ -107,8 +108,7 @@ def height_from_altitude(message: Any) -> float:
                 f"range {height_m:.2f} m is outside the sensor's limits {message.min_range:.2f} to "
                 f"{message.max_range:.2f} m; the ground is out of its reach"
             )
-    if not (math.isfinite(height_m) and height_m > 0):
-        raise GeolocError(f"height above ground is {height_m} m; it must be positive, check the altitude topic")
+    check_height(height_m)
     return float(height_m)
 
 

@@ -6,7 +6,6 @@ core locate it (map crops come by the service get_map) and publishes: parameter 
 frame is in flight.
 """
 
-import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ from std_srvs.srv import Trigger
 
 from geoloc_models.engines.choice import NAMES
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.geometry.geodesy import LocalEnu
+from geoloc_ros.core.geometry.geodesy import check_place
 from geoloc_ros.core.matching.settings import LocalizerSettings, described_settings
 from geoloc_ros.nodes.diagnostics import Diagnostics
 from geoloc_ros.nodes.frame_inputs import declare_input_parameters
 from geoloc_ros.nodes.localizer_outputs import declare_output_parameters
-from geoloc_ros.nodes.localizer_worker import LocalizerWorker, Prior
+from geoloc_ros.nodes.localizer_worker import MAX_PRIOR_RADIUS_M, LocalizerWorker, Prior
 from geoloc_ros.nodes.map_search import declare_search_parameters
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.running import create_or_report, spin_until_interrupted
@@ -168,9 +167,11 @@ class LocalizerNode(LifecycleNode):
         try:
             if worker is None:
                 raise GeolocError(_NOT_ACTIVE)
-            LocalEnu(request.latitude_deg, request.longitude_deg)
-            if not (math.isfinite(request.radius_m) and request.radius_m > 0):
-                raise GeolocError(f"radius is {request.radius_m} m; it must be positive")
+            check_place(request.latitude_deg, request.longitude_deg)
+            if not 0 < request.radius_m <= MAX_PRIOR_RADIUS_M:  # NaN too
+                raise GeolocError(
+                    f"radius is {request.radius_m} m; it must be positive and at most {MAX_PRIOR_RADIUS_M:.0f} m"
+                )
         except GeolocError as error:
             response.success, response.message = False, str(error)
             return response

@@ -38,6 +38,10 @@ reset.
 """
 
 
+MAX_PRIOR_RADIUS_M = 20_000.0
+"""A larger circle is no prior: it is searched as the whole map, with a gallery."""
+
+
 @dataclass(frozen=True)
 class Prior:
     """A circle to search: centre in degrees and radius (3 sigma) in metres."""
@@ -226,6 +230,8 @@ class LocalizerWorker:
         self._outputs.learn_ground(gnss.altitude_m, frame.height_m)
         if self._localizer.needs_prior:
             radius_m = max(value(self._node, "gnss_radius_m"), 3.0 * gnss.sigma_m)
+            if radius_m > MAX_PRIOR_RADIUS_M:
+                return
             self._set_prior(Prior(gnss.lat_deg, gnss.lon_deg, radius_m), frame.stamp_s)
 
     def _age_ms(self, stamp_s: float) -> float:

@@ -2,20 +2,19 @@
 """The node map_server: answers get_map with north-up crops of any raster that GDAL reads."""
 
 import sys
+import traceback
 from typing import Any
 
 from rclpy.node import Node
 
 from geoloc_models.errors import GeolocError
-from geoloc_ros.core.maps.crop import CropStatus, MapCrop
+from geoloc_ros.core.geometry.geodesy import check_place
+from geoloc_ros.core.maps.crop import MAX_CROP_M, MAX_CROP_PX, CropStatus, MapCrop
 from geoloc_ros.core.maps.raster import MapAhead, MapLayer, RasterMap
 from geoloc_ros.messages.maps import empty_crop, response_from_crop
 from geoloc_ros.nodes.parameters import declare, value
 from geoloc_ros.nodes.running import run_node
 from geoloc_ros.srv import GetMap
-
-MAX_CROP_PX = 8192
-"""Side of the largest crop that is served: 200 MB of RGB."""
 
 
 class MapServerNode(Node):
@@ -37,8 +36,8 @@ class MapServerNode(Node):
         self._fault = ""
         try:
             self._map = self._open()
-        except GeolocError as error:
-            self._fault = str(error)
+        except Exception as error:
+            self._fault = self._reason(error)
             self.get_logger().error(self._fault)
         else:
             self._crops = MapAhead(self._map)
@@ -67,14 +66,32 @@ class MapServerNode(Node):
         return response_from_crop(self._crop(request), response)
 
     def _crop(self, request: GetMap.Request) -> MapCrop:
+        try:
+            _check_request(request)
+        except GeolocError as error:
+            return empty_crop(request, CropStatus.INVALID, str(error))
         if self._map is None:
             return empty_crop(request, CropStatus.UNREADABLE, self._fault)
         try:
-            if not 1 <= request.size_px <= MAX_CROP_PX:
-                raise GeolocError(f"crop of {request.size_px} px; ask for 1 to {MAX_CROP_PX}")
             return self._crops.crop(request.latitude_deg, request.longitude_deg, request.size_m, request.size_px)
-        except GeolocError as error:
-            return empty_crop(request, CropStatus.UNREADABLE, str(error))
+        except Exception as error:  # whatever a source does, the next request is answered
+            return empty_crop(request, CropStatus.UNREADABLE, self._reason(error))
+
+    def _reason(self, error: Exception) -> str:
+        """For the answer; what nobody foresaw goes to the log with all that helps to find it."""
+        if isinstance(error, GeolocError):
+            return str(error)
+        self.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
+        return f"the map cannot be read ({type(error).__name__}: {' '.join(str(error).split())}); see the server's log"
+
+
+def _check_request(request: GetMap.Request) -> None:
+    """GeolocError, with the limit, for a crop beyond the limits of GetMap.srv."""
+    check_place(request.latitude_deg, request.longitude_deg)
+    if not 0.0 < request.size_m <= MAX_CROP_M:  # NaN too
+        raise GeolocError(f"crop of {request.size_m:g} m; ask for more than 0 and at most {MAX_CROP_M:.0f} m")
+    if not 1 <= request.size_px <= MAX_CROP_PX:
+        raise GeolocError(f"crop of {request.size_px} px; ask for 1 to {MAX_CROP_PX}")
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:

@@ -306,7 +306,9 @@ def test_prior_that_is_no_prior(rig: Rig) -> None:
     for request, reason in (
         (SetPrior.Request(latitude_deg=95.0, longitude_deg=20.0, radius_m=10.0), "no place on Earth"),
         (SetPrior.Request(latitude_deg=math.nan, longitude_deg=20.0, radius_m=10.0), "no place on Earth"),
+        (SetPrior.Request(latitude_deg=10.0, longitude_deg=412.78, radius_m=10.0), "longitude within ±180"),
         (SetPrior.Request(latitude_deg=10.0, longitude_deg=20.0, radius_m=0.0), "radius is 0.0 m"),
+        (SetPrior.Request(latitude_deg=10.0, longitude_deg=20.0, radius_m=1e9), "at most 20000 m"),
     ):
         response = call(client, request)
         assert not response.success

@@ -9,6 +9,7 @@ from geoloc_ros.srv import GetMap
 from harness import Scene, Spinner, call, draw_map, parameters
 from rclpy.node import Node
 
+from geoloc_ros.core.maps.bands import Block
 from geoloc_ros.core.maps.crop import CropStatus, MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.messages.maps import crop_from_response
@@ -57,12 +58,58 @@ def test_far_away(spinner: Spinner, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size_m", "size_px"), [(0.0, 100), (-5.0, 100), (float("nan"), 100), (100.0, 0), (100.0, 100_000)]
+    ("size_m", "size_px", "limit"),
+    [
+        (0.0, 100, "at most 100000 m"),
+        (-5.0, 100, "at most 100000 m"),
+        (float("nan"), 100, "at most 100000 m"),
+        (1e6, 4, "at most 100000 m"),
+        (1e9, 4, "at most 100000 m"),
+        (100.0, 0, "1 to 8192"),
+        (100.0, 100_000, "1 to 8192"),
+    ],
 )
-def test_impossible_crop(spinner: Spinner, scene: Scene, size_m: float, size_px: int) -> None:
+def test_impossible_crop(spinner: Spinner, scene: Scene, size_m: float, size_px: int, limit: str) -> None:
     crop = ask(spinner, request_at(*scene.place, size_m, size_px), map=str(scene.path))
+    assert crop.status is CropStatus.INVALID
+    assert limit in crop.text
+
+
+@pytest.mark.parametrize("place", [(412.78, 9.0), (49.0, 412.78), (float("nan"), 9.0), (49.0, float("inf"))])
+def test_impossible_place(spinner: Spinner, scene: Scene, place: tuple[float, float]) -> None:
+    crop = ask(spinner, request_at(*place), map=str(scene.path))
+    assert crop.status is CropStatus.INVALID
+    assert "latitude within ±90 and longitude within ±180" in crop.text
+
+
+def test_crop_of_few_pixels_and_much_ground(spinner: Spinner, scene: Scene) -> None:
+    """The largest crop shows the map in its middle pixel, and of one that misses it the reason is true."""
+    crop = ask(spinner, request_at(*scene.place, 100_000.0, 201), map=str(scene.path))
+    assert crop.status in (CropStatus.PARTLY_COVERED, CropStatus.OUT_OF_BOUNDS)
+    crop = ask(spinner, request_at(*scene.place, 100_000.0, 4), map=str(scene.path))
+    assert crop.status is CropStatus.OUT_OF_BOUNDS
+    assert "pixels of 25000 m miss the map" in crop.text
+
+
+@pytest.mark.parametrize("fault", [MemoryError("19 TB"), KeyError("band"), SystemError("gdal")])
+def test_source_that_fails_in_a_way_of_its_own(spinner: Spinner, scene: Scene, fault: Exception) -> None:
+    """Whatever a source does, the request is answered and the next one served."""
+    server = spinner.add(MapServerNode(parameter_overrides=parameters(map=str(scene.path))))
+    assert server._map is not None
+    client = spinner.add(Node("asker")).create_client(GetMap, "get_map")
+    (layer,) = server._map._layers
+    working = layer.read_stored
+
+    def failing(*_: object) -> Block:
+        raise fault
+
+    layer.read_stored = failing
+    request = request_at(*scene.place)
+    crop = crop_from_response(request, call(client, request))
     assert crop.status is CropStatus.UNREADABLE
-    assert crop.text
+    assert str(fault.args[0]) in crop.text
+    layer.read_stored = working
+    assert crop_from_response(request, call(client, request)).status is CropStatus.OK
 
 
 @pytest.mark.parametrize("fault", ["no file", "no raster", "no crs", "not set", "colour"])

@@ -19,6 +19,15 @@ from geoloc_models.errors import GeolocError
 _INVERSE = TransformDirection.INVERSE
 
 
+def check_place(lat_deg: float, lon_deg: float) -> None:
+    """GeolocError for a latitude beyond ±90° or a longitude beyond ±180°, NaN included."""
+    if not (abs(lat_deg) <= 90.0 and abs(lon_deg) <= 180.0):
+        raise GeolocError(
+            f"latitude {lat_deg}, longitude {lon_deg} is no place on Earth: give degrees, latitude first, latitude "
+            "within ±90 and longitude within ±180"
+        )
+
+
 class LocalEnu:
     """East and north metres around an origin on WGS84."""
 

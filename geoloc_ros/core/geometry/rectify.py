@@ -24,6 +24,10 @@ MAX_TILT_DEG = 60.0
 """A more oblique view puts a pixel's ground length at four times its nadir value or more."""
 
 
+MAX_HEIGHT_M = 50_000.0
+"""Beyond what flies; a larger number is of another unit."""
+
+
 @dataclass(frozen=True)
 class RectifiedView:
     """What the camera saw, as if looking straight down with north up."""
@@ -139,6 +143,16 @@ def footprint_m(camera: CameraModel, rotation_enu_from_optical: np.ndarray, heig
     return 2.0 * float(np.abs(a + shares[..., None] * step).max(axis=-1).min())
 
 
+def check_height(height_m: float) -> None:
+    """GeolocError for a height above ground that is NaN, not positive or beyond MAX_HEIGHT_M."""
+    if not (math.isfinite(height_m) and height_m > 0):
+        raise GeolocError(f"height above ground is {height_m} m; it must be positive, check the altitude topic")
+    if height_m > MAX_HEIGHT_M:
+        raise GeolocError(
+            f"height above ground is {height_m:g} m, the limit is {MAX_HEIGHT_M:.0f} m; check the altitude topic"
+        )
+
+
 def _checked_pose(rotation: np.ndarray, height_m: float) -> np.ndarray:
     """The rotation as float64 after all checks of attitude and height."""
     rotation = np.asarray(rotation, dtype=np.float64)
@@ -146,8 +160,7 @@ def _checked_pose(rotation: np.ndarray, height_m: float) -> np.ndarray:
         raise GeolocError("attitude is not finite; check the IMU")
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
         raise GeolocError(f"attitude {rotation.round(3).tolist()} is no rotation matrix")
-    if not (math.isfinite(height_m) and height_m > 0):
-        raise GeolocError(f"height above ground is {height_m} m; it must be positive, check the altitude topic")
+    check_height(height_m)
     if (tilt := tilt_deg(rotation)) > MAX_TILT_DEG:
         raise GeolocError(
             f"camera is tilted {tilt:.0f}° from straight down, the limit is {MAX_TILT_DEG:.0f}°; "

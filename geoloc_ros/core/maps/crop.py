@@ -13,6 +13,11 @@ import numpy as np
 
 from geoloc_ros.core.geometry.geodesy import LocalEnu
 
+MAX_CROP_M = 100_000.0
+"""Side of the largest crop that is served: beyond it a local plane is none."""
+MAX_CROP_PX = 8192
+"""The same in pixels: 200 MB of RGB."""
+
 
 class CropStatus(enum.IntEnum):
     """How a crop went; the numbers are those of srv/GetMap.srv."""
@@ -22,6 +27,12 @@ class CropStatus(enum.IntEnum):
     OUT_OF_BOUNDS = 2
     UNREADABLE = 3
     TIMED_OUT = 4
+    INVALID = 5
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether there is no answer of what the map shows there."""
+        return self in (CropStatus.UNREADABLE, CropStatus.TIMED_OUT, CropStatus.INVALID)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class RasterMap:
         elif coverage > 0.0:
             status, text = CropStatus.PARTLY_COVERED, f"the map covers {100 * coverage:.1f} % of the crop"
         else:
-            status, text = CropStatus.OUT_OF_BOUNDS, self._out_of_bounds(lat_deg, lon_deg)
+            status, text = CropStatus.OUT_OF_BOUNDS, self._out_of_bounds(lat_deg, lon_deg, size_m / size_px)
         return MapCrop(image, lat_deg, lon_deg, size_m, size_m / size_px, coverage, status, text)
 
     def contains(self, lat_deg: float, lon_deg: float) -> bool:
@@ -81,8 +81,15 @@ class RasterMap:
         south, west, north, east = self.bounds_deg
         return south <= lat_deg <= north and (lon_deg - west) % 360.0 <= east - west
 
-    def _out_of_bounds(self, lat_deg: float, lon_deg: float) -> str:
+    def _out_of_bounds(self, lat_deg: float, lon_deg: float, gsd_m: float) -> str:
         if self.contains(lat_deg, lon_deg):
+            south, west, north, east = self.bounds_deg
+            corner = np.hypot(*LocalEnu(south, west).to_enu(north, east))
+            if corner < 2.0 * gsd_m:
+                return (
+                    f"pixels of {gsd_m:g} m miss the map, which is {corner:.0f} m from corner to corner; ask for more "
+                    "pixels or less ground"
+                )
             return (
                 f"the map has no data around {lat_deg:.6f}, {lon_deg:.6f}, within its bounds: by its no-data value, "
                 "alpha band or mask; check them with gdalinfo"

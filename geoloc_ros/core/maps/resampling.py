@@ -90,7 +90,10 @@ class CropPart:
         if min(col.min(), row.min()) < 0 or col.max() > right - left or row.max() > bottom - top:
             # The window is cut off only where the level ends.
             inside = (col >= 0) & (row >= 0) & (col <= right - left) & (row <= bottom - top)
-        shrink = [max(1, round(ratio)) for ratio in _ratios(self.fit_col, self.fit_row, self.size_px)]
+        # A pixel of the crop may be larger than all of the level.
+        extent = (right - left, bottom - top)
+        ratios = _ratios(self.fit_col, self.fit_row, self.size_px)
+        shrink = [max(1, min(round(ratio), most)) for ratio, most in zip(ratios, extent, strict=True)]
         if max(shrink) > 1:
             rgb, valid = _shrunk(rgb, shrink), None if valid is None else _shrunk(valid, shrink)
             col, row = col / np.float32(shrink[0]), row / np.float32(shrink[1])

@@ -148,10 +148,11 @@ def _parse_row(path: Path, line: int, values: dict[str, str]) -> _Row:
             f"{path} line {line}: stamp, latitude and longitude are {stamp_s}, {lat_deg}, {lon_deg}, "
             "and must be finite; correct or remove the line"
         )
-    if abs(lat_deg) > 90:
-        raise GeolocError(
-            f"{path} line {line}: latitude_deg is {lat_deg}, the limit is 90; mind latitude before longitude"
-        )
+    for name, value, limit in (("latitude", lat_deg, 90), ("longitude", lon_deg, 360)):
+        if abs(value) > limit:
+            raise GeolocError(
+                f"{path} line {line}: {name}_deg is {value}, the limit is {limit}; mind latitude before longitude"
+            )
     return _Row(values["file"].strip(), stamp_s, Truth(lat_deg, lon_deg, height_m), (qx, qy, qz, qw))
 
 

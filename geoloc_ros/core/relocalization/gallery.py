@@ -21,7 +21,7 @@ from pyproj import Transformer
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.maps.crop import CropStatus, MapSource
+from geoloc_ros.core.maps.crop import MapSource
 from geoloc_ros.core.relocalization.gallery_index import EXACT_TILES, CodeIndex, search_exactly
 
 METADATA_KEY = "geoloc_gallery"
@@ -224,7 +224,7 @@ def probe_rows(tiles: int) -> np.ndarray:
 def probe(source: MapSource, lat_deg: float, lon_deg: float, size_m: float) -> np.ndarray:
     """(16, 16, 3) uint8 of a tile; GeolocError if the map cannot be read there."""
     crop = source.crop(lat_deg, lon_deg, size_m, _PROBE_PX)
-    if crop.status in (CropStatus.UNREADABLE, CropStatus.TIMED_OUT):
+    if crop.status.is_failure:
         raise GeolocError(f"the map cannot be compared with its gallery: {crop.text}; make it readable")
     # A map server sends no image of a place that its map does not cover.
     return crop.image if crop.image.size else np.zeros((_PROBE_PX, _PROBE_PX, 3), np.uint8)

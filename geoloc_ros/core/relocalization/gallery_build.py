@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from geoloc_models.ast.retriever import Retriever
 from geoloc_models.errors import GeolocError
 from geoloc_models.training.processes import Processes
-from geoloc_ros.core.maps.crop import CropStatus, MapCrop
+from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.relocalization.gallery import GalleryInfo, is_flat, probe, probe_rows, probes_id, write_header
 from geoloc_ros.core.relocalization.gallery_index import EXACT_TILES, build_codes
@@ -226,7 +226,7 @@ class GalleryBuild:
 
     def _cut(self, lat_deg: float, lon_deg: float, size_m: float) -> MapCrop:
         crop = self.source.crop(lat_deg, lon_deg, size_m, self.retriever.input_px)
-        if crop.status in (CropStatus.UNREADABLE, CropStatus.TIMED_OUT):
+        if crop.status.is_failure:
             raise GeolocError(
                 f"the map cannot be read at {lat_deg:.6f}, {lon_deg:.6f}: {crop.text}; "
                 "what is done is kept, repair the map and run the same command again"
