@@ -39,7 +39,7 @@ def test_height() -> None:
     for unknown in (position(z_valid=False, dist_bottom_valid=False), position(dist_bottom=-0.5)):
         with pytest.raises(GeolocError, match="must be positive"):
             height_from_altitude(unknown)
-    with pytest.raises(GeolocError, match="1e[+]12 m, the limit is 50000 m"):
+    with pytest.raises(GeolocError, match="the limit is 50000 m"):
         height_from_altitude(SimpleNamespace(data=1e12))
     assert height_from_px4(position(dist_bottom=-0.5)) == -0.5, "the bridge passes on what PX4 reports"
 
