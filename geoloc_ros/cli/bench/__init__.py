@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure engines, stages, graph, galleries and bridges."""
+"""Measure engines, graph, galleries, bridges, odometry."""
 
-VERBS = ("engines", "stages", "graph", "gallery", "bridge")
+VERBS = ("engines", "stages", "graph", "gallery", "bridge", "odometry")

@@ -8,6 +8,7 @@ ground is left, so that tracking errors of a slow or hovering vehicle do not add
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -242,10 +243,16 @@ class _Key:
         start, guess = self._corners[inside], guess[inside]
         if len(start) == 0:
             return start, guess, 0
-        # The optical flow takes and changes its guesses in place.
-        options = {"winSize": (15, 15), "maxLevel": 2, "criteria": _CRITERIA, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-        end, there, _ = cv2.calcOpticalFlowPyrLK(self.view.grey, new.grey, start, guess.copy(), **options)
-        back, returned, _ = cv2.calcOpticalFlowPyrLK(new.grey, self.view.grey, end, start.copy(), **options)
+        # The flow changes the guesses that it is given.
+        flow = partial(
+            cv2.calcOpticalFlowPyrLK,
+            winSize=(15, 15),
+            maxLevel=2,
+            criteria=_CRITERIA,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        )
+        end, there, _ = flow(self.view.grey, new.grey, start, guess.copy())
+        back, returned, _ = flow(new.grey, self.view.grey, end, start.copy())
         good = (there[:, 0] > 0) & (returned[:, 0] > 0) & (np.hypot(*(back - start).T) < RETURN_PX)
         return start[good], end[good], len(start)
 
@@ -253,11 +260,10 @@ class _Key:
 def _coarse_shift_px(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """(2,) columns and rows by which the ground has moved from one view to the next, by phase correlation."""
     side = before.shape[0] // 2
-    small = [
+    first, second = (
         cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) for grey in (before, after)
-    ]
-    window = cv2.createHanningWindow((side, side), cv2.CV_32F)
-    shift, _ = cv2.phaseCorrelate(*small, window)
+    )
+    shift, _ = cv2.phaseCorrelate(first, second, cv2.createHanningWindow((side, side), cv2.CV_32F))
     return np.array(shift, np.float32) * (before.shape[0] / side)
 
 
