@@ -18,6 +18,8 @@ from geoloc_models.devices import choose_device
 from geoloc_models.errors import GeolocError
 
 View = Literal["drone", "satellite"]
+RunTrunk = Callable[[Tensor], TrunkOutput]
+"""Of images (B, 3, input_px, input_px) uint8 RGB on the CPU."""
 
 
 class PartHead(nn.Module):
@@ -110,20 +112,34 @@ class Retriever:
     """A network ready to embed images.
 
     dim: length of a vector; input_px: side at which images are seen (others are resized); weights_id: names the
-    weights, so that vectors of different weights are never compared.
+    weights, so that vectors of different weights are never compared; engine: runtime and arithmetic of the trunk.
     """
 
-    def __init__(self, network: SegmentTransformer, weights_id: str, device: str = "auto") -> None:
+    def __init__(
+        self,
+        network: SegmentTransformer,
+        weights_id: str,
+        device: str = "auto",
+        trunk: RunTrunk | None = None,
+        engine: str = "",
+    ) -> None:
+        """trunk: what runs the trunk of both views, instead of PyTorch, and the name of that engine."""
         self._device = choose_device(device)
         self._network = network.eval().requires_grad_(False).to(self._device)
-        # The trunks are nearly all of the work; heads and segment tokens stay in float32.
-        for trunk in self._network.trunks():
-            trunk.vit.to(fast_type(self._device))
+        self._run_trunk, self.engine = trunk, engine
+        if trunk is None:
+            # The trunks are nearly all of the work; heads and segment tokens stay in float32.
+            fast = fast_type(self._device)
+            for own in self._network.trunks():
+                own.vit.to(fast)
+            self.engine = "torch-bf16" if fast == torch.bfloat16 else "torch-float32"
         self.weights_id = weights_id
         self.dim = network.dim
         self.input_px = network.shape.input_px
         self.groups = network.shape.groups
         self.grid = network.trunk.grid
+        if trunk is not None:
+            del self._network.trunk.vit  # its weights are in the engine
 
     @torch.inference_mode()
     def embed(self, images: np.ndarray, view: View = "drone", batch: int = 16) -> np.ndarray:
@@ -133,8 +149,17 @@ class Retriever:
         """
         _check(images)
         chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        vectors = [descriptor(self._network(self._tensor(chunk), view)[0]) for chunk in chunks]
+        vectors = [self._vectors(self._tensor(chunk), view) for chunk in chunks]
         return torch.cat(vectors).cpu().numpy() if vectors else np.zeros((0, self.dim), np.float32)
+
+    def _vectors(self, images: Tensor, view: View) -> Tensor:
+        return descriptor(self._network.describe(self._network.parts(self._trunk(images, view)))[0])
+
+    def _trunk(self, images: Tensor, view: View) -> TrunkOutput:
+        if self._run_trunk is not None:
+            return self._run_trunk(images)
+        out: TrunkOutput = self._network.trunk_of(view)(images)
+        return out
 
     def embed_stream(
         self,
@@ -161,7 +186,7 @@ class Retriever:
     def attention(self, images: np.ndarray, view: View = "drone") -> tuple[np.ndarray, np.ndarray]:
         """Scores (B, grid, grid) float32 of the patches and their groups, int64, 0 the most attended."""
         _check(images)
-        out = self._network.trunk_of(view)(self._tensor(images))
+        out = self._trunk(self._tensor(images), view)
         shape = self._network.shape
         if shape.groups:
             assigned = assign_groups(out.scores, shape.groups, shape.strategy)

@@ -37,6 +37,12 @@ def load_retriever(weights: str | Path = "retrieval", device: str = "auto") -> t
 
     Its `weights_id` depends on the file's content alone. GeolocError: unknown, damaged, or of a localizer.
     """
+    network, weights_id, info = load_network(weights)
+    return Retriever(network, weights_id, device), info
+
+
+def load_network(weights: str | Path) -> tuple[SegmentTransformer, str, RetrieverInfo]:
+    """The network alone, the id of its weights and what the file says; errors as `load_retriever`."""
     path, digest = find_weights(weights, "retriever")
     info, state = read_weights(path, "retriever", _parse)
     network = SegmentTransformer(info.shape)
@@ -46,7 +52,7 @@ def load_retriever(weights: str | Path = "retrieval", device: str = "auto") -> t
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise GeolocError(f"weights {path} do not fit the network they name ({reason})") from error
-    return Retriever(network, f"{info.name}-{digest[:8]}", device), info
+    return network, f"{info.name}-{digest[:8]}", info
 
 
 def _parse(values: dict[str, Any]) -> RetrieverInfo:

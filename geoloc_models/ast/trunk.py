@@ -56,7 +56,7 @@ class _Vit(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Tokens (B, 1 + n, C) of standardised images (B, 3, H, W)."""
         patches = to_tokens(self.patch_embed(images))
-        return torch.cat((self.cls_token.expand(len(patches), -1, -1), patches), dim=1) + self.pos_embed
+        return torch.cat((self.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1) + self.pos_embed
 
 
 class AstTrunk(nn.Module):

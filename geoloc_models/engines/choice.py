@@ -105,6 +105,14 @@ def fastest(weights_id: str, device: str, folder: Path) -> str | None:
     return None
 
 
+def offer(device: str, chosen: str) -> str:
+    """One line for who flies by PyTorch on a processor for which `geoloc export` makes faster engines; else empty."""
+    faster = [name for name in exportable(device) if KINDS[name].device == "cpu"]
+    if not chosen.startswith("torch-") or choose_device(device).type != "cpu" or not faster:
+        return ""
+    return f"the network runs by {chosen}; `geoloc export` makes faster engines for this processor, once, in minutes"
+
+
 def processor_of(device: str) -> str:
     """Name of the processor that computes: figures hold for this one only."""
     chosen = choose_device(device)

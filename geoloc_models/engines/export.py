@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making engines and holding them against PyTorch: same views, same maps, how far do the fixes move?"""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import torch
 
 from geoloc_models.drl.heatmap import Heatmap, heatmap_from_logits
 from geoloc_models.engines.choice import KINDS, make_engine, processor_of
-from geoloc_models.engines.export_records import Check, Record, engine_folder
+from geoloc_models.engines.export_records import Check, Record, engine_folder, put_engine
 from geoloc_models.engines.network_engine import Answers, NetworkEngine
 from geoloc_models.engines.onnx_engine import require_module, write_onnx
 from geoloc_models.engines.openvino_engine import OpenVinoEngine, write_openvino
@@ -81,11 +80,7 @@ def export(
         check = compare(engine, weights, samples, source, KINDS[name].same_output, advance)
         files = {path.name: sha256(path) for path in sorted(own.iterdir())}
         record = Record(name, loaded.id, processor_of(device), _versions(name), files, check)
-        record.write(own)
-        final = engine_folder(folder, loaded.id, name)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(final, ignore_errors=True)
-        own.rename(final)
+        put_engine(own, record, folder)
     return record
 
 

@@ -7,6 +7,7 @@ A folder of engines holds WEIGHTS_ID/ENGINE/engine.json, with the engine's files
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ class Check:
     max_logit_error: largest difference of a logit; moved_median_m, moved_p95_m: how far its fixes lie from
     PyTorch's, by the heatmap's peak or aligned, whichever is farther; ma20, torch_ma20: share of fixes within 20 m of
     the truth, its own and PyTorch's; median_ms, torch_ms: milliseconds of a view and a map, its own and those of
-    PyTorch as it runs without any export, in the same run.
+    PyTorch as it runs without any export, in the same run. Of a retriever max_logit_error is the largest 1 - product of
+    a vector with PyTorch's, the times are of an image, and the others are NaN.
     """
 
     samples: int
@@ -57,6 +59,15 @@ class Record:
         part = folder / (RECORD + ".part")
         part.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         part.replace(folder / RECORD)
+
+
+def put_engine(own: Path, record: Record, folder: Path) -> None:
+    """Move an engine's new files with their record to their place in `folder`, instead of what is there."""
+    record.write(own)
+    final = engine_folder(folder, record.weights_id, record.engine)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(final, ignore_errors=True)
+    own.rename(final)
 
 
 def default_folder() -> Path:

@@ -177,7 +177,7 @@ class PartsEngine(NetworkEngine):
     def raw_answers(self, queries: np.ndarray, search_maps: np.ndarray) -> tuple[Tensor, Aligner | None]:
         """As NetworkEngine."""
         query_px = queries.shape[2]
-        query = self.run("query", self._inputs(queries, query_px))
+        query = self._query_features(queries)
         self._last_query = (query_px, query)
         search = self._map_features(search_maps, query, query_px)
         views, maps = len(queries), len(search_maps)
@@ -194,6 +194,21 @@ class PartsEngine(NetworkEngine):
         # Clones, for engines answer in buffers of their own that the next call overwrites.
         aligner = Aligner(head, *(one.clone() for one in described)) if described and head else None
         return logits, aligner
+
+    def _query_features(self, queries: np.ndarray | Tensor) -> Tensors:
+        """Features of each view, those of equal ones computed once."""
+        query_px = queries.shape[2]
+        if isinstance(queries, Tensor) or len(queries) == 1:
+            return self.run("query", self._inputs(queries, query_px))
+        unlike: list[int] = []
+        rows: list[int] = []
+        for view in queries:
+            row = next((row for row, index in enumerate(unlike) if np.array_equal(queries[index], view)), len(unlike))
+            if row == len(unlike):
+                unlike.append(len(rows))
+            rows.append(row)
+        features = self.run("query", self._inputs(queries[unlike], query_px))
+        return features if len(unlike) == len(queries) else tuple(feature[rows] for feature in features)
 
     @torch.inference_mode()
     def prepare(self, search_map: np.ndarray) -> None:

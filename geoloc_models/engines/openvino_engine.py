@@ -30,27 +30,14 @@ class OpenVinoEngine(PartsEngine):
         self, loaded: LoadedWeights, parts: Parts, folder: Path, precision: Precision, threads: int | None
     ) -> None:
         """folder: where `write_openvino` wrote; GeolocError if OpenVINO is missing or cannot read it."""
-        core = _core()
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
-            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
-            # Pinned threads wait for their own core even where another one is idle.
-            "ENABLE_CPU_PINNING": False,
-        }
-        try:
-            self._compiled = {name: _load(core, folder / name, settings) for name in parts.parts}
-        except RuntimeError as error:
-            raise GeolocError(f"OpenVINO cannot load {folder} ({error}): export it again") from error
+        self._compiled = {name: load_compiled(folder / name, precision, threads) for name in parts.parts}
         self._requests = {name: model.create_infer_request() for name, model in self._compiled.items()}
         super().__init__(loaded, parts, torch.device("cpu"), f"openvino-{precision}")
 
     def write_compiled(self, folder: Path) -> None:
         """Keep what compiling has made of the parts: loading that takes a fraction of the time."""
         for name, model in self._compiled.items():
-            exported = model.export_model()
-            data = exported if isinstance(exported, bytes) else exported.getvalue()
-            (folder / name).with_suffix(".blob").write_bytes(data)
+            write_compiled(model, folder / name)
 
     def run(self, part: str, inputs: Tensors) -> Tensors:
         """As PartsEngine; outputs hold until the part runs again."""
@@ -71,12 +58,32 @@ def _core() -> Any:
     return core
 
 
-def _load(core: Any, path: Path, settings: dict[str, Any]) -> Any:
-    """A part as it was compiled; anew where that is of another OpenVINO, or not there."""
+def load_compiled(path: Path, precision: Precision, threads: int | None) -> Any:
+    """A network as it was compiled; anew where that is of another OpenVINO, or not there.
+
+    path: of its files, without suffix. GeolocError: OpenVINO is missing or cannot read them.
+    """
+    core = _core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
+        "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+        # Pinned threads wait for their own core even where another one is idle.
+        "ENABLE_CPU_PINNING": False,
+    }
     try:
-        return core.import_model(path.with_suffix(".blob").read_bytes(), "CPU", settings)
-    except (OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError):
+            return core.import_model(path.with_suffix(".blob").read_bytes(), "CPU", settings)
         return core.compile_model(str(path.with_suffix(".xml")), "CPU", settings)
+    except RuntimeError as error:
+        raise GeolocError(f"OpenVINO cannot load {path.parent} ({error}): export it again") from error
+
+
+def write_compiled(model: Any, path: Path) -> None:
+    """Keep what compiling has made of a network beside its files: loading that takes a fraction of the time."""
+    exported = model.export_model()
+    data = exported if isinstance(exported, bytes) else exported.getvalue()
+    path.with_suffix(".blob").write_bytes(data)
 
 
 def write_openvino(

@@ -251,11 +251,11 @@ def _about(args: argparse.Namespace, recording: Flight | Bag, map_path: Path) ->
 
 def _relocalizer(args: argparse.Namespace, network: NetworkEngine, raster: RasterMap) -> Relocalizer:
     """What searches the map; GeolocError for a gallery that is missing, or of another map or other weights."""
-    from geoloc_models.ast.retriever_weights import load_retriever
+    from geoloc_models.engines.retriever_engine import open_retriever
     from geoloc_ros.core.relocalization.gallery import Gallery
     from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 
-    retriever, _ = load_retriever(args.retrieval_weights, args.device)
+    retriever = open_retriever(args.retrieval_weights, args.device, args.threads, args.engine)
     gallery = Gallery(args.gallery, retriever.weights_id, raster)
     return Relocalizer(network, retriever, gallery, raster, _settings(args))
 

@@ -27,6 +27,7 @@ GENERATED = "generated world"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", default="default", metavar="W", help="name or file (default: default)")
+    add("--retrieval-weights", default="retrieval", metavar="W", help="also for the search of a gallery; empty: none")
     add(
         "--engine",
         action="append",
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from geoloc_models.engines.choice import exportable
     from geoloc_models.engines.export import export
     from geoloc_models.engines.export_records import default_folder
+    from geoloc_models.engines.retriever_engine import export_retriever, exportable_retriever, retriever_id
+    from geoloc_models.weights import weights_id
 
     folder = args.out or default_folder()
     if args.list:
@@ -69,9 +72,12 @@ def run(args: argparse.Namespace) -> int:
     make_writable(folder)
     fix_threads(args.threads)
     names = args.engine or exportable(args.device)
+    of_retriever = [name for name in exportable_retriever(args.device) if name in names and args.retrieval_weights]
     if args.missing:
-        names = [name for name in names if not _has_passed(folder, args.weights, name)]
-        if not names:
+        network, retriever = weights_id(args.weights), retriever_id(args.retrieval_weights) if of_retriever else ""
+        names = [name for name in names if not _has_passed(folder, network, name)]
+        of_retriever = [name for name in of_retriever if not _has_passed(folder, retriever, name)]
+        if not names and not of_retriever:
             return 0
     samples, source = _samples(args)
     failed = False
@@ -89,16 +95,24 @@ def run(args: argparse.Namespace) -> int:
             f"{check.median_ms:.0f} ms, PyTorch {check.torch_ms:.0f} ms"
         )
         failed = failed or bool(check.failure)
+    for name in of_retriever:
+        images = [sample.query for sample in samples]
+        record = export_retriever(name, args.retrieval_weights, folder, images, source, args.threads)
+        check = record.check
+        print(
+            f"{name} {record.weights_id}: {check.failure or 'passed'}; vectors at most {check.max_logit_error:.2g} off "
+            f"PyTorch's; {check.median_ms:.0f} ms, PyTorch {check.torch_ms:.0f} ms"
+        )
+        failed = failed or bool(check.failure)
     print(f"in {folder}, checked on {len(samples)} views, {source}")
     return int(failed)
 
 
-def _has_passed(folder: Path, weights: str, name: str) -> bool:
+def _has_passed(folder: Path, weights_id: str, name: str) -> bool:
     from geoloc_models.engines.export_records import read_record
-    from geoloc_models.weights import weights_id
 
     try:
-        read_record(folder, weights_id(weights), name)
+        read_record(folder, weights_id, name)
     except GeolocError:
         return False
     return True

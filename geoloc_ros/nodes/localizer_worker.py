@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, Image
 
-from geoloc_models.engines.choice import open_engine
+from geoloc_models.engines.choice import offer, open_engine
 from geoloc_ros.core.localization.estimate import Estimate
 from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.state import State
@@ -65,6 +65,8 @@ class LocalizerWorker:
             value(node, "engine"),
             Path(folder).expanduser() if folder else None,
         )
+        if value(node, "engine") == "auto" and (better := offer(value(node, "device"), self.engine.spec.name)):
+            node.get_logger().info(better)
         self.engine.warm_up(self.engine.usual_sides_px())
         self._inbox = Inbox()
         self._thread: threading.Thread | None = None

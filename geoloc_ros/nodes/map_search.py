@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from geoloc_models.ast.retriever_weights import load_retriever
 from geoloc_models.engines.network_engine import NetworkEngine
+from geoloc_models.engines.retriever_engine import open_retriever
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.gallery import Gallery
-from geoloc_ros.core.relocalization.relocalizer import Relocalizer, Search
+from geoloc_ros.core.relocalization.relocalizer import WHOLE_PLACES, Relocalizer, Search
 from geoloc_ros.nodes.map_client import MapClient
 from geoloc_ros.nodes.parameters import declare, value
 
@@ -37,14 +37,21 @@ class MapSearch(Relocalizer):
         self, node: LifecycleNode, engine: NetworkEngine, served: MapClient, settings: LocalizerSettings
     ) -> None:
         """Load what the parameters name and warm it up; GeolocError if one does not fit the other."""
-        retriever, _ = load_retriever(value(node, "retrieval_weights"), value(node, "device"))
+        folder = value(node, "engine_folder")
+        retriever = open_retriever(
+            value(node, "retrieval_weights"),
+            value(node, "device"),
+            value(node, "threads") or None,
+            value(node, "engine"),
+            Path(folder).expanduser() if folder else None,
+        )
         self.gallery = Gallery(Path(value(node, "gallery")), retriever.weights_id)
         super().__init__(engine, retriever, self.gallery, served, settings)
         self._served = served
         self._is_of_served_map = False
         # The first calls allocate and are slow.
         self.gallery.search(retriever.embed(np.zeros((1, 64, 64, 3), np.uint8)), 1)
-        engine.warm_up((2 * engine.spec.query_px,), settings.search.places)
+        engine.warm_up((2 * engine.spec.query_px,), WHOLE_PLACES)
 
     def process(self, frame: Frame) -> Search:
         """As Relocalizer's; GeolocError as long as the served map is another one or not available."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from geoloc_models.engines.choice import open_engine
+from geoloc_models.engines.retriever_engine import open_retriever, retriever_id
 from geoloc_models.engines.torch_engine import TorchEngine
 from geoloc_models.weights import weights_id
 from geoloc_ros.cli.main import main
@@ -19,18 +20,23 @@ WEIGHTS = ("--weights", "mix_compact", "--device", "cpu", "--threads", "1")
 
 
 def test_an_engine_is_written_checked_and_listed(
-    small_flight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_flight: Path, small_retriever: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = ("--engine", "openvino-bf16")
+    engine = ("--engine", "openvino-bf16", "--retrieval-weights", str(small_retriever))
     arguments = ["--calibrate", str(small_flight), "--frames", "3", "--out", str(tmp_path)]
     assert main(["export", *WEIGHTS, *engine, *arguments]) == 0
     told = capsys.readouterr().out
     own = weights_id("mix_compact")
+    assert f"openvino-bf16 {retriever_id(small_retriever)}: passed; vectors at most" in told
     assert f"openvino-bf16 {own}: passed" in told and "views, flight on map.tif" in told
     record = json.loads((tmp_path / own / "openvino-bf16" / "engine.json").read_text())
     assert record["check"]["ma20"] == 1.0
     assert record["check"]["moved_median_m"] < 0.5
     assert open_engine("mix_compact", "cpu", 1, "openvino-bf16", tmp_path).spec.name == "openvino-bf16"
+    assert open_retriever(small_retriever, "cpu", 1, "openvino-bf16", tmp_path).engine == "openvino-bf16"
+    # Both have passed: nothing is left to make.
+    assert main(["export", *WEIGHTS, *engine, *arguments, "--missing"]) == 0
+    assert capsys.readouterr().out == ""
     assert main(["export", *WEIGHTS, "--out", str(tmp_path), "--list"]) == 0
     told = capsys.readouterr().out
     assert "openvino-bf16: passed" in told and f"onnx-float32 was not exported for the weights {own}" in told

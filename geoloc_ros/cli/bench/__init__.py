@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure engines, graph, galleries, bridges, odometry."""
+"""Measure engines, stages, graph, searches, galleries, bridges and odometry."""
 
-VERBS = ("engines", "stages", "graph", "gallery", "bridge", "odometry")
+VERBS = ("engines", "stages", "graph", "search", "gallery", "bridge", "odometry")

@@ -26,7 +26,8 @@ from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.matching.gates import Refused
 from geoloc_ros.core.matching.settings import LocalizerSettings
-from geoloc_ros.core.recording.frame import Frame, turned
+from geoloc_ros.core.recording.frame import Frame
+from geoloc_ros.core.recording.motion import clockwise
 from geoloc_ros.core.relocalization.gallery import Area, Gallery
 from geoloc_ros.core.relocalization.gallery_build import GalleryBuild
 from geoloc_ros.core.relocalization.relocalizer import Relocalizer
@@ -245,6 +246,24 @@ def test_places_that_did_not_fit_are_passed_over_for_a_while(world: World) -> No
     assert looked[2] == looked[0]
 
 
+def test_places_seen_at_half_resolution_are_where_the_whole_ones_are(world: World) -> None:
+    """The same squares both ways: the likeliest is the same, and none of the others has become likely."""
+    frame, settings = world.frame(0.0, 30.0, 20.0), LocalizerSettings.of({"search.places": 5})
+    searches = [
+        Relocalizer(world.engine, world.retriever, world.gallery, world.raster, settings, whole) for whole in (5, 2)
+    ]
+    best = [search.process(frame).candidates[0] for search in searches]
+    sides = []
+    answers = searches[1]._engine_answers
+    searches[1]._engine_answers = lambda views, maps: sides.append((len(maps), len(maps[0]))) or answers(views, maps)
+    searches[1].start()
+    searches[1].process(frame)
+    (coarse, half_px), (whole, whole_px), *_ = sides
+    assert (coarse, whole, 2 * half_px) == (5, 2, whole_px)
+    assert all(world.error_m(one.tracker.place, 30.0, 20.0) < 3.0 for one in best)
+    assert best[1].log_odds == pytest.approx(best[0].log_odds, abs=3.0)
+
+
 def test_a_gallery_of_other_weights_is_refused(world: World) -> None:
     other = Retriever(world.retriever._network, "others-1234", "cpu")
     with pytest.raises(GeolocError, match="not others-1234: name those, or build the gallery again"):
@@ -270,4 +289,4 @@ def test_one_query_over_many_maps_is_each_by_itself(world: World) -> None:
 
 
 def test_turning_is_clockwise() -> None:
-    np.testing.assert_allclose(turned(np.array([0.0, 1.0]), 90.0), [1.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(clockwise(90.0) @ [0.0, 1.0], [1.0, 0.0], atol=1e-12)

@@ -47,6 +47,21 @@ def test_batches_are_their_single_pairs(exact: TorchEngine, ground: Callable[...
         exact.logits(views[:3], maps)
 
 
+def test_equal_views_are_encoded_once(exact: TorchEngine, ground: Callable[..., np.ndarray]) -> None:
+    class Batches(Counting):
+        def run(self, part: str, inputs: Tensors) -> Tensors:
+            encoded.extend([len(inputs[0])] if part == "query" else [])
+            return super().run(part, inputs)
+
+    encoded: list[int] = []
+    one, other = ground(128, 128), ground(128, 128, 2)
+    maps = np.stack([ground(192, 192, seed) for seed in (5, 6, 7)])
+    logits, _ = Batches(exact).logits(np.stack([one, other, one]), maps)
+    assert encoded == [2]
+    for index, view in enumerate((one, other, one)):
+        np.testing.assert_allclose(logits[index], exact.logits(view[None], maps[index][None])[0][0], atol=1e-4)
+
+
 def test_a_map_is_encoded_once_and_another_never_answered_for_it(
     exact: TorchEngine, ground: Callable[..., np.ndarray]
 ) -> None:
