@@ -16,6 +16,7 @@ from geoloc_models.errors import GeolocError
 # In the order of the help page. The module is the name with "-" turned into "_".
 COMMANDS = (
     "demo",
+    "locate",
     "evaluate",
     "evaluate-pairs",
     "report",
@@ -56,6 +57,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False, "", []) or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        """Commands without a line that repeats their heading."""
+        text = super()._format_action(action)
+        return text.partition("\n")[2] if action.nargs == argparse.PARSER else text
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -115,7 +115,7 @@ def sampled_at(
     if not (math.isfinite(gsd_m) and gsd_m > 0):
         raise GeolocError(f"ground sample distance is {gsd_m} m; it must be positive")
     rotation = _checked_pose(rotation_enu_from_optical, height_m)
-    centre_m = _ground_points(camera.centre[None], rotation, height_m)[0]
+    centre_m = ground_points(camera.centre[None], rotation, height_m)[0]
     u, v, seen = _source_pixels(camera, rotation, height_m, centre_m, gsd_m, size_px)
     coverage = float(np.count_nonzero(seen)) / seen.size
     if coverage == 0.0:
@@ -127,14 +127,14 @@ def sampled_at(
 
 def view_centre_m(camera: CameraModel, rotation_enu_from_optical: np.ndarray, height_m: float) -> np.ndarray:
     """(2,) east and north of the view's centre from the camera's nadir point; errors as in `rectify`."""
-    return _ground_points(camera.centre[None], _checked_pose(rotation_enu_from_optical, height_m), height_m)[0]
+    return ground_points(camera.centre[None], _checked_pose(rotation_enu_from_optical, height_m), height_m)[0]
 
 
 def footprint_m(camera: CameraModel, rotation_enu_from_optical: np.ndarray, height_m: float) -> float:
     """Side, in metres, of the largest north-up square around the centre's ground point that is seen whole."""
     rotation = _checked_pose(rotation_enu_from_optical, height_m)
-    centre_m = _ground_points(camera.centre[None], rotation, height_m)[0]
-    start = _ground_points(camera.border, rotation, height_m) - centre_m
+    centre_m = ground_points(camera.centre[None], rotation, height_m)[0]
+    start = ground_points(camera.border, rotation, height_m) - centre_m
     a, step = start[:-1], np.diff(start, axis=0)
     # max(|x|, |y|) along an edge is least at an end or where x = 0, y = 0, x = y or x = -y.
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -169,7 +169,7 @@ def _checked_pose(rotation: np.ndarray, height_m: float) -> np.ndarray:
     return rotation
 
 
-def _ground_points(plane: np.ndarray, rotation: np.ndarray, height_m: float) -> np.ndarray:
+def ground_points(plane: np.ndarray, rotation: np.ndarray, height_m: float) -> np.ndarray:
     """(n, 2) image-plane coordinates to (n, 2) east and north metres from the camera's nadir point."""
     rays = plane @ rotation[:, :2].T + rotation[:, 2]
     # A ray at or above the horizon counts as one that meets the ground very far away on its side.
@@ -203,7 +203,7 @@ def _source_pixels(
 def _halvings(camera: CameraModel, rotation: np.ndarray, height_m: float, gsd_m: float) -> int:
     """How often to halve the image so that its pixels come nearest to the view's, at its centre."""
     span = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) / [camera.matrix[0, 0], camera.matrix[1, 1]]
-    a, b, c = _ground_points(camera.centre + span, rotation, height_m)
+    a, b, c = ground_points(camera.centre + span, rotation, height_m)
     area_m2 = abs((b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0])
     return max(0, round(math.log2(gsd_m / math.sqrt(area_m2))))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,8 +24,7 @@ from safetensors.numpy import load_file, save_file
 from geoloc_models.ast.retriever import Retriever
 from geoloc_models.errors import GeolocError
 from geoloc_models.training.processes import Processes
-from geoloc_ros.core.maps.crop import MapCrop
-from geoloc_ros.core.maps.raster import RasterMap
+from geoloc_ros.core.maps.crop import MapCrop, MapSource
 from geoloc_ros.core.relocalization.gallery import GalleryInfo, is_flat, probe, probe_rows, probes_id, write_header
 from geoloc_ros.core.relocalization.gallery_index import EXACT_TILES, build_codes
 
@@ -34,6 +34,15 @@ LEAST_COVERAGE = 0.5
 """A tile of which the map covers less is left out."""
 _AXIS_M, _ECCENTRICITY2 = 6378137.0, 0.00669437999014  # WGS84
 _POLL_S = 1.0
+
+
+class BoundedMap(MapSource, Protocol):
+    """A map, or a part of one, whose extent is known."""
+
+    @property
+    def bounds_deg(self) -> tuple[float, float, float, float]:
+        """(south, west, north, east)."""
+        ...
 
 
 class TileLattice:
@@ -119,7 +128,7 @@ class GalleryBuild:
     """A gallery to make: of which map, with which network, where to, and the tiles' ground sides and stride."""
 
     map_name: str
-    source: RasterMap
+    source: BoundedMap
     retriever: Retriever
     out: Path
     tile_m: tuple[float, ...]
