@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure engines, stages, graph, searches, galleries, bridges and odometry."""
+"""Measure engines, graph, searches, bridges, odometry."""
 
 VERBS = ("engines", "stages", "graph", "search", "gallery", "bridge", "odometry")
