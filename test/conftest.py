@@ -85,6 +85,7 @@ def _write_photo(
     focal_35mm: int | None = None,
     orientation: int | None = None,
     xmp: str = "",
+    taken: str = "",
 ) -> Path:
     """A JPEG with such tags, as a drone writes them."""
     exif = Image.Exif()
@@ -98,8 +99,8 @@ def _write_photo(
         gps[17] = direction_deg
     if gps:
         exif[0x8825] = gps
-    if focal_35mm is not None:
-        exif[0x8769] = {0xA405: focal_35mm}
+    details = {0xA405: focal_35mm, 0x9003: taken}
+    exif[0x8769] = {tag: value for tag, value in details.items() if value}
     if orientation is not None:
         exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,11 +53,14 @@ def scene(
         south, west, north, east = raster.bounds_deg
     home = LocalEnu((south + north) / 2, (west + east) / 2)
     camera = CameraSimulator(ground, CAMERA)
-    for name, ((east_m, north_m, heading_deg), xmp) in PHOTOS.items():
+    for number, (name, ((east_m, north_m, heading_deg), xmp)) in enumerate(PHOTOS.items()):
         place = home.to_geodetic(east_m, north_m)
         image = camera.render(*place, HEIGHT_M, nadir_rotation(heading_deg))
         # The tag is 3 km off: nobody is to start from it.
-        write_photo(folder / "photos" / name, image, place[0] + 0.027, place[1], focal_35mm=FOCAL_35MM, xmp=xmp)
+        write_photo(
+            folder / "photos" / name, image, place[0] + 0.027, place[1], focal_35mm=FOCAL_35MM, xmp=xmp,
+            taken=f"2024:05:06 10:00:0{9 - number}",
+        )  # fmt: skip
     return folder, home
 
 
@@ -66,12 +69,12 @@ def test_photos_of_three_makes_are_located(
     write_photo: Callable[..., Path],
 ) -> None:  # fmt: skip
     folder, home = scene
-    blind = write_photo(tmp_path / "blind.jpg", np.full((24, 32, 3), 90, np.uint8))
+    blind = write_photo(tmp_path / "blind.jpg", np.full((24, 32, 3), 90, np.uint8), taken="2024:05:06 10:01:00")
     outs = [tmp_path / f"out.{kind}" for kind in ("csv", "geojson", "html")]
     near = home.to_geodetic(5.0, 0.0)
     arguments = [str(folder / "photos"), str(blind), "--map", str(folder / "map.tif"), "--threads", "1"]
     arguments += ["--retrieval-weights", str(small_retriever), f"--near={near[0]:.6f},{near[1]:.6f},0.03"]
-    arguments += ["--height-range-m", "80", "125", "--write-exif", str(tmp_path / "copies")]
+    arguments += ["--height-range-m", "80", "125", "--sequence", "--write-exif", str(tmp_path / "copies")]
     arguments += [word for out in outs for word in ("--out", str(out))]
     assert main(["locate", *arguments]) == 0
     printed = capsys.readouterr().out
@@ -79,6 +82,7 @@ def test_photos_of_three_makes_are_located(
 
     with outs[0].open(newline="") as stream:
         rows = {row["file"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == [*reversed(PHOTOS), "blind.jpg"]  # as they were taken
     assert list(rows["blind.jpg"]) == [
         "file", "latitude_deg", "longitude_deg", "altitude_m", "heading_deg", "sigma_east_m", "sigma_north_m",
         "valid", "reason",
@@ -99,7 +103,7 @@ def test_photos_of_three_makes_are_located(
 
     features = json.loads(outs[1].read_text())["features"]
     assert [feature["geometry"] is None for feature in features] == [False] * 3 + [True]
-    row = rows["DJI_0001.JPG"]
+    row = rows["S1000004.JPG"]
     assert features[0]["geometry"]["coordinates"] == [float(row["longitude_deg"]), float(row["latitude_deg"])]
     assert features[0]["properties"]["from_gps_tag_m"] == pytest.approx(3000, abs=15)
     page = outs[2].read_text()
@@ -122,18 +126,20 @@ def test_another_map_gives_no_place(
 
 
 def test_mistakes_end_before_any_work(
-    scene: tuple[Path, LocalEnu], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scene: tuple[Path, LocalEnu], tmp_path: Path, capsys: pytest.CaptureFixture[str], write_photo: Callable[..., Path]
 ) -> None:
     folder, _ = scene
+    write_photo(tmp_path / "timeless.jpg", np.zeros((24, 32, 3), np.uint8))
     photos = ["locate", str(folder / "photos"), "--map", str(folder / "map.tif")]
     for words, message in (
         (["--out", "places.kml"], "the ending says what to write"),
         (["--write-exif", str(folder / "photos")], "holds the photos themselves"),
         (["--height-range-m", "9", "3"], "are no range"),
-        (["--sequence"], "states no time (DateTimeOriginal)"),
     ):
         assert main([*photos, *words]) == 2
         assert message in capsys.readouterr().err
+    assert main([*photos[:2], str(tmp_path / "timeless.jpg"), *photos[2:], "--sequence"]) == 2
+    assert "timeless.jpg states no time (DateTimeOriginal)" in capsys.readouterr().err
     (tmp_path / "DJI_0001.JPG").write_bytes((folder / "photos" / "DJI_0001.JPG").read_bytes())
     twice = [*photos[:2], str(tmp_path), *photos[2:], "--write-exif", str(tmp_path / "copies")]
     assert main(twice) == 2

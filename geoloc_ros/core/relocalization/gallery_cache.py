@@ -21,6 +21,7 @@ from geoloc_ros.core.relocalization.gallery_build import BoundedMap, GalleryBuil
 
 TILE_SIDE_STEP = 2.0
 """Between the sides of tiles that galleries are made of: powers of it, in m."""
+LEAST_SIDE_M = 16.0
 STRIDE_SHARE = 0.4
 """Between neighbouring tiles, share of their side."""
 LEAST_SHOWN, MOST_SHOWN = 0.5, 1.15
@@ -71,7 +72,9 @@ class GalleryCache:
         sides = () if self._own is None else self._own.info.tile_m
         if self._own is not None and any(LEAST_SHOWN * shown_m <= side <= MOST_SHOWN * shown_m for side in sides):
             return self._own
-        side_m = round(TILE_SIDE_STEP ** math.floor(math.log(MOST_SHOWN * shown_m, TILE_SIDE_STEP)), 1)
+        # A map that is smaller than the photo has smaller tiles, as long as it has any.
+        most_m = min(MOST_SHOWN * shown_m, *_spans_m(self._source.bounds_deg))
+        side_m = TILE_SIDE_STEP ** math.floor(math.log(max(most_m, LEAST_SIDE_M), TILE_SIDE_STEP))
         if side_m not in self._opened:
             self._opened[side_m] = self._open(side_m)
         return self._opened[side_m]
@@ -99,8 +102,8 @@ class GalleryCache:
         return hashlib.sha256(repr(of).encode()).hexdigest()[:12]
 
     def _bounds_deg(self, area: Area, side_m: float) -> tuple[float, float, float, float]:
-        """(south, west, north, east) of the map's part in the area, with half a tile around it."""
-        reach_m = area.radius_m + side_m / 2
+        """(south, west, north, east) of the map's part in the area, with a tile around it: the map may end there."""
+        reach_m = area.radius_m + side_m
         enu = LocalEnu(area.lat_deg, area.lon_deg)
         lat_deg, lon_deg = enu.to_geodetic([-reach_m, 0, reach_m, 0], [0, -reach_m, 0, reach_m])
         south, west, north, east = self._source.bounds_deg
@@ -110,9 +113,20 @@ class GalleryCache:
             min(north, float(lat_deg[3])),
             min(east, float(lon_deg[2])),
         )
-        if part[0] >= part[2] or part[1] >= part[3]:
+        if part[0] >= part[2] or part[1] >= part[3] or min(_spans_m(part)) < 1.01 * side_m:
             raise GeolocError(
                 f"the map spans {south:.5f}, {west:.5f} to {north:.5f}, {east:.5f}, not {area.lat_deg:.5f}, "
                 f"{area.lon_deg:.5f}: give another place with --near, or another --map"
             )
         return part
+
+
+def _spans_m(bounds_deg: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Height and least width."""
+    south, west, north, east = bounds_deg
+    middle = (south + north) / 2
+    width_deg = (east - west) % 360.0
+    height_m = math.hypot(*LocalEnu(south, west).to_enu(north, west))
+    return height_m, min(
+        math.hypot(*LocalEnu(lat, west).to_enu(lat, west + width_deg)) for lat in (south, middle, north)
+    )

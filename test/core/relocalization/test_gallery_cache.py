@@ -52,7 +52,10 @@ def test_an_area_alone(tmp_path: Path, write_patchwork: WriteMap, retriever: Ret
         cache = GalleryCache(path, source, retriever, Area(*place, 60.0), tmp_path / "kept")
         gallery = cache.gallery(70.0)
         east_m, north_m = LocalEnu(*place).to_enu(gallery.lat_deg, gallery.lon_deg)
-        assert abs(east_m).max() <= 61.0 and abs(north_m).max() <= 61.0
+        assert 60.0 < max(abs(east_m).max(), abs(north_m).max()) <= 60.0 + 33.0
+        # At the map's edge there is half of the area only.
+        edge = GalleryCache(path, source, retriever, Area(place[0], east, 20.0), tmp_path / "kept")
+        assert edge.gallery(70.0).lon_deg.max() > place[1]
         far = GalleryCache(path, source, retriever, Area(50.0, 8.0, 60.0), tmp_path / "kept")
         with pytest.raises(GeolocError, match=r"the map spans .* not 50.00000, 8.00000: give another place"):
             far.gallery(70.0)
@@ -68,3 +71,9 @@ def test_the_maps_own_gallery_is_taken_where_its_tiles_fit(
         cache = GalleryCache(path, source, retriever, folder=tmp_path / "kept")
         assert cache.gallery(100.0).path == tmp_path / "map.tif.gallery"
         assert cache.gallery(200.0).info.tile_m == (128.0,)
+
+
+def test_a_map_that_is_smaller_than_a_photo(tmp_path: Path, write_patchwork: WriteMap, retriever: Retriever) -> None:
+    path = write_patchwork(tmp_path / "map.tif", width_m=300, height_m=180)
+    with RasterMap(path) as source:
+        assert GalleryCache(path, source, retriever, folder=tmp_path / "kept").gallery(900.0).info.tile_m == (128.0,)
