@@ -66,6 +66,17 @@ class Alignment:
             self, heading_rad=self.heading_rad + math.radians(heading_deg), log_scale=self.log_scale + math.log(scale)
         )
 
+    def magnified(self, px: float) -> "Alignment":
+        """On the map at another size, `px` pixels of which are one of this map's; the view's pixels stay."""
+        units = np.array([px, px, 1.0, 1.0, 1 / px, 1 / px])
+        return replace(
+            self,
+            centre_xy_px=(self.centre_xy_px[0] * px, self.centre_xy_px[1] * px),
+            log_scale=self.log_scale + math.log(px),
+            tilt_per_px=(self.tilt_per_px[0] / px, self.tilt_per_px[1] / px),
+            covariance=self.covariance * units[:, None] * units,
+        )
+
 
 @dataclass(frozen=True)
 class PoseSpread:

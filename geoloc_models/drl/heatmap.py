@@ -2,7 +2,7 @@
 """From a logit map to a position: calibrated posterior, Hann smoothing, sub-pixel peak, confidence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import cv2
@@ -61,6 +61,15 @@ class Heatmap:
         total = float(weighted.sum())
         # The posterior has no mass near the prior: the prior cannot weight it.
         return self if total <= 0.0 else heatmap_from_probability(weighted / total, self.stride_px)
+
+    def magnified(self, px: float) -> "Heatmap":
+        """Over the same map at another size, `px` pixels of which are one of this map's."""
+        return replace(
+            self,
+            stride_px=self.stride_px * px,
+            peak_xy_px=(self.peak_xy_px[0] * px, self.peak_xy_px[1] * px),
+            peak_covariance_px=self.peak_covariance_px * px**2,
+        )
 
     def mass_near(self, xy_px: tuple[float, float]) -> float:
         """Probability within the peak window around a place, 0..1."""

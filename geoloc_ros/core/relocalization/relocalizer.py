@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds a lost vehicle on the whole map: retrieval names places, the network verifies them, frames add up."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -324,7 +325,8 @@ class Relocalizer:
         """Headings (degrees) and scales of a view that are tried in turn, one a frame."""
         pose = self._settings.pose
         spread = PoseSpread(math.radians(pose.bias_heading_deg), pose.bias_height_share)
-        return sorted((pose for pose in poses_within(spread) if pose != (0.0, 1.0)), key=lambda pose: abs(pose[0]))
+        poses = [pose for pose in itertools.product(*poses_within(spread)) if pose != (0.0, 1.0)]
+        return sorted(poses, key=lambda pose: abs(pose[0]))
 
     def _engine_answers(self, views: list[np.ndarray], maps: list[np.ndarray]) -> Answers:
         """One call of the network; one view for all is encoded once."""
