@@ -140,9 +140,7 @@ class Placer(Engine):
             best = max(best, *self._warped(_array(query), [level], [best]), key=lambda c: c.alignment.support)
         return best.placement()
 
-    def _searched(
-        self, query: np.ndarray, given: _Level, first: list[_Candidate], spread: PoseSpread
-    ) -> Placement:
+    def _searched(self, query: np.ndarray, given: _Level, first: list[_Candidate], spread: PoseSpread) -> Placement:
         """The best over all headings and scales within the spread, aligned, with its odds against the next place."""
         headings, scales = poses_within(spread)
         views = np.stack([posed(query, heading, 1.0) for heading in headings])
@@ -228,8 +226,7 @@ def placing(engine: Engine) -> Engine:
 
 
 def poses_within(spread: PoseSpread) -> tuple[list[float], list[float]]:
-    """Headings (degrees) and scales to try so that two sigma are covered: 0 and 1 among them, all headings if unknown.
-    """
+    """Headings (degrees) and scales to try so that two sigma are covered: 0 and 1 among them, all headings if unknown."""
     step = math.radians(HEADING_STEP_DEG)
     turns = math.ceil(max(0.0, 2 * spread.heading_rad - step / 2) / step)
     around = round(360.0 / HEADING_STEP_DEG)

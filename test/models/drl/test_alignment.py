@@ -171,3 +171,19 @@ def test_a_step_is_that_of_a_loop_over_blocks() -> None:
     np.testing.assert_allclose(information, normal, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(parameters, start + np.linalg.solve(normal, right), rtol=1e-9, atol=1e-12)
     assert support == pytest.approx(weights.mean())
+
+
+def test_a_magnified_alignment_places_the_same_ground() -> None:
+    """The definition in Alignment, in this map's pixels and in those of one that is drawn 1.3 times as small."""
+    small = align(blocks(displaced(9.0, 1.1, (8.0, -4.0), (2e-4, -1e-4))))
+    large = small.magnified(1.3)
+    for q in np.array([(0.0, 0.0), (80.0, -60.0), (-70.0, 33.0)]):
+        on = []
+        for a in (small, large):
+            c, s = np.cos(a.heading_rad) * np.exp(a.log_scale), np.sin(a.heading_rad) * np.exp(a.log_scale)
+            turned = np.array([c * q[0] - s * q[1], s * q[0] + c * q[1]])
+            on.append(np.array(a.centre_xy_px) + turned + (np.array(a.tilt_per_px) @ turned) * turned)
+        np.testing.assert_allclose(on[1], 1.3 * on[0], rtol=1e-12)
+    np.testing.assert_allclose(large.covariance[:2, :2], 1.69 * small.covariance[:2, :2])
+    np.testing.assert_allclose(large.covariance[4:, 4:], small.covariance[4:, 4:] / 1.69)
+    assert large.covariance[0, 4] == pytest.approx(small.covariance[0, 4])

@@ -96,13 +96,25 @@ def test_only_networks_are_wrapped(engine: TorchEngine) -> None:
 
 
 def test_poses_cover_two_sigma() -> None:
-    assert poses_within(KNOWN) == [(0.0, 1.0)]
-    wide = poses_within(PoseSpread(math.radians(12.0), 0.18))
-    assert len(wide) == 9
-    assert {heading for heading, _ in wide} == {-18.0, 0.0, 18.0}
-    every = {heading for heading, _ in poses_within(PoseSpread(math.pi, 0.0))}
+    assert poses_within(KNOWN) == ([0.0], [1.0])
+    headings, scales = poses_within(PoseSpread(math.radians(12.0), 0.18))
+    assert headings == [-18.0, 0.0, 18.0]
+    np.testing.assert_allclose(scales, [1 / 1.3, 1.0, 1.3])
+    every, _ = poses_within(PoseSpread(math.pi, 0.0))
     assert len(every) == 20
     assert {round(heading) % 360 for heading in every} == set(range(0, 360, 18))
+
+
+def test_a_view_of_less_or_more_ground_is_searched_whole(engine: TorchEngine, ground: np.ndarray) -> None:
+    """A height 30 % off, on a map twice as wide as the view: warped to the map's pixels, the view would show half."""
+    search_map = ground[200:632, 200:632]
+    for scale in (0.72, 1.35):
+        placed = Placer(engine).place(view_of(ground, (400, 420), 12.0, scale), search_map)
+        assert placed.alignment is not None
+        assert math.dist(placed.centre_xy_px, (200, 220)) < 3.0
+        assert math.exp(placed.alignment.log_scale) == pytest.approx(scale, rel=0.03)
+        assert math.degrees(placed.alignment.heading_rad) == pytest.approx(12.0, abs=1.5)
+        assert math.dist(placed.heatmap.peak_xy_px, (200, 220)) < 20.0
 
 
 def test_the_prior_is_a_gaussian() -> None:
