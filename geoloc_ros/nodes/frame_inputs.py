@@ -97,6 +97,11 @@ class Gathered:
     decode_ms: float
 
 
+def without_sensors(stamp_s: float) -> Gathered:
+    """A frame that is refused for its stamp: no sensor is asked for that moment."""
+    return Gathered(Frame(None, stamp_s, None, math.nan, _NO_CAMERA), None, None, 0.0)
+
+
 class FrameInputs:
     """Subscriptions and their short histories; callbacks run on the executor, `gather` on the worker."""
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode
@@ -23,20 +22,15 @@ from geoloc_ros.core.localization.localizer import Localizer
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.odometry_gate import OdometryLimits
+from geoloc_ros.core.recording.stamp_gate import StampGate
 from geoloc_ros.messages.stamps import message_time_s
 from geoloc_ros.nodes.diagnostics import Diagnostics
-from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered
+from geoloc_ros.nodes.frame_inputs import FrameInputs, Gathered, without_sensors
 from geoloc_ros.nodes.inbox import Inbox, Work
 from geoloc_ros.nodes.localizer_outputs import Outputs
 from geoloc_ros.nodes.map_client import MapClient
 from geoloc_ros.nodes.map_search import MapSearch
 from geoloc_ros.nodes.parameters import value
-
-DISORDER_S = 1.0
-"""An image older than the last one by less than this arrived out of order; a larger step back means that the clock was
-reset.
-"""
-
 
 MAX_PRIOR_RADIUS_M = 20_000.0
 """A larger circle is no prior: it is searched as the whole map, with a gallery."""
@@ -183,7 +177,7 @@ class LocalizerWorker:
 
     def _new_localizer(self) -> None:
         self._localizer = Localizer(self.engine, self._map, self._settings, self.search)
-        self._last_stamp_s = -np.inf
+        self._stamps = StampGate()
 
     def _set_prior(self, prior: Prior, stamp_s: float | None) -> None:
         self._note = ""
@@ -197,13 +191,17 @@ class LocalizerWorker:
     def _locate(self, message: Image | CompressedImage) -> None:
         start = time.perf_counter()
         stamp_s = message_time_s(message)
-        if self._last_stamp_s - DISORDER_S < stamp_s < self._last_stamp_s:
+        if self._stamps.is_late(stamp_s):
             self._inbox.count_dropped()
             return
-        self._last_stamp_s = stamp_s
-        gathered = self._inputs.gather(message)
-        self._seed_from_gnss(gathered)
-        estimate = self._localizer.process(gathered.frame)
+        refusal = self._stamps.refusal(stamp_s, self._node.get_clock().now().nanoseconds * 1e-9)
+        if refusal:
+            gathered = without_sensors(stamp_s)
+            estimate = self._localizer.refuse(gathered.frame, refusal)
+        else:
+            gathered = self._inputs.gather(message)
+            self._seed_from_gnss(gathered)
+            estimate = self._localizer.process(gathered.frame)
         if self._note and estimate.state == State.UNINITIALIZED:
             estimate = replace(estimate, reason=f"{estimate.reason} ({self._note})")
         if estimate.valid:
@@ -219,7 +217,8 @@ class LocalizerWorker:
         }
         counts, engine = ((self._frames, self._inbox.dropped), (self.engine.spec.weights_id, self.engine.spec.label))
         self._outputs.publish_status(estimate, gathered, latencies_ms, counts, engine, stamp)
-        self._outputs.publish_track(estimate, gathered, stamp)
+        if not refusal:  # a track at a wrong stamp would be a wrong track
+            self._outputs.publish_track(estimate, gathered, stamp)
         self._outputs.publish_heatmaps(estimate, self._inputs.truth_at(stamp_s), stamp)
         self._diagnose(estimate, gathered, latencies_ms)
 

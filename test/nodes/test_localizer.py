@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The localizer through the graph: right fixes for good frames, clear words and no fix for bad ones."""
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -282,12 +283,32 @@ def test_picture_of_another_place_gives_no_fix(rig: Rig) -> None:
     assert status.valid, status.reason
 
 
+def test_stamp_of_one_image_that_is_wrong(rig: Rig) -> None:
+    """0, far ahead, 3 s behind: that image is refused, and the track goes on as if it had not come."""
+    rig.track()
+    for stamp_s, reason in (
+        (0.0, "did not stamp this image"),
+        (rig.scene.stamp_s + 1000.0, "ahead of the last image's"),
+        (rig.scene.stamp_s - 3.1, "behind the last image's"),
+    ):
+        fix, status = rig.drone.fly(dataclasses.replace(rig.scene.next(), stamp_s=stamp_s))
+        assert_no_fix(fix, status, reason)
+        assert status.state == LocalizerStatus.TRACKING
+        rig.drone.diagnosed(reason)
+        _, status = rig.drone.fly(rig.scene.next())
+        assert status.valid, status.reason
+
+
 def test_stamps_that_go_back(rig: Rig) -> None:
+    """A camera whose clock was set stays on the new one."""
     rig.track()
     rig.drone.diagnostics.clear()
     rig.scene.stamp_s -= 100.0
+    for _ in range(2):
+        _, status = rig.drone.fly(rig.scene.next())
+        assert "in a row mean that the camera's clock was set" in status.reason
     fix, status = rig.drone.fly(rig.scene.next())
-    assert_no_fix(fix, status, "clock went back by 99.50 s")
+    assert_no_fix(fix, status, "clock went back by 98.50 s")
     assert status.state == LocalizerStatus.UNINITIALIZED
     rig.drone.diagnosed("clock went back")
     rig.track()

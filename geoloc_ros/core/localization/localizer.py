@@ -88,6 +88,10 @@ class Localizer:
         estimate, self._state = self._state.process(frame)
         return estimate
 
+    def refuse(self, frame: Frame, reason: str) -> Estimate:
+        """The answer to a frame that is not looked at; the track stays as it is."""
+        return self._state.refuse(frame, reason)
+
     def look_ahead(self) -> None:
         """Get the crop that the track will need soon and what the engine caches of it, so that no frame waits for them.
 
