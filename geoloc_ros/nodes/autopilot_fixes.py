@@ -58,8 +58,13 @@ class StampPairs(Generic[Left, Right]):
             del self._halves[next(iter(self._halves))]
 
 
-def declare_yaw_parameters(node: Node) -> None:
-    """Whether the autopilot gets a heading with its fixes. AutopilotFixes reads them."""
+def declare_fix_parameters(node: Node) -> None:
+    """When a fix is held as a jump, and whether a heading goes with it. AutopilotFixes reads them."""
+    text = (
+        "a fix that jumps from where the vehicle's own velocity leads is not sent until fixes of new ground have "
+        "agreed with it for so long, s; 0: it is sent at once"
+    )
+    declare(node, "jump_hold_s", 12.0, text, 0.0, 60.0)
     text = "send the vehicle's heading, as the localizer has found it on the map, with each fix"
     declare(node, "send_yaw", False, text)
     text = (
@@ -106,7 +111,8 @@ class AutopilotFixes:
             extra_values,
         )
         self.sends_yaw: bool = value(node, "send_yaw")
-        self.gate = FixGate(max_age_s, value(node, "max_yaw_sigma_deg") if self.sends_yaw else 0.0)
+        max_sigma_deg = value(node, "max_yaw_sigma_deg") if self.sends_yaw else 0.0
+        self.gate = FixGate(max_age_s, max_sigma_deg, value(node, "jump_hold_s"))
         self._latency_s = math.nan
         self._decided: Decision | None = None
         # Steady time: a simulation that stands still must not silence the diagnostics.

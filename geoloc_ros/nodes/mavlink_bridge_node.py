@@ -8,7 +8,8 @@ import math
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from geoloc_ros.core.autopilot import mavlink_messages
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix, Hold
 from geoloc_ros.core.autopilot.mavlink_connection import Connection, ConnectionSettings
 from geoloc_ros.core.autopilot.mavlink_messages import Attitude, Heights, Velocity
+from geoloc_ros.core.autopilot.parameter_check import NOAID_TOUT_US, SENSOR_SINCE
 from geoloc_ros.core.autopilot.vehicle import Autopilot
 from geoloc_ros.core.geometry.px4_frames import Origin
 from geoloc_ros.messages.reading import velocity_from_odometry
@@ -35,7 +37,7 @@ from geoloc_ros.messages.sensors import (
     time_from_seconds,
 )
 from geoloc_ros.messages.stamps import message_time_s
-from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes, declare_yaw_parameters
+from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes, declare_fix_parameters
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
 from geoloc_ros.nodes.running import run_node
@@ -43,17 +45,17 @@ from geoloc_ros.nodes.running import run_node
 GPS_INPUT, GLOBAL_POSITION_SENSOR, ODOMETRY = "gps_input", "global_position_sensor", "odometry"
 OUTPUTS = ("auto", GPS_INPUT, GLOBAL_POSITION_SENSOR, ODOMETRY)
 TAKEN_BY = {GPS_INPUT: Autopilot.ARDUPILOT, GLOBAL_POSITION_SENSOR: Autopilot.PX4, ODOMETRY: Autopilot.PX4}
-SENSOR_SINCE = (1, 18, 0)
-"""PX4's first release that takes GLOBAL_POSITION_SENSOR."""
-
 POSITION_HZ = 10.0
 ATTITUDE_AGE_S = 1.0
 """ATTITUDE counts where no ATTITUDE_QUATERNION came for so long."""
+DELAYS = 20
+"""Fixes over which the delay is measured that PX4 has to be told."""
 VELOCITY_AGE_S = 1.0
 """An older velocity of the localizer's track is none."""
 ORIGIN_HZ = 1.0
 _HEIGHTS = ("DISTANCE_SENSOR", "ALTITUDE", "GLOBAL_POSITION_INT", "LOCAL_POSITION_NED")
 _TRUTH = ("HIL_STATE_QUATERNION", "SIM_STATE")
+_VELOCITIES = 600
 _RATED = ("imu", "altitude", "gnss", "truth")
 _EXACT = np.zeros((2, 2))
 
@@ -76,9 +78,13 @@ class MavlinkBridgeNode(Node):
         self._altitude_amsl_m = math.nan
         self._velocity: tuple[float, Velocity] | None = None  # of which stamp
         self._heights = Heights()
+        # The autopilot's own, from the connection's thread to the executor's: stamp, east, north.
+        self._velocities: deque[tuple[float, float, float]] = deque(maxlen=_VELOCITIES)
         # Each key from the start: the connection's thread counts while another reads.
         self._published: Counter[str] = Counter(dict.fromkeys(_RATED, 0))
         self._rates: dict[str, float] = {}
+        self._delays_ms: deque[float] = deque(maxlen=DELAYS)  # of GLOBAL_POSITION_SENSOR
+        self._delay_reported = False
         self._rated: tuple[float, Counter[str]] = (time.monotonic(), Counter())
         self._imu = self.create_publisher(Imu, "imu", best_effort(50))
         self._altitude = self.create_publisher(Float64, "altitude", best_effort(20))
@@ -120,7 +126,7 @@ class MavlinkBridgeNode(Node):
             "corrects at most 0.25 (GPS2_DELAY_MS)"
         )
         declare(self, "max_age_s", 0.28, text, 0.0, 5.0)
-        declare_yaw_parameters(self)
+        declare_fix_parameters(self)
         declare(self, "timeout_s", 3.0, "silence after which the autopilot counts as gone, s", 1.5, 60.0)
         declare(self, "imu_rate_hz", 50.0, "attitudes asked of the autopilot", 1.0, 400.0)
         declare(self, "truth", False, "ask a simulator for the truth; it is published in any case if it comes")
@@ -171,6 +177,8 @@ class MavlinkBridgeNode(Node):
 
     def _why_blocked(self, now_s: float) -> str:
         """Why the autopilot can take no fix; empty if it can."""
+        while self._velocities:
+            self._fixes.gate.jumps.motion.add(*self._velocities.popleft())
         problem, vehicle = self._connection.problem(), self._connection.vehicle
         if problem or vehicle is None:
             return problem
@@ -197,6 +205,7 @@ class MavlinkBridgeNode(Node):
             assert vehicle is not None
             target = vehicle.system_id, vehicle.component_id
             message = mavlink_messages.global_position_sensor(fix, decision, target, self._agp_id)
+            self._measure_delay(decision)
         else:
             origin = self._origin
             if origin is None or self._attitude is None:
@@ -207,6 +216,17 @@ class MavlinkBridgeNode(Node):
             attitude = None if withheld else self._attitude
             message = mavlink_messages.odometry(fix, decision, origin, attitude)
         self._connection.send(message, fix.stamp_s + self._fixes.gate.max_age_s)
+
+    def _measure_delay(self, decision: Decision) -> None:
+        """PX4 1.18 takes no time from GLOBAL_POSITION_SENSOR, so it must be set how old a fix is that arrives."""
+        self._delays_ms.append(decision.latency_s * 1e3)
+        if len(self._delays_ms) == DELAYS and not self._delay_reported:
+            self._delay_reported = True
+            self.get_logger().info(
+                f"set PX4's EKF2_AGP0_DELAY to {median(self._delays_ms):.0f} (ms): GLOBAL_POSITION_SENSOR brings no "
+                f"time into PX4. EKF2_NOAID_TOUT {NOAID_TOUT_US} lets it bear 10 s without fixes, its default 5 s; "
+                "`geoloc sim check` reads both"
+            )
 
     def _on_odometry(self, message: Odometry) -> None:
         try:
@@ -228,6 +248,7 @@ class MavlinkBridgeNode(Node):
             "connection": connection.problem() or "up",
             "autopilot": str(connection.vehicle or "none yet"),
             "output": self._chosen_output() or "not known yet",
+            "agp_delay_ms": f"{median(self._delays_ms):.0f}" if self._delays_ms else "none",
             "height_from": self._heights.source or "nothing yet",
             "clock_offset_s": f"{connection.clock.offset_s:.3f}",
             "round_trip_ms": f"{connection.clock.round_trip_s * 1e3:.1f}",
@@ -268,6 +289,8 @@ class MavlinkBridgeNode(Node):
             self._reported_origin = self._connection.meetings, origin
         if kind in _HEIGHTS:
             self._on_height(message)
+        if kind == "GLOBAL_POSITION_INT":
+            self._velocities.append((stamp_s, message.vy * 1e-2, message.vx * 1e-2))
 
     def _on_attitude(self, message: Any, stamp_s: float) -> None:
         # Autopilots stream both to every peer that asked for either of them earlier.

@@ -18,7 +18,7 @@ from std_msgs.msg import Float64
 
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.autopilot.fix_gate import Decision, Fix
-from geoloc_ros.core.autopilot.px4_clock import ClockWatch
+from geoloc_ros.core.autopilot.px4_clock import ClockWatch, px4_time_s
 from geoloc_ros.core.geometry.px4_frames import Origin
 from geoloc_ros.messages.px4 import (
     aux_position_from_fix,
@@ -28,7 +28,7 @@ from geoloc_ros.messages.px4 import (
     origin_from_px4,
 )
 from geoloc_ros.messages.reading import Quaternion, altitude_amsl_from_px4, height_from_px4, quaternion_from_imu
-from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes, declare_yaw_parameters
+from geoloc_ros.nodes.autopilot_fixes import AutopilotFixes, declare_fix_parameters
 from geoloc_ros.nodes.frame_inputs import best_effort
 from geoloc_ros.nodes.parameters import choice, declare, value
 from geoloc_ros.nodes.px4_topics import VERSIONS, from_px4, other_version, px4_topics, to_px4
@@ -50,7 +50,7 @@ def declare_px4_parameters(node: Node) -> None:
     declare(node, "agp_id", 1, "id of our positions, as EKF2_AGP0_ID; PX4 1.18 and later", 0, 255)
     text = "PX4's parameter EKF2_DELAY_MAX, ms; a fix that is older than it by 90 ms is not sent"
     declare(node, "ekf2_delay_max_ms", 200.0, text, 0.0, 5000.0)
-    declare_yaw_parameters(node)
+    declare_fix_parameters(node)
     declare(node, "base_frame", "base_link", "frame_id of imu and gnss, the vehicle's body")
 
 
@@ -154,6 +154,9 @@ class Px4BridgeNode(Node):
         self._note_stamp(message)
         self._altitude_amsl_m = altitude_amsl_from_px4(message)
         self._origin = origin_from_px4(message)
+        velocity = (message.vy, message.vx) if message.v_xy_valid else (math.nan, math.nan)
+        moment_s = px4_time_s(message.timestamp_sample or message.timestamp) + self._behind_s
+        self._fixes.gate.jumps.motion.add(moment_s, *velocity)
         height_m = height_from_px4(message)
         if math.isfinite(height_m):
             self._altitude.publish(Float64(data=height_m))

@@ -86,6 +86,10 @@ PARAMETERS = {
         "EKF2_AGP0_CTRL": 1,
         "EKF2_EV_CTRL": 1,
         "EKF2_NOAID_TOUT": 5000000,
+        "EKF2_AGP0_DELAY": 0.0,
+        "EKF2_EV_DELAY": 0.0,
+        "EKF2_DELAY_MAX": 200.0,
+        "SIH_KDV": 1.0,
         "MPC_XY_CRUISE": 8.0,
     },
     "ardupilot": {
@@ -636,10 +640,10 @@ class MavlinkVehicle:
             self._aid(position, self.clock_s() - delay_s)
 
     def _on_global_position_sensor(self, peer: _Peer, message: Any) -> None:
+        # PX4 1.18 ignores time_usec and processing_time: the arrival counts.
         if self.autopilot == "px4" and self.version >= (1, 18, 0) and self.parameters["EKF2_AGP0_CTRL"] > 0:
             position = np.array(self.frame.to_enu(message.lat * 1e-7, message.lon * 1e-7))
-            sample_s = self._own_time_s(peer, message.time_usec) - message.processing_time * 1e-6
-            self._aid(position, sample_s)
+            self._aid(position, self.clock_s() - self.parameters["EKF2_AGP0_DELAY"] * 1e-3)
 
     def _on_odometry(self, peer: _Peer, message: Any) -> None:
         if self.autopilot == "px4" and int(self.parameters["EKF2_EV_CTRL"]) & 1:

@@ -232,6 +232,8 @@ def test_fixes_hold_a_vehicle_without_gnss(
     vehicle.go(900.0, 50.0, 80.0)
     if autopilot == "ardupilot":
         vehicle.parameters["GPS2_DELAY_MS"] = LATENCY_S * 1e3
+    if output == "global_position_sensor":
+        vehicle.parameters["EKF2_AGP0_DELAY"] = LATENCY_S * 1e3
     rig.ready(bridge)
     until(lambda: vehicle.clocks_compared, what="TIMESYNC")
     vehicle.gnss = False
@@ -240,6 +242,8 @@ def test_fixes_hold_a_vehicle_without_gnss(
     assert vehicle.used >= 8
     assert vehicle.error_m() < 2.0  # 2 m/s of drift against ten corrections a second by 0.3 leave 0.7 m
     assert rig.value("output") == output
+    if output == "global_position_sensor":
+        assert LATENCY_S * 1e3 <= float(rig.value("agp_delay_ms")) < LATENCY_S * 1e3 + 100
     for _, message in vehicle.received:
         assert all(map(math.isfinite, floats(message)))
     until(lambda: vehicle.error_m() > 4.0, what="the drift of a vehicle that is not helped")
@@ -268,6 +272,18 @@ def test_only_good_fixes_and_jumps_on_relocalizations_only(rig: Rig) -> None:
     rig.held(vehicle, state=State.RELOCALIZING, place=place)
     assert rig.sent(vehicle, place=place).reset_counter == 1
     assert rig.sent(vehicle, place=place).reset_counter == 1
+
+
+def test_a_jump_that_the_vehicle_did_not_fly_is_held(rig: Rig) -> None:
+    bridge = rig.bridge()
+    vehicle = rig.vehicle("px4", version=(1, 17, 0))
+    rig.ready(bridge)
+    until(lambda: bridge._connection.counts["GLOBAL_POSITION_INT"] > 2, what="velocities")
+    rig.sent(vehicle, place=(LAT_DEG, LON_DEG, 1400.0))
+    time.sleep(0.6)
+    rig.held(vehicle, place=(LAT_DEG + 20.0 / 111e3, LON_DEG, 1400.0))
+    assert rig.told("nothing is sent: jump").level == DiagnosticStatus.WARN
+    assert rig.sent(vehicle, place=(LAT_DEG, LON_DEG, 1400.0)).reset_counter == 0
 
 
 def test_gps_input_is_complete(rig: Rig) -> None:

@@ -3,7 +3,8 @@
 
 An autopilot follows a wrong position, so only a fix of which the localizer is sure goes on: one of a confirmed
 track, complete, young enough to be fused, and newer than the last one. After a relocalization the track may lie
-elsewhere; a counter that goes up with the first fix of it has the autopilot jump instead of rejecting it.
+elsewhere; a counter that goes up with the first fix of it has the autopilot jump instead of rejecting it. A step that
+the vehicle's own motion does not explain is held back (jump_gate.py).
 """
 
 import enum
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from geoloc_ros.core.autopilot.jump_gate import JumpGate, Seen
 from geoloc_ros.core.localization.state import State
 
 AHEAD_S = 0.2
@@ -35,6 +37,7 @@ class Hold(enum.Enum):
     OUT_OF_ORDER = "out of order"
     TWICE = "twice"
     BLOCKED = "autopilot not ready"
+    JUMP = "jump"
 
 
 _OF_STATE = {State.UNINITIALIZED: Hold.UNINITIALIZED, State.RELOCALIZING: Hold.RELOCALIZING, State.LOST: Hold.LOST}
@@ -95,16 +98,19 @@ class Totals:
 class FixGate:
     """Decides fix by fix. It must `observe` every status first, in order, so that no relocalization is missed."""
 
-    def __init__(self, max_age_s: float, max_sigma_heading_deg: float = 0.0) -> None:
+    def __init__(self, max_age_s: float, max_sigma_heading_deg: float = 0.0, jump_hold_s: float = 12.0) -> None:
         """max_age_s: from image stamp to now, at most; PX4 takes EKF2_DELAY_MAX + 100 ms.
 
         max_sigma_heading_deg: a heading goes with a fix if neither its standard deviation nor the residual of the
         frame's own alignment is larger; 0: none does. An autopilot that fuses the heading changes what it reports, and
         the offset learned before is wrong until the localizer has followed: without this check it would turn further.
+
+        jump_hold_s: a jump goes on once fixes of new ground have agreed with it for so long; 0: at once.
         """
         self.max_age_s = max_age_s
         self._max_sigma_heading_deg = max_sigma_heading_deg
         self.totals = Totals()
+        self.jumps = JumpGate(jump_hold_s)
         self._counter = 0
         self._moved = False  # the track may lie elsewhere than that of the last fix sent
         self._status: FixStatus | None = None
@@ -124,6 +130,7 @@ class FixGate:
         """
         if now_s < self._now_s - CLOCK_BACK_S:
             self._newest_s = -math.inf
+            self.jumps.clear()
         self._now_s = now_s
         latency_s = now_s - fix.stamp_s
         found = self._why_not(fix, status, latency_s)
@@ -132,9 +139,13 @@ class FixGate:
         if fix.stamp_s <= now_s + AHEAD_S:
             self._newest_s = max(self._newest_s, fix.stamp_s)
         eph_m, epv_m = _deviations_m(fix.covariance_enu_m2)
+        seen = Seen(fix.stamp_s, fix.lat_deg, fix.lon_deg, eph_m)
+        if found is None and (jump := self.jumps.why_held(seen)):
+            found = Hold.JUMP, jump
         if found is not None:
             self.totals.held[found[0]] += 1
             return Decision(False, found[1], self._counter, eph_m, epv_m, latency_s, found[0])
+        self._moved |= self.jumps.sent(seen)
         if self._moved:
             self._counter = (self._counter + 1) % COUNTER_SIZE
             self.totals.resets += 1

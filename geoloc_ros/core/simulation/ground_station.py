@@ -117,6 +117,11 @@ class GroundStation:
         assert self._connection.vehicle is not None
         return self._connection.vehicle.autopilot
 
+    def version(self) -> tuple[int, int, int] | None:
+        """Of its firmware; None where it does not answer."""
+        self.wait_for(lambda: self._connection.vehicle and self._connection.vehicle.version, ANSWER_S * TRIES)
+        return None if self._connection.vehicle is None else self._connection.vehicle.version
+
     @property
     def is_silent(self) -> bool:
         """Whether its heartbeat has stopped."""

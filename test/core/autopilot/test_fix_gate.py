@@ -247,3 +247,76 @@ def test_an_autopilot_that_fuses_the_heading_settles_on_the_true_one(
             assert abs(decision.heading_deg - 30.0) <= 3.0
     assert sent > 500
     assert reported_deg == pytest.approx(30.0, abs=rest_deg)
+
+
+M_PER_DEG = 111_320.0
+
+
+def flown(
+    wrong_s: tuple[float, float], wrong_m: float = 20.0, seconds: float = 40.0, has_velocity: bool = True
+) -> list[tuple[float, bool, Decision]]:
+    """Fixes, 10 times a second, of a vehicle that flies north at 8 m/s; those within wrong_s lie so far east of it.
+
+    (time, whether it is wrong, decision) of each. Its velocity is off by 0.3 m/s, each fix by 1 m.
+    """
+    gate, noise, found = FixGate(0.3), np.random.default_rng(4), []
+    for frame in range(1, round(seconds * 10)):
+        time_s = 0.1 * frame
+        east_m, north_m = noise.normal((0.0, 8.0 * time_s), 1.0)
+        wrong = wrong_s[0] <= time_s < wrong_s[1]
+        east_m += wrong_m * wrong
+        place = 47.0 + north_m / M_PER_DEG, 8.0 + east_m / M_PER_DEG / math.cos(math.radians(47.0))
+        if has_velocity:
+            gate.jumps.motion.add(NOW_S + time_s, 0.3, 8.0)
+        status = FixStatus(State.TRACKING, True, frame)
+        gate.observe(status)
+        fix = Fix(NOW_S + time_s - 0.15, True, *place, 450.0, np.diag([4.0, 4.0, 9.0]))
+        found.append((time_s, wrong, gate.decide(fix, status, NOW_S + time_s)))
+    return found
+
+
+@pytest.mark.parametrize("wrong_for_s", [0.3, 4.0, 10.0])
+def test_a_wrong_fix_does_not_pass(wrong_for_s: float) -> None:
+    """Not even one of the 10 s in which an autopilot would have followed them."""
+    found = flown((5.0, 5.0 + wrong_for_s), seconds=20.0)
+    assert {d.hold for _, wrong, d in found if wrong} == {Hold.JUMP}
+    right = [d.send for _, wrong, d in found if not wrong]
+    assert sum(right) >= 0.99 * len(right)
+    assert {d.reset_counter for *_, d in found} == {0}
+
+
+def test_a_jump_is_sent_once_other_ground_has_confirmed_it_and_the_counter_tells() -> None:
+    found = flown((5.0, math.inf), wrong_m=100.0)
+    first_s, first = next((time_s, d) for time_s, wrong, d in found if wrong and d.send)
+    assert first_s == pytest.approx(5.0 + 12.0, abs=0.2)
+    assert first.reset_counter == 1
+    assert all(d.send and d.reset_counter == 1 for time_s, _, d in found if time_s > first_s)
+
+
+def test_the_same_view_confirms_nothing() -> None:
+    """A vehicle that hovers sees the same wrong match for as long as it likes."""
+    gate = FixGate(0.3)
+    for frame in range(1, 300):
+        now_s = NOW_S + 0.1 * frame
+        gate.jumps.motion.add(now_s, 0.0, 0.0)
+        status = FixStatus(State.TRACKING, True, frame)
+        gate.observe(status)
+        north_deg = 60.0 / M_PER_DEG * (frame > 20)
+        decision = gate.decide(replace(GOOD, stamp_s=now_s - 0.1, lat_deg=47.4 + north_deg), status, now_s)
+        assert decision.send == (frame <= 20)
+
+
+def test_without_a_velocity_what_a_vehicle_can_fly_counts() -> None:
+    found = flown((5.0, 9.0), wrong_m=200.0, seconds=12.0, has_velocity=False)
+    assert not any(d.send for _, wrong, d in found if wrong)
+    assert all(d.send for _, wrong, d in found if not wrong)
+
+
+def test_a_relocalization_far_away_waits_too() -> None:
+    stream = Stream()
+    assert stream.frame().send
+    stream.frame(State.LOST)
+    assert stream.frame(lat_deg=47.41).hold == Hold.JUMP
+    decision = stream.frame()
+    assert decision.send
+    assert decision.reset_counter == 1  # a track of its own
