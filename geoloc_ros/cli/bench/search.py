@@ -2,14 +2,15 @@
 """Measure milliseconds by stage of a frame that is searched on the whole map.
 
 Search for frames of a recording, in several starts, by PyTorch with every place at full resolution, by PyTorch as it
-flies, and by the engines that `geoloc export` has made, in turns, so that other load affects all alike. The gallery is
-extended to each area by generated vectors, which cost a search as much as real ones.
+flies, and by the engines that `geoloc export` has made, in turns, so that other load affects all alike. The stage
+"processor" is the time of all cores together, which other load hardly changes. The gallery is extended to each area by generated vectors, which cost a search as much as real ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from geoloc_ros.core.relocalization.gallery import Gallery
     from geoloc_ros.core.relocalization.relocalizer import Relocalizer
 
-STAGES = ("rectify", "retrieve", "crop", "network", "post", "total")
+STAGES = ("rectify", "retrieve", "crop", "network", "post", "total", "processor")
 TARGETS_MS = {"exported": 500.0, "torch": 1000.0}
 """Medians of a frame to stay under on two cores."""
 BEFORE = "torch, all places whole"
@@ -146,6 +147,7 @@ def _start(engine: NetworkEngine, search: Relocalizer, frames: list[Frame]) -> d
     engine.forget_maps()
     search.start()
     for frame in frames:
+        begin_s = time.process_time()
         try:
             found = search.process(frame)
         except Refused as refused:
@@ -153,6 +155,7 @@ def _start(engine: NetworkEngine, search: Relocalizer, frames: list[Frame]) -> d
         for stage, value in found.times.ms.items():
             stages[stage].append(value)
         stages["total"].append(sum(found.times.ms.values()))
+        stages["processor"].append(1e3 * (time.process_time() - begin_s))
     return stages
 
 
