@@ -163,3 +163,28 @@ def test_impossible_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_percentiles_leave_out_what_was_not_measured() -> None:
     assert measuring.percentiles([1.0, float("nan"), 3.0]) == {"p50": 2.0, "p95": 2.9, "p99": 2.98}
+
+
+@pytest.mark.usefixtures("small_bench")
+def test_a_search_frame_by_stage(
+    small_flight: Path, small_retriever: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery, figures = tmp_path / "map.gallery", tmp_path / "search.json"
+    build = ["gallery", "build", str(small_flight / "map.tif"), "--weights", str(small_retriever), "--device", "cpu"]
+    assert main([*build, "--tile-m", "80", "--stride-m", "40", "--out", str(gallery)]) == 0
+    command = ["bench", "search", str(small_flight), "--gallery", str(gallery), "--weights", "mix_compact"]
+    command += ["--retrieval-weights", str(small_retriever), "--km2", "2", "--frames", "4", "--cores", "1"]
+    assert main([*command, "--json", str(figures)]) == 0
+    rows = json.loads(figures.read_text())["rows"]
+    ways = ["torch, all places whole", "torch"]
+    assert [(row["km2"], row["engines"]) for row in rows] == [(2.0, way) for way in ways]
+    for row in rows:
+        stages = row["stages_ms"]
+        assert row["frames"] == 4
+        parts = [stages[stage]["p50"] for stage in ("rectify", "retrieve", "crop", "network", "post")]
+        assert 0.0 < max(parts) < stages["total"]["p95"]
+    output = capsys.readouterr().out
+    assert "2 km², torch: " in output and "the target of 1000 ms" in output
+    assert "no exported engine: `geoloc export`" in output
+    assert main([*command, "--frames", "0"]) == 2
+    assert "give at least 1 frame" in capsys.readouterr().err

@@ -3,7 +3,8 @@
 
 Search for frames of a recording, in several starts, by PyTorch with every place at full resolution, by PyTorch as it
 flies, and by the engines that `geoloc export` has made, in turns, so that other load affects all alike. The stage
-"processor" is the time of all cores together, which other load hardly changes. The gallery is extended to each area by generated vectors, which cost a search as much as real ones.
+"processor" is the time of all cores together, which other load hardly changes. The gallery is extended to each area by
+generated vectors, which cost a search as much as real ones.
 """
 
 from __future__ import annotations
