@@ -34,7 +34,7 @@ from geoloc_ros.core.relocalization.hypotheses import SAME_PLACE_M, Hypothesis, 
 TRIED_PLACES = 2
 """Places of a frame where other poses are tried."""
 WHOLE_PLACES = 4
-"""New places of a frame that the network verifies at full resolution at most, beside the hypotheses. The others are seen
+"""New places of a frame that the network verifies at full resolution at most, beside hypotheses. The others are seen
 at half of it, which ranks places nearly as well for a third of the time."""
 LIKENESS = 12.0
 """Logits by which a place seen at half resolution may be less like the view than the best one and be verified too."""
