@@ -164,11 +164,13 @@ def _print(report: list[dict[str, Any]], console: Any) -> None:
     from geoloc_ros.cli.bench.measuring import verdict
 
     print_line(console, "milliseconds of a search frame by stage, p50 / p95; retrieve: embedding and gallery")
-    table = plain_table(("km²", "engines"), STAGES)
-    for row in report:
-        cells = [f"{ms['p50']:.0f} / {ms['p95']:.0f}" for ms in row["stages_ms"].values()]
-        table.add_row(f"{row['km2']:g}", row["engines"], *cells)
-    console.print(table)
+    for km2 in dict.fromkeys(row["km2"] for row in report):
+        rows = [row for row in report if row["km2"] == km2]
+        table = plain_table((f"{km2:g} km²",), tuple(row["engines"].partition(" (")[0] for row in rows))
+        for stage in STAGES:
+            figures = [row["stages_ms"][stage] for row in rows]
+            table.add_row(stage, *(f"{ms['p50']:.0f} / {ms['p95']:.0f}" for ms in figures))
+        console.print(table)
     for row in report:
         if row["engines"] == BEFORE:
             continue
