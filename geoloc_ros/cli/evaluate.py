@@ -8,8 +8,9 @@ is the share of valid fixes with the truth beyond 3 sigma and over 20 m off. Wit
 the whole map. --cold-start starts many times over the flight, each time knowing nothing: found are starts whose first
 fix, within --start-frames, is right to 20 m; any other fix is wrong. A flight over another place than --map must be
 found nowhere. --kidnap tracks the flight, but blinds the camera for 20 s while the vehicle moves on by 300 m, and
-later sets a prior that is 500 m off. --heading-error and --height-error make the vehicle report a constant error;
---every and --rate-hz leave out images. The engine is float32 PyTorch on a CPU unless --engine names what flies.
+later sets a prior that is 500 m off. --gap tracks through frames without
+a match. --heading-error and --height-error make the vehicle report a constant error; --every and --rate-hz leave out
+images. The engine is float32 PyTorch on a CPU unless --engine names what flies.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import functools
 import itertools
 import math
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +71,14 @@ def _add_protocols(group: argparse._ArgumentGroup) -> None:
     add("--starts", type=int, default=10, metavar="N", help="of --cold-start")
     add("--start-frames", type=int, default=10, metavar="N", help="frames of each start")
     add("--kidnap", action="store_true", help="track, and move the vehicle while it sees nothing")
+    add("--gap", metavar="FIRST-LAST", help="track, while these frames cannot be matched, such as 60-100")
+    add(
+        "--gap-shows",
+        choices=("blank", "noise", "elsewhere", "ground"),
+        default="blank",
+        metavar="WHAT",
+        help="in the gap: blank, noise, elsewhere (images of another part of the flight), or ground without a map",
+    )
     add("--heading-error", type=float, default=0.0, metavar="D",
         help="put a constant error into the reported heading, degrees clockwise")  # fmt: skip
     add("--height-error", type=float, default=0.0, metavar="P",
@@ -128,12 +138,14 @@ def _check(args: argparse.Namespace) -> None:
     """GeolocError for arguments that contradict each other or score nothing."""
     if args.frames is not None and args.frames < 1:
         raise GeolocError(f"--frames {args.frames} leaves nothing to score; give at least 1")
-    if args.independent + args.cold_start + args.kidnap > 1:
-        raise GeolocError("--independent, --cold-start and --kidnap are three ways to score: choose one")
+    if args.independent + args.cold_start + args.kidnap + (args.gap is not None) > 1:
+        raise GeolocError("--independent, --cold-start, --kidnap and --gap are four ways to score: choose one")
     if min(args.starts, args.start_frames) < 1:
         raise GeolocError(f"{args.starts} starts of {args.start_frames} frames score nothing: give 1 or more of each")
-    if args.kidnap and args.frames is not None:
-        raise GeolocError("only a whole recording can be staged for a kidnap: leave --frames out")
+    if (args.kidnap or args.gap) and args.frames is not None:
+        raise GeolocError("only a whole recording can be staged for a kidnap or a gap: leave --frames out")
+    if args.gap is not None and not re.fullmatch(r"\d+-\d+", args.gap):
+        raise GeolocError(f"--gap {args.gap} is no FIRST-LAST such as 60-100")
 
 
 def _flight(args: argparse.Namespace, network: NetworkEngine, recording: Flight | Bag, map_path: Path) -> int:
@@ -208,12 +220,17 @@ def _settings(args: argparse.Namespace) -> LocalizerSettings:
 
 def _score(evaluation: Evaluation, args: argparse.Namespace, recording: Recording) -> Run:
     """By the protocol that the arguments choose."""
+    from geoloc_ros.core.evaluation.gap import Gap
+
     recording = _as_seen(args, recording)
     frames = recording if args.frames is None else itertools.islice(recording, args.frames)
     if args.independent:
         return evaluation.independent(frames, args.crop, args.seed)
     if args.kidnap:
         return evaluation.kidnapped(recording, args.prior_noise, args.seed)
+    if args.gap:
+        first, last = map(int, args.gap.split("-"))
+        return evaluation.through_gap(recording, Gap(first, last, args.gap_shows), args.prior_noise, args.seed)
     return evaluation.tracking(frames, args.prior_noise, args.seed)
 
 
@@ -224,6 +241,12 @@ def _print_events(runs: list[Run]) -> int:
             after = event["found_after_s"]
             outcome = "not found again" if after is None else f"found after {after:.1f} s"
             print(f"{done.name}, {event['what']}: {outcome}")
+        if gap := done.about.get("gap"):
+            off = "no track" if gap["error_m"] is None else f"{gap['error_m']:.1f} m off ({gap['error_percent']:.2f} %)"
+            after = gap["found_after_s"]
+            outcome = "not found again" if after is None else f"first fix {after:.1f} s after the first good frame"
+            flown = f"{gap['flown_m']:.0f} m flown, {gap['state_at_end']}, {off}"
+            print(f"{done.name}, {gap['what']}: {flown}; {outcome}; {gap['false_fixes']} false fixes")
     if not runs[-1].stopped:
         return 0
     print(f"geoloc: stopped after {len(runs[-1].frames)} frames: all figures are of those", file=sys.stderr)

@@ -58,6 +58,7 @@ def status_from_estimate(
     searched = estimate.crop
     message.search_size_m = float(estimate.search_size_m if searched is None else searched.size_m)
     message.crops = estimate.crops
+    message.motion_source, message.motion_refused = estimate.motion.source, estimate.motion.refused
     message.candidates = [
         Candidate(
             latitude_deg=candidate.tracker.place[0],

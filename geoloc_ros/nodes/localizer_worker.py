@@ -262,6 +262,8 @@ class LocalizerWorker:
             {
                 "state": estimate.state.name,
                 "search_size_m": f"{estimate.search_size_m:.0f}",
+                "motion_source": estimate.motion.source,
+                "motion_refused": estimate.motion.refused,
                 "frames": self._frames,
                 "dropped": self._inbox.dropped,
                 "odom_refused": self._inputs.odometry.refused,

@@ -18,6 +18,7 @@ from geoloc_models.engines.placer import placing
 from geoloc_models.errors import GeolocError
 from geoloc_models.evaluation.view_sets import MAX_CENTRE_OFFSET
 from geoloc_ros.core.evaluation.answers import Answer, SearchLog, WorstFrames
+from geoloc_ros.core.evaluation.gap import Gap, GapMap
 from geoloc_ros.core.evaluation.kidnap import Kidnap, Step, kidnapped, times_to_relocalize_s
 from geoloc_ros.core.evaluation.scores import FrameScore, Run, rounded
 from geoloc_ros.core.geometry.geodesy import LocalEnu
@@ -69,6 +70,24 @@ class Evaluation:
         about = {"seed": seed, "prior_noise_m": prior_noise_m}
         run = self._score("kidnapped", self._track(steps, prior_noise_m, seed), about)
         run.about |= _recoveries(events, run.frames)
+        return run
+
+    def through_gap(self, recording: Recording, gap: Gap, prior_noise_m: float = 30.0, seed: int = 0) -> Run:
+        """Track through frames that cannot be matched (`gap.Gap`)."""
+        _check_noise(prior_noise_m)
+        source = GapMap(self.map_source)
+        answers: list[Answer] = []
+
+        def kept() -> Iterator[Answer]:
+            for answer in replace(self, map_source=source)._track(
+                gap.steps(recording, source, seed), prior_noise_m, seed
+            ):
+                lean = replace(answer.estimate, heatmap=None, crop=None, view=None, candidates=())
+                answers.append(replace(answer, estimate=lean))
+                yield answer
+
+        run = self._score("through a gap", kept(), {"seed": seed, "prior_noise_m": prior_noise_m})
+        run.about["gap"] = gap.outcome(answers)
         return run
 
     def independent(self, frames: Iterable[Frame], crop_m: float, seed: int = 0) -> Run:

@@ -9,6 +9,7 @@ import numpy as np
 from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_ros.core.geometry.rectify import RectifiedView
+from geoloc_ros.core.localization.own_motion import MotionUse
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.matching.pose_bias import PoseBias
@@ -30,7 +31,7 @@ class Estimate:
     track. alignment: of the frame's view, relative to what the bias of the answer before had corrected, None where it
     was not aligned. bias: what the track has learned, this frame's alignment included, None without a track.
     candidates: of a search of the whole map (`relocalizer.Search`). crops: how many map crops were matched.
-    latencies_ms: by stage (`stage_times.STAGES`), and `total`.
+    motion: what moved the track on to this frame. latencies_ms: by stage (`stage_times.STAGES`), and `total`.
     """
 
     stamp_s: float
@@ -50,3 +51,4 @@ class Estimate:
     bias: PoseBias | None = None
     candidates: tuple[Hypothesis, ...] = ()
     crops: int = 0
+    motion: MotionUse = field(default_factory=MotionUse)

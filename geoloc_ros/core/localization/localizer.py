@@ -3,15 +3,18 @@
 
 import contextlib
 import math
+from dataclasses import replace
 
 from geoloc_models.engines import Engine
 from geoloc_models.engines.placer import placing
 from geoloc_models.errors import GeolocError
 from geoloc_ros.core.localization.estimate import Estimate
+from geoloc_ros.core.localization.own_motion import OwnMotion
 from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.localization.states import Confirming, Equipment, Idle, LocalizerState, Searching, Tracking
 from geoloc_ros.core.maps.cached_crop import CachedCrop
 from geoloc_ros.core.maps.crop import MapSource
+from geoloc_ros.core.matching.pose_bias import PoseBias
 from geoloc_ros.core.matching.settings import LocalizerSettings
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.relocalization.relocalizer import Relocalizer
@@ -39,6 +42,8 @@ class Localizer:
         self._equipment = Equipment(engine, crops, settings, relocalizer)
         self._state: LocalizerState = Idle(self._equipment)
         self._stamp_s = -math.inf
+        self._motion = OwnMotion(settings.pose)
+        self._bias: PoseBias | None = None
 
     @property
     def state(self) -> State:
@@ -60,6 +65,7 @@ class Localizer:
         if not (math.isfinite(radius_m) and radius_m > 0):
             raise GeolocError(f"radius of the prior is {radius_m} m; it must be positive")
         self._state = Confirming.at(self._equipment, lat_deg, lon_deg, radius_m, stamp_s)
+        self._bias = None
 
     def relocalize(self) -> None:
         """Forget the track and search the whole map from the next frame on; GeolocError without a gallery."""
@@ -76,6 +82,7 @@ class Localizer:
         if frame.stamp_s < self._stamp_s:
             back_s = self._stamp_s - frame.stamp_s
             self._state, self._stamp_s = Idle(self._equipment), frame.stamp_s
+            self._motion, self._bias = OwnMotion(self._equipment.settings.pose), None
             return self._state.refuse(
                 frame, f"the clock went back by {back_s:.2f} s: the track is forgotten, set a new prior"
             )
@@ -85,8 +92,15 @@ class Localizer:
                 frame, f"stamp {frame.stamp_s:.3f} s is that of the last frame: stamp each image anew"
             )
         self._stamp_s = frame.stamp_s
+        if isinstance(self._state, Idle):
+            estimate, self._state = self._state.process(frame)
+            return estimate
+        frame, motion = self._motion.add_to(frame, self._bias)
         estimate, self._state = self._state.process(frame)
-        return estimate
+        self._bias = estimate.bias or self._bias
+        times = estimate.latencies_ms
+        times = {"odometry": motion.ms, **times, "total": times["total"] + motion.ms}
+        return replace(estimate, motion=motion, latencies_ms=times)
 
     def refuse(self, frame: Frame, reason: str) -> Estimate:
         """The answer to a frame that is not looked at; the track stays as it is."""

@@ -3,8 +3,10 @@
 
 import time
 
-STAGES = ("decode", "rectify", "retrieve", "crop", "network", "post")
-"""The stages of a frame in their order: `decode` in the live graph only, `retrieve` in searches of the whole map."""
+STAGES = ("decode", "odometry", "rectify", "retrieve", "crop", "network", "post")
+"""The stages of a frame in their order: `decode` in the live graph only, `odometry` while there is a track,
+`retrieve` in searches of the whole map.
+"""
 
 
 class StageTimes:
