@@ -22,6 +22,7 @@ from geoloc_ros.core.localization.state import State
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.maps.raster import RasterMap
 from geoloc_ros.core.matching.settings import LocalizerSettings
+from geoloc_ros.core.odometry import visual_odometry
 from geoloc_ros.core.recording.frame import Frame
 from geoloc_ros.core.simulation.simulator import CameraSimulator
 
@@ -84,7 +85,7 @@ def test_follows_the_vehicle_not_the_pictures_centre(
     assert localizer.state == State.TRACKING
     assert estimate.filtered is not None
     np.testing.assert_allclose(estimate.filtered.velocity_enu, (12.0, 6.0), atol=2.5)
-    assert set(estimate.latencies_ms) == {"rectify", "crop", "network", "post", "total"}
+    assert set(estimate.latencies_ms) == {"odometry", "rectify", "crop", "network", "post", "total"}
     # The search narrows once the track is known.
     assert estimate.search_size_m < 120.0
 
@@ -109,10 +110,10 @@ def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
     source = CountedMap(raster)
     waited = 0
     localizer = Localizer(NccEngine(_SPEC), source)
-    localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
-    for step in range(40):
+    localizer.set_prior(*home.to_geodetic(-30.0, 0.0), 30.0, 0.0)
+    for step in range(60):
         # An attitude that is never at rest, over ground of two crops' width.
-        east, tilt = -20.0 + step, math.radians(2.0 * math.sin(step))
+        east, tilt = -30.0 + step, math.radians(2.0 * math.sin(step))
         before = source.crops
         estimate = localizer.process(seen(world, 0.1 * step, east, 0.0, tilt))
         waited += source.crops > before
@@ -127,7 +128,7 @@ def test_frames_of_a_video_share_a_crop_and_their_fixes_stay_right(
         assert reach_px < min(x, y) and max(x, y) < estimate.crop.image.shape[0] - reach_px
     assert 3 <= source.crops <= 13, source.crops
     # Only while the search narrows do frames wait for a crop that was not there in time.
-    assert (waited <= 4 < source.crops) if idle else waited == source.crops
+    assert (waited <= 6 < source.crops) if idle else waited == source.crops
 
 
 def test_a_crop_that_cannot_be_had_ahead_of_time_takes_nothing_away(
@@ -149,7 +150,7 @@ def test_a_crop_that_cannot_be_had_ahead_of_time_takes_nothing_away(
     source = Edge(raster)
     localizer = Localizer(NccEngine(_SPEC), source)
     localizer.set_prior(*home.to_geodetic(-20.0, 0.0), 30.0, 0.0)
-    for step in range(20):
+    for step in range(60):
         localizer.process(seen(world, 0.1 * step, -20.0 + step, 0.0))
         source.ends = localizer.state == State.TRACKING and step > 8
         asked = source.crops
@@ -272,7 +273,7 @@ def test_after_a_long_gap_fixes_are_confirmed_anew(
     for step in range(4):
         estimate = localizer.process(seen(world, 0.2 * step, 0.0, 0.0))
     assert estimate.valid
-    late = localizer.process(seen(world, 12.0, 4.0, 0.0))
+    late = localizer.process(seen(world, 8.0, 4.0, 0.0))
     assert (late.valid, late.state) == (False, State.RELOCALIZING)
     assert "confirming: 1 of 3" in late.reason
     localizer.process(seen(world, 12.2, 4.0, 0.0))
@@ -313,9 +314,10 @@ def test_the_same_picture_again_confirms_nothing(
 
 
 def test_a_fix_in_much_ground_agrees_with_nothing(
-    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After eight seconds without a word one clear image is the first again, not the second of three."""
+    monkeypatch.setattr(visual_odometry, "MAX_ELAPSED_S", 5.0)  # nor do the images show how far it went
     localizer.process(seen(world, 0.0, 0.0, 0.0))
     late = localizer.process(seen(world, 8.0, 4.0, 0.0))
     assert "confirming: 1 of 3" in late.reason
