@@ -143,7 +143,7 @@ def test_dropped_frames_and_stages_are_noted(small_flight: Path, engine: NccEngi
     for crop_m in (None, 130.0):
         run = evaluate(Evaluation(engine, raster), frames, crop_m)
         assert [frame.dropped for frame in run.frames] == [False] * 3 + [True] + [False] * 2
-        assert list(run.frames[5].stages_ms) == ["rectify", "crop", "network", "post"]
+        assert list(run.frames[5].stages_ms) == ["odometry", "rectify", "crop", "network", "post"]
         assert sum(run.frames[5].stages_ms.values()) == pytest.approx(run.frames[5].latency_ms, rel=0.2)
         figures = summarize(run)
         assert figures["dropped_frames"] == 1
