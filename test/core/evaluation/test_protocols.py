@@ -147,7 +147,7 @@ def test_dropped_frames_and_stages_are_noted(small_flight: Path, engine: NccEngi
         assert sum(run.frames[5].stages_ms.values()) == pytest.approx(run.frames[5].latency_ms, rel=0.2)
         figures = summarize(run)
         assert figures["dropped_frames"] == 1
-        assert set(figures["latency_ms"]["stages"]) == {"rectify", "crop", "network", "post"}
+        assert set(figures["latency_ms"]["stages"]) == {"odometry", "rectify", "crop", "network", "post"}
 
 
 @pytest.mark.parametrize("crop_m", [None, 130.0])
