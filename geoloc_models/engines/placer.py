@@ -226,7 +226,7 @@ def placing(engine: Engine) -> Engine:
 
 
 def poses_within(spread: PoseSpread) -> tuple[list[float], list[float]]:
-    """Headings (degrees) and scales to try so that two sigma are covered: 0 and 1 among them, all headings if unknown."""
+    """Headings (degrees) and scales that cover two sigma of a spread, 0 and 1 among them; all headings if unknown."""
     step = math.radians(HEADING_STEP_DEG)
     turns = math.ceil(max(0.0, 2 * spread.heading_rad - step / 2) / step)
     around = round(360.0 / HEADING_STEP_DEG)
