@@ -113,7 +113,7 @@ def test_a_start_without_prior_is_found_and_then_tracked(world: World) -> None:
     assert localizer.state == State.TRACKING
     best = estimate.candidates[0]
     assert best.frames >= 3 and best.log_odds > math.log(1000.0)
-    assert {"rectify", "retrieve", "crop", "network", "post", "total"} == set(estimate.latencies_ms)
+    assert {"odometry", "rectify", "retrieve", "crop", "network", "post", "total"} == set(estimate.latencies_ms)
     after = localizer.process(
         world.frame(estimate.stamp_s + 0.5, -93.0 + 14.0 * estimate.stamp_s, -53.0 + 14.0 * estimate.stamp_s)
     )
