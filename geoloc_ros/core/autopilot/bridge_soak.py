@@ -99,6 +99,7 @@ def script(seed: int, fault_share: float, limit_s: float) -> Iterator[Planned]:
     while True:
         yield from frames(State.TRACKING, 10, 60)
         if chance.random() < 0.7:
+            yield from frames(State.DEAD_RECKONING, 1, 15)
             yield from frames(State.LOST, 1, 15)
         yield from frames(State.RELOCALIZING, 1, 6)
 

@@ -31,6 +31,7 @@ class Hold(enum.Enum):
     UNINITIALIZED = "no prior"
     RELOCALIZING = "not confirmed"
     LOST = "lost"
+    DEAD_RECKONING = "dead reckoning"
     NOT_FINITE = "not finite"
     TOO_OLD = "too old"
     IN_FUTURE = "from the future"
@@ -40,7 +41,12 @@ class Hold(enum.Enum):
     JUMP = "jump"
 
 
-_OF_STATE = {State.UNINITIALIZED: Hold.UNINITIALIZED, State.RELOCALIZING: Hold.RELOCALIZING, State.LOST: Hold.LOST}
+_OF_STATE = {
+    State.UNINITIALIZED: Hold.UNINITIALIZED,
+    State.RELOCALIZING: Hold.RELOCALIZING,
+    State.LOST: Hold.LOST,
+    State.DEAD_RECKONING: Hold.DEAD_RECKONING,
+}
 
 
 @dataclass(frozen=True)

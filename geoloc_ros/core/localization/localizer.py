@@ -52,8 +52,8 @@ class Localizer:
 
     @property
     def needs_prior(self) -> bool:
-        """Whether there is no track: before the first prior, and once lost."""
-        return isinstance(self._state, Idle | Searching)
+        """Whether there is no track, or one without matches: a position from elsewhere helps."""
+        return isinstance(self._state, Idle | Searching) or self.state == State.DEAD_RECKONING
 
     @property
     def searching(self) -> bool:

@@ -11,3 +11,4 @@ class State(enum.IntEnum):
     RELOCALIZING = 1
     TRACKING = 2
     LOST = 3
+    DEAD_RECKONING = 4

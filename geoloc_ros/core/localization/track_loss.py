@@ -19,6 +19,7 @@ class TrackLoss:
         self._settings = settings
         self.score_s = 0.0
         self.misses = 0
+        self._contradicted_s = 0.0
         self._stamp_s = math.nan
 
     def miss(self, stamp_s: float, heatmap: Heatmap | None, contradicts: bool) -> None:
@@ -29,13 +30,25 @@ class TrackLoss:
             rate = s.loss_rate_contradicted
         elif heatmap is not None and heatmap.entropy > s.max_entropy:
             rate = s.loss_rate_diffuse
-        self.score_s += rate * self._elapsed_s(stamp_s)
+        added_s = rate * self._elapsed_s(stamp_s)
+        self.score_s += added_s
+        self._contradicted_s += added_s if contradicts else 0.0
         self.misses += 1
+
+    def skip(self, stamp_s: float) -> None:
+        """A frame was not matched at all (damaged, of one colour, of another size, no map): no evidence."""
+        self._elapsed_s(stamp_s)
 
     def fix(self, stamp_s: float) -> None:
         """A fix was accepted."""
         self.score_s = max(0.0, self.score_s - self._settings.loss_relief * self._elapsed_s(stamp_s))
         self.misses = 0
+        self._contradicted_s = 0.0
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether most of the score comes from frames that place the vehicle elsewhere."""
+        return self._contradicted_s > self.score_s / 2
 
     def exceeds(self, limit_s: float) -> bool:
         """Whether enough consecutive misses have raised the score above the limit."""

@@ -47,6 +47,18 @@ def rectified_view(
         raise Refused(str(error)) from error
 
 
+def widest_m(frame: Frame, engine: Engine, settings: LocalizerSettings) -> float:
+    """The largest half-width of a search of whole views whose view the camera still sees enough of, m."""
+    try:
+        seen_m = footprint_m(frame.camera, camera_rotation(frame), frame.height_m)
+    except GeolocError as error:
+        raise Refused(str(error)) from error
+    # A little less: views are tilted, and only nearly square.
+    gsd_m = 0.95 * seen_m / engine.spec.query_px / math.sqrt(max(settings.gate.min_view_coverage, 0.1))
+    finest, coarsest = engine.spec.gsd_range_m
+    return float(np.clip(gsd_m, finest, coarsest)) * (settings.map.max_search_px - engine.spec.query_px) / 2
+
+
 def _rectifier(engine: Engine) -> Callable[..., RectifiedView]:
     """If the engine computes on a GPU and takes its views there, they are made there."""
     if engine.spec.takes_tensors and engine.spec.device.startswith("cuda"):

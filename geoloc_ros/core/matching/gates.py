@@ -6,11 +6,15 @@ Each check raises Refused with the value, the limit and, where there is one, the
 
 import math
 
+from geoloc_models.drl.alignment import Alignment
 from geoloc_models.drl.heatmap import Heatmap
 from geoloc_ros.core.geometry.rectify import RectifiedView
 from geoloc_ros.core.maps.cached_crop import is_usable
 from geoloc_ros.core.maps.crop import MapCrop
 from geoloc_ros.core.matching.settings import GateSettings
+
+DECISIVE_SUPPORT = 0.5
+"""Share of the view's blocks that must agree where one frame alone is to show a place."""
 
 
 class Refused(Exception):
@@ -83,6 +87,13 @@ def check_odds(log_odds: float, gate: GateSettings) -> None:
             f"ambiguous: over all headings and heights the best place beats the next {math.exp(log_odds):.0f}:1, "
             f"the limit is {gate.min_start_odds:.0f}:1"
         )
+
+
+def is_decisive(alignment: Alignment | None, gate: GateSettings) -> bool:
+    """Whether one frame alone shows a place: how much likelier its blocks lie there so than by chance."""
+    return (
+        alignment is not None and alignment.evidence >= gate.decisive_evidence and alignment.support >= DECISIVE_SUPPORT
+    )
 
 
 def check_innovation(distance_sigma: float, gate: GateSettings) -> None:

@@ -38,6 +38,13 @@ class GateSettings:
     min_start_odds: float = _setting(
         3000.0, 1, 1e12, "minimum odds of a place over the next one, where other headings and heights had to be tried"
     )
+    decisive_evidence: float = _setting(
+        48.0,
+        0,
+        1e6,
+        "evidence of an alignment, natural logarithm of odds against chance, from which one frame alone is enough at a "
+        "start and after a gap",
+    )
     max_sigma: float = _setting(
         4.0, 0, 100, "maximum distance of a fix from the predicted position, standard deviations"
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geoloc_ros.core.geometry.geodesy import LocalEnu
-from geoloc_ros.core.matching.gates import Refused, check_alignment, check_heatmap
+from geoloc_ros.core.matching.gates import Refused, check_alignment, check_heatmap, is_decisive
 from geoloc_ros.core.matching.match_frame import Match
 from geoloc_ros.core.matching.pose_bias import PoseBiasFilter
 from geoloc_ros.core.matching.settings import LocalizerSettings
@@ -166,7 +166,8 @@ class HypothesisFilter:
             return None, (
                 f"searching: the best of {count} places leads {math.exp(margin):.2g}:1, accepted is {s.accept_odds:g}:1"
             )
-        if best.frames < s.accept_frames:
+        decisive = best.match is not None and is_decisive(best.match.alignment, self._settings.gate)
+        if best.frames < s.accept_frames and not decisive:
             return None, f"searching: the best place was seen in {best.frames} of {s.accept_frames} frames"
         if best.match is None:
             return None, "searching: this frame does not show the best place"

@@ -157,6 +157,10 @@ class Relocalizer:
         self._gsd_m = math.nan
         self._passed_over: list[tuple[float, float, float]] = []  # stamp_s, lat_deg, lon_deg
 
+    def narrow(self, area: Area | None) -> None:
+        """Go on with the search within another area."""
+        self._area = area
+
     def process(self, frame: Frame) -> Search:
         """Weigh one frame. Raises Refused if it says nothing about the place."""
         times = StageTimes()

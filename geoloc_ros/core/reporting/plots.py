@@ -29,6 +29,7 @@ _STATES = {
     "UNINITIALIZED": ("#aab2bd", "#59636f"),
     "RELOCALIZING": ("#e8a400", "#d99a05"),
     "TRACKING": ("#6aa5e0", "#3f7fc0"),
+    "DEAD_RECKONING": ("#8e6bbf", "#a98ad6"),
     "LOST": ("#9c1c33", "#e0506a"),
 }
 _STAGES = (
