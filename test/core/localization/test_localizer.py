@@ -356,3 +356,26 @@ def test_pointing_error_enters_the_covariance(
     estimate = localizer.process(seen(world, 0.0, 0.0, 0.0))
     floor = (HEIGHT_M * math.radians(1.0)) ** 2 + 1.0
     assert np.linalg.eigvalsh(estimate.covariance_enu_m2)[0] >= floor
+
+
+def test_without_matches_the_track_goes_on_until_it_is_too_uncertain(
+    world: tuple[RasterMap, CameraSimulator, LocalEnu], localizer: Localizer
+) -> None:
+    """After 3 s of damaged images the track stands; then ground without features."""
+    for step in range(4):
+        localizer.process(seen(world, 0.5 * step, 3.0 * step, 0.0))
+    for step in range(6):
+        estimate = localizer.process(replace(seen(world, 2.0 + 0.5 * step, 12.0, 0.0), image=None, problem="blurred"))
+        assert (estimate.valid, estimate.state, estimate.reason) == (False, State.TRACKING, "blurred")
+    flat = np.full((240, 320, 3), 90, np.uint8)
+    estimates = [localizer.process(replace(seen(world, 5.5 + step, 12.0, 0.0), image=flat)) for step in range(20)]
+    states = [estimate.state for estimate in estimates]
+    assert states == sorted(states, key=[State.TRACKING, State.DEAD_RECKONING, State.LOST].index)
+    assert set(states) == {State.TRACKING, State.DEAD_RECKONING, State.LOST}
+    assert not any(estimate.valid for estimate in estimates)
+    reckoned = [e.filtered for e in estimates if e.state == State.DEAD_RECKONING]
+    sigmas_m = [math.sqrt(track.covariance[0, 0]) for track in reckoned if track is not None]
+    assert len(sigmas_m) == len(reckoned)
+    assert sigmas_m == sorted(sigmas_m)
+    assert sigmas_m[-1] <= LocalizerSettings().track.lost_sigma_m
+    assert estimates[-1].filtered is None
