@@ -368,7 +368,7 @@ def test_without_matches_the_track_goes_on_until_it_is_too_uncertain(
         estimate = localizer.process(replace(seen(world, 2.0 + 0.5 * step, 12.0, 0.0), image=None, problem="blurred"))
         assert (estimate.valid, estimate.state, estimate.reason) == (False, State.TRACKING, "blurred")
     flat = np.full((240, 320, 3), 90, np.uint8)
-    estimates = [localizer.process(replace(seen(world, 5.5 + step, 12.0, 0.0), image=flat)) for step in range(20)]
+    estimates = [localizer.process(replace(seen(world, 5.5 + step, 12.0, 0.0), image=flat)) for step in range(45)]
     states = [estimate.state for estimate in estimates]
     assert states == sorted(states, key=[State.TRACKING, State.DEAD_RECKONING, State.LOST].index)
     assert set(states) == {State.TRACKING, State.DEAD_RECKONING, State.LOST}

@@ -187,7 +187,7 @@ def test_a_lost_track_is_found_again_in_the_allowed_area_only(world: World) -> N
             states.add(estimate.state)
             if estimate.valid:
                 fixes.append(world.error_m((estimate.lat_deg, estimate.lon_deg), east, north))
-        assert State.LOST in states
+        assert states & {State.LOST, State.DEAD_RECKONING}
         assert bool(fixes) == found
         assert all(error < 5.0 for error in fixes)
 
