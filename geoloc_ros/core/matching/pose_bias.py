@@ -18,6 +18,10 @@ GATE2 = 18.47
 """Squared Mahalanobis distance above which a residual is an outlier: chi^2 of 4 degrees of freedom at 0.999."""
 FRAMES_ALIKE = 3.0
 """Frames that follow each other see nearly the same ground and err alike: so many count as one."""
+SOUND_MOUNT_DEG = 0.05
+"""Error of a calibrated mount, roll or pitch (1 sigma)."""
+MOUNT_ODDS = 1000.0
+"""Odds from which a mount is taken to be off and is corrected."""
 OUTLIERS = 5
 """Consecutive outliers that agree with each other show that the learned bias is wrong."""
 
@@ -47,31 +51,88 @@ class PoseBias:
         return with_heading(frame, math.degrees(self.heading_rad))
 
 
-class PoseBiasFilter:
-    """Kalman filter of the bias [heading_rad, log_height_scale, boresight x, boresight y] as a random walk.
+class _RandomWalk:
+    """Kalman filter of [heading_rad, log_height_scale, boresight x, boresight y]; starts at zero with `prior`, one
+    standard deviation each. An entry whose prior is 0 stays at zero.
+    """
 
-    bias: the current one, all zero with the settings' widths at the start. A width of 0 keeps its entry at zero.
+    def __init__(self, prior: np.ndarray, drift: np.ndarray, bound: np.ndarray) -> None:
+        self._prior, self._bound = prior, bound
+        self._drift = np.where(prior > 0, drift, 0.0)
+        self.state = np.zeros(4)
+        self.covariance = np.diag(prior**2)
+
+    def predict(self, elapsed_s: float) -> None:
+        self.widen(self._drift**2 * elapsed_s)
+
+    def forget(self) -> None:
+        """Set the uncertainty back to that before anything was learned."""
+        self.widen(self._prior**2)
+
+    def widen(self, variance: np.ndarray) -> None:
+        """Add variances, and shrink what then exceeds the prior to the prior."""
+        self.covariance = self.covariance + np.diag(variance)
+        sigma = np.sqrt(np.diag(self.covariance))
+        shrink = np.minimum(1.0, self._prior / np.maximum(sigma, 1e-300))
+        self.covariance *= np.outer(shrink, shrink)
+
+    def innovation(self, seen: "_Residual", applied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a frame that was corrected by `applied`: what this walk did not expect, and its covariance."""
+        unexpected = seen.residual - seen.by_bias @ (self.state - applied)
+        return unexpected, seen.by_bias @ self.covariance @ seen.by_bias.T + seen.covariance
+
+    def update(self, seen: "_Residual", applied: np.ndarray) -> None:
+        unexpected, spread = self.innovation(seen, applied)
+        gain = np.linalg.solve(spread, seen.by_bias @ self.covariance).T
+        self.state = np.clip(self.state + gain @ unexpected, -self._bound, self._bound)
+        # Joseph's form keeps the covariance symmetric and positive.
+        keep = np.eye(4) - gain @ seen.by_bias
+        self.covariance = keep @ self.covariance @ keep.T + gain @ seen.covariance @ gain.T
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """What an alignment still found wrong with a corrected frame: [heading_rad, log_scale, tilt_per_px], its covariance
+    with the frame's attitude noise (4, 4), and its dependence on the bias (4, 4)."""
+
+    residual: np.ndarray
+    covariance: np.ndarray
+    by_bias: np.ndarray
+
+
+class PoseBiasFilter:
+    """The bias as a random walk, under two hypotheses: the mount is as calibrated, or it is off.
+
+    A view shows its own tilt to a degree only, so a mount that is right is not corrected by what single views say of
+    it: the boresight stays at zero until the views together show, at MOUNT_ODDS, that the mount is off. bias: the
+    current one, all zero with the settings' widths at the start. A width of 0 keeps its entry at zero.
     """
 
     def __init__(self, settings: PoseSettings) -> None:
         self._settings = settings
         s, degree = settings, math.radians(1.0)
-        self._prior = np.array([s.bias_heading_deg, s.bias_height_share, s.bias_boresight_deg, s.bias_boresight_deg])
-        self._prior *= [degree, 1.0, degree, degree]
+        mount = min(SOUND_MOUNT_DEG, s.bias_boresight_deg), s.bias_boresight_deg
         drift = np.array([s.drift_heading_deg_s, s.drift_height_share_s, *[s.drift_boresight_deg_s] * 2])
-        self._drift = np.where(self._prior > 0, drift * [degree, 1.0, degree, degree], 0.0)
         height = math.log1p(s.max_height_share)
-        self._bound = np.array([s.max_heading_deg * degree, height, *[s.max_boresight_deg * degree] * 2])
-        self._state = np.zeros(4)
-        self._covariance = np.diag(self._prior**2)
+        bound = np.array([s.max_heading_deg * degree, height, *[s.max_boresight_deg * degree] * 2])
+        unit = np.array([degree, 1.0, degree, degree])
+        self._sound, self._off = (
+            _RandomWalk(np.array([s.bias_heading_deg, s.bias_height_share, own, own]) * unit, drift * unit, bound)
+            for own in mount
+        )
+        self._log_odds_off = 0.0
         self._stamp_s = math.nan
-        self._outliers: list[tuple[np.ndarray, np.ndarray]] = []
+        self._outliers: list[_Residual] = []
+
+    @property
+    def _believed(self) -> _RandomWalk:
+        return self._off if self._log_odds_off > math.log(MOUNT_ODDS) else self._sound
 
     @property
     def bias(self) -> PoseBias:
         """What has been learned up to now."""
-        heading, scale, x, y = self._state.tolist()
-        return PoseBias(heading, scale, (x, y), self._covariance.copy())
+        heading, scale, x, y = self._believed.state.tolist()
+        return PoseBias(heading, scale, (x, y), self._believed.covariance.copy())
 
     def copy(self) -> "PoseBiasFilter":
         """A filter that goes on from here on its own."""
@@ -86,12 +147,13 @@ class PoseBiasFilter:
         elapsed_s = stamp_s - self._stamp_s
         self._stamp_s = stamp_s
         if elapsed_s > 0:
-            self._widen(self._drift**2 * elapsed_s)
+            for walk in (self._sound, self._off):
+                walk.predict(elapsed_s)
 
     def distance2(self, frame: Frame, alignment: Alignment, gsd_m: float) -> float:
-        """Squared Mahalanobis distance of a residual from zero, 4 degrees of freedom; arguments as of `update`."""
-        residual, spread, mapping = self._measured(frame, alignment, gsd_m)
-        return float(residual @ np.linalg.solve(mapping @ self._covariance @ mapping.T + spread, residual))
+        """Squared Mahalanobis distance of a residual from what is expected, 4 degrees of freedom; arguments as of
+        `update`."""
+        return self._distance2(self._measured(frame, alignment, gsd_m))
 
     def update(self, frame: Frame, alignment: Alignment, gsd_m: float) -> None:
         """Take in what an alignment still found wrong with a corrected frame, whose view had gsd_m metres per pixel.
@@ -99,47 +161,51 @@ class PoseBiasFilter:
         An outlier is left out. OUTLIERS consecutive ones that agree in heading and height set the uncertainty back to
         that before anything was learned, and the last of them is taken in.
         """
-        residual, spread, mapping = self._measured(frame, alignment, gsd_m)
-        if self.distance2(frame, alignment, gsd_m) > GATE2 and not self._relearns(residual, spread):
+        seen = self._measured(frame, alignment, gsd_m)
+        if self._distance2(seen) > GATE2 and not self._relearns(seen):
             return
         self._outliers.clear()
-        innovation = mapping @ self._covariance @ mapping.T + spread
-        gain = np.linalg.solve(innovation, mapping @ self._covariance).T
-        self._state = np.clip(self._state + gain @ residual, -self._bound, self._bound)
-        # Joseph's form keeps the covariance symmetric and positive.
-        keep = np.eye(4) - gain @ mapping
-        self._covariance = keep @ self._covariance @ keep.T + gain @ spread @ gain.T
+        applied = self._believed.state.copy()
+        walks = self._sound, self._off
+        sound, off = (_log_likelihood(*walk.innovation(seen, applied)) for walk in walks)
+        most = 2 * math.log(MOUNT_ODDS)
+        self._log_odds_off = float(np.clip(self._log_odds_off + off - sound, -most, most))
+        for walk in walks:
+            walk.update(seen, applied)
 
     def pointing_covariance(self, frame: Frame, offset_m: np.ndarray, settings: PoseSettings) -> np.ndarray:
         """`pointing_covariance` of the current bias."""
         return pointing_covariance(self.bias, frame, offset_m, settings)
 
-    def _measured(self, frame: Frame, alignment: Alignment, gsd_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Residual (4,), its covariance (4, 4) with the frame's attitude noise, and its dependence on the bias."""
+    def _measured(self, frame: Frame, alignment: Alignment, gsd_m: float) -> _Residual:
         by_rotation, by_bias = residual_by_pose(frame, gsd_m)
         noise = by_rotation[:, :2] * attitude_sigma_rad(frame, self._settings)
         residual = np.array([alignment.heading_rad, alignment.log_scale, *alignment.tilt_per_px])
-        return residual, FRAMES_ALIKE * alignment.covariance[2:, 2:] + noise @ noise.T, by_bias
+        return _Residual(residual, FRAMES_ALIKE * alignment.covariance[2:, 2:] + noise @ noise.T, by_bias)
 
-    def _relearns(self, residual: np.ndarray, spread: np.ndarray) -> bool:
+    def _distance2(self, seen: _Residual) -> float:
+        """Under the hypothesis that expects it more."""
+        innovations = (walk.innovation(seen, self._believed.state) for walk in (self._sound, self._off))
+        return min(float(unexpected @ np.linalg.solve(spread, unexpected)) for unexpected, spread in innovations)
+
+    def _relearns(self, seen: _Residual) -> bool:
         """Whether this outlier and those before it show that the bias has changed."""
         if self._outliers:
-            before, its_spread = self._outliers[-1]
-            change = (residual - before)[:2]
-            if change @ np.linalg.solve((spread + its_spread)[:2, :2], change) > GATE2:
+            before = self._outliers[-1]
+            change = (seen.residual - before.residual)[:2]
+            if change @ np.linalg.solve((seen.covariance + before.covariance)[:2, :2], change) > GATE2:
                 self._outliers.clear()
-        self._outliers.append((residual, spread))
+        self._outliers.append(seen)
         if len(self._outliers) < OUTLIERS:
             return False
-        self._widen(self._prior**2)
+        for walk in (self._sound, self._off):
+            walk.forget()
         return True
 
-    def _widen(self, variance: np.ndarray) -> None:
-        """Add variances, and shrink what then exceeds the prior to the prior."""
-        self._covariance = self._covariance + np.diag(variance)
-        sigma = np.sqrt(np.diag(self._covariance))
-        shrink = np.minimum(1.0, self._prior / np.maximum(sigma, 1e-300))
-        self._covariance *= np.outer(shrink, shrink)
+
+def _log_likelihood(unexpected: np.ndarray, spread: np.ndarray) -> float:
+    """Of an innovation, up to a constant."""
+    return float(-0.5 * (unexpected @ np.linalg.solve(spread, unexpected) + np.linalg.slogdet(spread)[1]))
 
 
 def residual_by_pose(frame: Frame, gsd_m: float) -> tuple[np.ndarray, np.ndarray]:

@@ -136,11 +136,11 @@ class PoseSettings:
         0.15, 0, 0.5, "constant error of the height before it is learned, share of it (1 sigma); 0: not learned"
     )
     bias_boresight_deg: float = _setting(
-        0.15,
+        2.0,
         0,
         20,
-        "roll and pitch error of the mount before it is learned, degrees (1 sigma); more for a mount that is not "
-        "calibrated; 0: not learned",
+        "roll and pitch error of a mount that is off, degrees (1 sigma); corrected once the views show that it is; "
+        "0: not learned",
     )
     drift_heading_deg_s: float = _setting(
         0.1, 0, 10, "drift of the heading's error, degrees per square root of a second (1 sigma)"
