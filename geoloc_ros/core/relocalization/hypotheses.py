@@ -79,7 +79,10 @@ class HypothesisFilter:
         self.rejected: list[Hypothesis] = []
 
     def predict(self, frame: Frame) -> None:
-        """Move all hypotheses on to this frame, with odometry or at constant velocity."""
+        """Move all hypotheses on to this frame, with odometry or at constant velocity.
+
+        Those of which the place is known no longer, as after a gap, are neither candidates nor rivals.
+        """
         s = self._settings.track
         for hypothesis in self.hypotheses:
             if hypothesis.bias is not None:
@@ -88,6 +91,7 @@ class HypothesisFilter:
                 hypothesis.bias.predict(frame.stamp_s)
             hypothesis.tracker.advance(frame.stamp_s, hypothesis.corrected(frame).motion, s.sigma_acceleration_m_s2)
             hypothesis.match = None
+        self.hypotheses = [h for h in self.hypotheses if h.tracker.sigma_m <= s.lost_sigma_m]
 
     def weigh(self, sightings: Sequence[Sighting], stamp_s: float, view_m: float, places: float) -> None:
         """Take in the sightings of one frame whose view is view_m wide, on a map of so many distinct places."""

@@ -99,6 +99,15 @@ def test_a_look_alike_that_does_not_move_as_the_vehicle_does_drops_out() -> None
     assert search.hypotheses[0].frames == 1 + step
 
 
+def test_after_a_gap_nothing_is_known_of_the_places_before() -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(0.0, 9.0), named(400.0, 8.0)], 0.0, VIEW_M, 20.0)
+    search.predict(frame(2.0))
+    assert len(search.hypotheses) == 2
+    search.predict(frame(60.0))
+    assert search.hypotheses == []
+
+
 def test_a_place_where_the_view_does_not_align_is_not_accepted() -> None:
     search = HypothesisFilter(SETTINGS)
     search.weigh([named(0.0, 9.0)], 0.0, VIEW_M, 100.0)
