@@ -110,8 +110,12 @@ def test_demo(folder: Path, tmp_path: Path, exported: bool) -> None:
     assert live["device"] == offline["device"]
     assert ("openvino" in live["device"]) == (exported and live["device"].startswith("cpu"))
     assert live["frames"] == offline["frames"] == len(Flight.open(folder)) == FRAMES
-    assert live["availability"] == offline["availability"] == pytest.approx((FRAMES - 2) / FRAMES, abs=1e-6)
-    assert live["median_error_m"] == pytest.approx(offline["median_error_m"], abs=0.1)
+    # Without a head for alignment no single frame is decisive: the first two only confirm.
+    fixes = FRAMES - 2 if exported else FRAMES
+    assert live["availability"] == offline["availability"] == pytest.approx(fixes / FRAMES, abs=1e-6)
+    # Less than a pixel of the map: the graph cuts its crops ahead of need, so their grids differ.
+    assert live["median_error_m"] == pytest.approx(offline["median_error_m"], abs=0.25)
+    assert max(live["median_error_m"], offline["median_error_m"]) < 0.5
     assert live["rds"] == pytest.approx(offline["rds"], abs=0.01)
     assert live["false_fixes"] == 0
     assert (out / "report.html").stat().st_size > 10_000
@@ -123,7 +127,7 @@ def export_fast_engine(weights: str, flight: Path, folder: Path) -> None:
     """An engine that `auto` takes on CPUs, as it claims to take no time."""
     arguments = ["--weights", weights, "--device", "cpu", "--calibrate", str(flight), "--frames", "2"]
     assert main(["export", "--engine", "openvino-float32", *arguments, "--out", str(folder)]) == 0
-    (path,) = folder.rglob("engine.json")
+    (path,) = folder.rglob(f"{weights}*/**/engine.json")
     record = json.loads(path.read_text())
     record["check"]["median_ms"] = 0.0
     path.write_text(json.dumps(record))
