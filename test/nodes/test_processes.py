@@ -119,7 +119,7 @@ def test_demo(folder: Path, tmp_path: Path, exported: bool) -> None:
     assert live["rds"] == pytest.approx(offline["rds"], abs=0.01)
     assert live["false_fixes"] == 0
     assert (out / "report.html").stat().st_size > 10_000
-    assert len((out / "live.tum").read_text(encoding="utf-8").splitlines()) == FRAMES - 2
+    assert len((out / "live.tum").read_text(encoding="utf-8").splitlines()) == fixes
     assert "median m" in done.stdout
 
 
