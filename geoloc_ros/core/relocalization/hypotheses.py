@@ -102,7 +102,8 @@ class HypothesisFilter:
         known = list(self.hypotheses)
         prior = -math.log(max(2.0, places))
         self.rejected = []
-        for sighting in sightings:
+        # Of squares that show one place, the one that shows it best: others may not have been aligned.
+        for sighting in sorted(sightings, key=lambda sighting: -sighting.evidence):
             if sighting.hypothesis is not None:
                 continue
             found = self._found(sighting, stamp_s, prior)

@@ -108,6 +108,13 @@ def test_after_a_gap_nothing_is_known_of_the_places_before() -> None:
     assert search.hypotheses == []
 
 
+def test_of_two_squares_that_show_one_place_the_better_sighting_counts() -> None:
+    search = HypothesisFilter(SETTINGS)
+    better = named(3.0, 90.0)
+    search.weigh([named(0.0, 12.0), better], 0.0, VIEW_M, 20.0)
+    assert [h.match for h in search.hypotheses] == [better.match]
+
+
 def test_a_place_where_the_view_does_not_align_is_not_accepted() -> None:
     search = HypothesisFilter(SETTINGS)
     search.weigh([named(0.0, 9.0)], 0.0, VIEW_M, 100.0)
