@@ -122,12 +122,12 @@ class HypothesisFilter:
 
     def _found(self, sighting: Sighting, stamp_s: float, prior: float) -> Hypothesis:
         """The hypothesis that starts with a sighting."""
-        s, match = self._settings.search, sighting.match
+        match = sighting.match
         place = (match.lat_deg, match.lon_deg)
         sigma_m = math.sqrt(float(np.linalg.eigvalsh(match.covariance_enu_m2)[-1]))
         return Hypothesis(
             tracker=Tracker(*place, sigma_m, self._settings.track.sigma_speed_m_s, stamp_s),
-            log_odds=prior + min(sighting.evidence, s.max_evidence),
+            log_odds=prior + self._weight(sighting),
             heading_deg=sighting.heading_deg,
             similarity=sighting.similarity,
             frames=1,
@@ -150,7 +150,14 @@ class HypothesisFilter:
         new = _apart_m(hypothesis.counted, hypothesis) / (s.new_ground * view_m)
         if new >= LEAST_NEW_GROUND:
             hypothesis.counted = hypothesis.tracker.place
-            hypothesis.log_odds += min(new, 1.0) * (min(sighting.evidence, s.max_evidence) - s.look_alike)
+            hypothesis.log_odds += min(new, 1.0) * (self._weight(sighting) - s.look_alike)
+
+    def _weight(self, sighting: Sighting) -> float:
+        """Evidence of one frame as it counts: bounded, and twice as much where the frame alone would do, so that a
+        place that an earlier frame has named does not hold it up.
+        """
+        decisive = is_decisive(sighting.match.alignment, self._settings.gate)
+        return min(sighting.evidence, (1 + decisive) * self._settings.search.max_evidence)
 
     def margin(self) -> float:
         """Natural logarithm of the best hypothesis's odds against all others and elsewhere together."""

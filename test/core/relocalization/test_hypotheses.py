@@ -108,6 +108,19 @@ def test_after_a_gap_nothing_is_known_of_the_places_before() -> None:
     assert search.hypotheses == []
 
 
+@pytest.mark.parametrize("evidence", [30.0, 100.0])
+def test_a_decisive_view_overrules_what_an_earlier_frame_named(evidence: float) -> None:
+    search = HypothesisFilter(SETTINGS)
+    search.weigh([named(400.0, 20.0)], 0.0, VIEW_M, 20.0)
+    search.predict(frame(2.0))
+    alignment = Alignment((0.0, 0.0), 0.0, 0.0, (0.0, 0.0), np.eye(6), 0.9, evidence)
+    sighting = replace(named(0.0, evidence), match=replace(match(0.0, 0.0), alignment=alignment, agreement=0.9))
+    search.weigh([sighting], 2.0, VIEW_M, 20.0)
+    accepted, reason = search.verdict()
+    assert (accepted is not None) == (evidence > 48), reason
+    assert len(search.hypotheses) == 2
+
+
 def test_of_two_squares_that_show_one_place_the_better_sighting_counts() -> None:
     search = HypothesisFilter(SETTINGS)
     better = named(3.0, 90.0)
